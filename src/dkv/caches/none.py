@@ -1,0 +1,19 @@
+"""No cache: every live row, every step. The baseline, and the definition of what the others approximate."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dkv.plan import Plan, Step
+
+__all__ = ["NoCache"]
+
+
+@dataclass(frozen=True)
+class NoCache:
+    """rows = live"""
+
+    name: ClassVar[str] = "none"
+
+    def plan(self, step: Step) -> Plan:
+        """Compute everything."""
+        return Plan(step.canvas.live)

@@ -1,0 +1,20 @@
+"""Decoders: which masked positions are read, and which of them are fixed. One file per unmasking rule."""
+
+import sys
+
+from dkv.decoders.base import Decoder
+from dkv.decoders.random_order import RandomOrder
+from dkv.specs import discover, make
+
+__all__ = ["Decoder", "RandomOrder", "known_decoders", "make_decoder"]
+
+
+def known_decoders() -> dict[str, type]:
+    """Every decoder class by the name that a spec calls it."""
+    return discover(sys.modules[__name__], "dkv.decoders")
+
+
+def make_decoder(spec: str) -> Decoder:
+    """The decoder that a spec such as "random:seed=3" asks for. Raises SpecError."""
+    decoder: Decoder = make(spec, known_decoders(), "decoder")
+    return decoder

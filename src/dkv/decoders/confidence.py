@@ -1,0 +1,39 @@
+"""LLaDA's low-confidence remasking: read every masked position of the block, fix the most confident ones.
+
+How many is fixed by the schedule (`Step.quota`). Source: LLaDA's published sampler (arXiv 2502.09992, section 2.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dkv.canvas import Canvas, lowest
+from dkv.decoders.base import in_block, no_order
+from dkv.plan import Step
+from dkv.sampling import Read
+
+__all__ = ["Confidence"]
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Fix the `quota` most confident positions of the block; ties go to the lowest position."""
+
+    name: ClassVar[str] = "confidence"
+
+    def order(self, canvas: Canvas) -> Tensor:
+        """Not known before the forward."""
+        return no_order(canvas)
+
+    def wanted(self, step: Step) -> Tensor:
+        """Every masked position of the block."""
+        return in_block(step)
+
+    def commit(self, step: Step, read: Read) -> Tensor:
+        """The most confident of those read."""
+        doubt = read.spread(-read.confidence, torch.inf)
+        return lowest(doubt, step.quota) & (doubt < torch.inf)

@@ -1,0 +1,78 @@
+"""LLaDA's random remasking with its order drawn ahead, as dKV-Cache-Greedy needs it (arXiv 2505.15781, section 3.3).
+
+Because the order is known before the forward, only the rows about to be decoded are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dkv.canvas import NEVER, Canvas, lowest
+from dkv.decoders.base import in_block
+from dkv.errors import SettingError, SpecError
+from dkv.plan import Step
+from dkv.sampling import Read, keyed_uniform, noise_key
+
+__all__ = ["Random", "RandomOrder"]
+
+
+class _Ordered:
+    """Fix the next `quota` positions of a known order."""
+
+    def wanted(self, step: Step) -> Tensor:
+        """The next positions in the order."""
+        key = torch.where(in_block(step), step.rank, NEVER)
+        return lowest(key, step.quota) & (key < NEVER)
+
+    def commit(self, step: Step, read: Read) -> Tensor:
+        """All that was read."""
+        return step.wanted
+
+
+@dataclass(frozen=True)
+class Random(_Ordered):
+    """The order is drawn from `seed` (None: each request's own seed) and the position alone, so neither the batch nor
+    the cache changes it."""
+
+    name: ClassVar[str] = "random"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and not 0 <= self.seed < 1 << 62:
+            raise SpecError(f"decoder='random': seed={self.seed} must lie in [0, 2**62)")
+
+    def order(self, canvas: Canvas) -> Tensor:
+        """Ranks of one uniform draw per position, over the whole canvas."""
+        seed = canvas.seed if self.seed is None else torch.full_like(canvas.seed, self.seed)
+        # Clock -1 belongs to no forward: these draws never meet those of the sampling noise.
+        key = noise_key(seed[:, None], torch.full_like(seed, -1)[:, None], canvas.position)
+        draw = keyed_uniform(key.flatten(), 1).view_as(canvas.tokens)
+        return draw.argsort(dim=1, stable=True).argsort(dim=1)
+
+
+@dataclass(frozen=True)
+class RandomOrder(_Ordered):
+    """A given order: `positions[block][row]` lists absolute positions as they are to be decoded, for the sequences of
+    one call in their order.
+
+    Raises SettingError when generation starts, if a row repeats, misses or misplaces a position.
+    """
+
+    positions: Sequence[Sequence[Sequence[int]]] = field(repr=False)
+
+    def order(self, canvas: Canvas) -> Tensor:
+        """Place of each position in its row's list, blocks one after another."""
+        rank = torch.full_like(canvas.tokens, NEVER)
+        masked = canvas.masked.tolist()
+        for row, request in enumerate(canvas.request.tolist()):
+            listed = [int(p) for block in self.positions for of_row in block[request : request + 1] for p in of_row]
+            expected = [p for p, is_masked in enumerate(masked[row]) if is_masked]
+            if sorted(listed) != expected:
+                raise SettingError(f"order: row {request} must list each masked position of its response exactly once")
+            rank[row, listed] = torch.arange(len(listed), device=rank.device)
+        return rank

@@ -1,0 +1,50 @@
+"""Every error that dkv raises on purpose.
+
+    DkvError
+    |-- SettingError       an argument of load, generate or stream that cannot be honoured (also a ValueError)
+    |   `-- SpecError      an unknown name or key in a `name:key=value` spec
+    |-- PromptError        a prompt that cannot be used: empty, too long, no tokenizer for text (also a ValueError)
+    |-- CheckpointError    a checkpoint that is missing, damaged or incomplete
+    |   `-- UnsupportedModelError   a sound checkpoint whose mathematics dkv does not implement
+    `-- AuditError         a policy broke the cache contract (only under audit)
+
+Messages are one line: the argument, the value, the fix. The command line prints them and exits with 2.
+"""
+
+__all__ = [
+    "AuditError",
+    "CheckpointError",
+    "DkvError",
+    "PromptError",
+    "SettingError",
+    "SpecError",
+    "UnsupportedModelError",
+]
+
+
+class DkvError(Exception):
+    """Base of every error above."""
+
+
+class SettingError(DkvError, ValueError):
+    """An argument has a value that cannot be honoured."""
+
+
+class SpecError(SettingError):
+    """A spec string names something unknown; the message lists what is known."""
+
+
+class PromptError(DkvError, ValueError):
+    """A prompt is empty, too long, or cannot be tokenised here."""
+
+
+class CheckpointError(DkvError):
+    """A checkpoint is missing, damaged or incomplete."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """The checkpoint is sound, but asks for mathematics that dkv does not implement."""
+
+
+class AuditError(DkvError):
+    """Attention was about to read a slot that was never computed for its sequence."""

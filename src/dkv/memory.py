@@ -1,0 +1,77 @@
+"""The memory: one preallocated slot of keys and values per layer, sequence and position.
+
+Attention always reads the whole buffer; a computed row overwrites its own slot first. Nothing is ever concatenated,
+reordered or evicted. Keys are stored after the rotation, which is exact because a position never changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dkv.canvas import NEVER
+from dkv.errors import AuditError
+from dkv.plan import At
+
+__all__ = ["LayerMemory", "Memory"]
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """One layer's buffers, [B, kv_heads, T + 1, head_dim] each; the last slot is scratch."""
+
+    buffers: dict[str, Tensor]
+
+    def put(self, name: str, at: At, value: Tensor) -> None:
+        """Write value [N, kv_heads, head_dim] of the carried rows into their own slots."""
+        buffer = self.buffers[name]
+        if at.whole:
+            buffer[:, :, :-1] = value.view(*at.shape, *value.shape[1:]).transpose(1, 2)
+        else:
+            buffer[at.sequence, :, at.slot] = value.to(buffer.dtype)
+
+    @property
+    def kv(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of every slot but scratch, [B, kv_heads, T, head_dim] each."""
+        return self.buffers["k"][:, :, :-1], self.buffers["v"][:, :, :-1]
+
+
+class Memory:
+    """The buffers of all layers, and the clock at which each slot was last computed (`computed_at` [B, T])."""
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        kv_heads: int,
+        width: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        # Zeros, not empty: a masked slot has weight 0 in attention, and 0 times a stray NaN would be NaN.
+        shape = (layers, batch, kv_heads, width + 1, head_dim)
+        k, v = torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
+        self.layers = [LayerMemory({"k": k[i], "v": v[i]}) for i in range(layers)]
+        self.computed_at = torch.full((batch, width), NEVER, dtype=torch.int64, device=device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the buffers."""
+        return sum(b.numel() * b.element_size() for layer in self.layers for b in layer.buffers.values())
+
+    def note(self, rows: Tensor, clock: Tensor) -> None:
+        """Record that rows [B, T] are computed at clock [B]."""
+        self.computed_at = torch.where(rows, clock[:, None], self.computed_at)
+
+    def audit(self, readable: Tensor, reading: Tensor) -> None:
+        """Fail if a sequence in `reading` [B] is about to attend to a readable [B, T] slot that was never computed.
+
+        Raises AuditError naming the first such sequence and slot.
+        """
+        bad = (readable & (self.computed_at == NEVER) & reading[:, None]).nonzero()
+        if len(bad):
+            row, slot = bad[0].tolist()
+            raise AuditError(f"sequence {row} would read slot {slot}, which was never computed since it joined")

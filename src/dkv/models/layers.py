@@ -1,0 +1,181 @@
+"""The parts of a LLaMA-shaped bidirectional transformer, as verbs that a layer rule composes.
+
+It knows of rows, where they sit and a memory to put keys and values in; it knows nothing of policies, decoders or steps.
+Plain tensors, inference only. N carried rows, C model width, H query and G key/value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dkv.memory import LayerMemory, Memory
+from dkv.plan import At, Bucket, exact
+
+__all__ = ["Block", "LayerRule", "ModelConfig", "Transformer", "attention", "bucket_for", "dense", "rotary_table"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the engine needs to know of a checkpoint, whatever its family calls it."""
+
+    family: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    vocab: int
+    context: int
+    norm_eps: float
+    rope_theta: float
+    mask_id: int
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    shift: int
+    tied: bool
+    default_decoder: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The rotation of the carried rows: cos and signed sin, [N, 1, D] float32."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotate x [N, heads, D], in float32, pairing each channel with the one half a head away."""
+        wide = x.float()
+        turned = torch.addcmul(wide * self.cos, wide.roll(x.shape[-1] // 2, dims=-1), self.sin)
+        return turned.to(x.dtype)
+
+
+def rotary_table(head_dim: int, positions: int, theta: float, device: torch.device) -> Tensor:
+    """cos and sin of every position, [2, positions, head_dim] float32; the sine's first half carries the minus sign."""
+    rate = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+    angle = torch.arange(positions, dtype=torch.float32, device=device)[:, None] * rate
+    sign = torch.tensor([-1.0, 1.0], device=device).repeat_interleave(head_dim // 2)
+    return torch.stack((angle.cos().repeat(1, 2), angle.sin().repeat(1, 2) * sign))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k' / sqrt(D)) v for q [B, H, R, D], k and v [B, G, T, D], mask [B, 1, 1, T] or None."""
+    grouped = q.shape[1] != k.shape[1]
+    # The CPU's fused kernel takes twice as long in bfloat16 as two plain products, once these are large.
+    plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] >= 8192
+    if not plain or mask is not None or grouped:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    return scores.softmax(dim=-1) @ v
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer. attn_norm, mlp_norm [C]; qk [(H + G) * D, C]; v [G * D, C]; out [C, H * D]; gate_up [2 F, C];
+    down [C, F]; biases of qk and v or None."""
+
+    config: ModelConfig
+    attn_norm: Tensor
+    mlp_norm: Tensor
+    qk_weight: Tensor
+    v_weight: Tensor
+    out_weight: Tensor
+    gate_up_weight: Tensor
+    down_weight: Tensor
+    qk_bias: Tensor | None = None
+    v_bias: Tensor | None = None
+
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMS norm of x [N, C]."""
+        return F.rms_norm(x, weight.shape, weight, self.config.norm_eps)
+
+    def qk(self, h: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+        """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]."""
+        heads = F.linear(h, self.qk_weight, self.qk_bias).unflatten(1, (-1, self.config.head_dim))
+        q, k = turn(heads).split((self.config.heads, self.config.kv_heads), dim=1)
+        return q, k
+
+    def value(self, h: Tensor) -> Tensor:
+        """Values [N, G, D] of h [N, C]."""
+        return F.linear(h, self.v_weight, self.v_bias).unflatten(1, (-1, self.config.head_dim))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
+        """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
+        mixed = attention(at.regroup(q), k.to(q.dtype), v.to(q.dtype), at.mask)
+        return F.linear(at.flatten(mixed), self.out_weight)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The gated feed-forward of x [N, C], norm included, residual not."""
+        gate, up = F.linear(self.norm(x, self.mlp_norm), self.gate_up_weight).chunk(2, dim=1)
+        return F.linear(F.silu(gate) * up, self.down_weight)
+
+
+LayerRule = Callable[[Block, Tensor, At, Turn, LayerMemory], Tensor]
+"""(block, x [N, C] of the carried rows, where they sit, their rotation, the layer's memory) to x [N, C]."""
+
+
+def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    """The ordinary layer: every carried row writes its slot, attends and passes through the MLP."""
+    h = block.norm(x, block.attn_norm)
+    q, k = block.qk(h, turn)
+    memory.put("k", at, k)
+    memory.put("v", at, block.value(h))
+    x = x + block.attend(q, *memory.kv, at)
+    return x + block.mlp(x)
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table [2, positions + 1, D]."""
+
+    config: ModelConfig
+    embedding: Tensor
+    blocks: tuple[Block, ...]
+    final_norm: Tensor
+    head_weight: Tensor
+    rotary: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        return self.embedding.dtype
+
+    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
+        """A memory for `batch` sequences of `width` slots."""
+        c = self.config
+        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, dtype or self.dtype, self.device)
+
+    def forward(self, tokens: Tensor, at: At, memory: Memory, rule: LayerRule = dense) -> Tensor:
+        """Carry the rows `at` of tokens [N] through every layer: hidden states [N, C]."""
+        x = F.embedding(tokens, self.embedding)
+        turn = Turn(*self.rotary[:, at.slot].unsqueeze(2))
+        for block, layer in zip(self.blocks, memory.layers, strict=True):
+            x = rule(block, x, at, turn, layer)
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Final norm and head of x [M, C]: [M, V] float32. Run it only on the rows that are read."""
+        normed = F.rms_norm(x, self.final_norm.shape, self.final_norm, self.config.norm_eps)
+        return F.linear(normed, self.head_weight).float()
+
+
+def bucket_for(device: torch.device, dtype: torch.dtype) -> Bucket:
+    """How row counts are rounded up. oneDNN builds a kernel for every new shape of a bfloat16 product (about 2 ms each
+    on a CPU), so there they come in a few sizes: steps of 8, then of a sixteenth. float32 needs none."""
+    return _sixteenths if device.type == "cpu" and dtype == torch.bfloat16 else exact
+
+
+def _sixteenths(rows: int) -> int:
+    step = max(8, (1 << rows.bit_length()) // 32)
+    return -(-rows // step) * step

@@ -1,0 +1,114 @@
+"""From logits to a token and a confidence, for the rows that the decoder reads and no others.
+
+The mask token is never chosen. Confidences come from the unaltered distribution. Noise is keyed by (seed, clock,
+position), never drawn from a stream, so neither the company of a sequence nor its cache changes what it samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+__all__ = ["Read", "Sampling", "choose", "keyed_uniform", "log_confidence", "noise_key"]
+
+# Odd multipliers and shifts of the SplitMix64 finaliser (Steele, Lea and Flood, 2014), as signed 64-bit integers.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
+_BITS = 40
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, per sequence: temperature [B], top_p [B] or None, top_k [B] or None (= unfiltered)."""
+
+    temperature: Tensor
+    top_p: Tensor | None
+    top_k: Tensor | None
+    greedy: bool
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read at M positions of the canvas: flat [M] = sequence * T + position, ascending; shape = (B, T);
+    token [M] the candidate; confidence [M] its log-probability; logits [M, V] float32, unaltered."""
+
+    flat: Tensor
+    shape: tuple[int, int]
+    token: Tensor
+    confidence: Tensor
+    logits: Tensor
+
+    def spread(self, values: Tensor, fill: float) -> Tensor:
+        """Lay values [M] out on a [B, T] grid of `fill`."""
+        grid = torch.full((self.shape[0] * self.shape[1],), fill, dtype=values.dtype, device=values.device)
+        grid[self.flat] = values
+        return grid.view(self.shape)
+
+
+def log_confidence(logits: Tensor, token: Tensor) -> Tensor:
+    """Log-probability [M] of token [M] under softmax of logits [M, V], without the rounding of a softmax near 1.
+
+    log p = (l_token - l_top) - log1p(sum over the others of exp(l_j - l_top)). A plain float32 softmax rounds every
+    confident token to 1.0, and then rounding would pick the decoding order.
+    """
+    top, at = logits.max(dim=1, keepdim=True)
+    others = (logits - top).exp_().scatter_(1, at, 0.0).sum(dim=1)
+    return (logits.gather(1, token[:, None]) - top).squeeze(1) - others.log1p()
+
+
+def choose(logits: Tensor, mask_id: int, sampling: Sampling, sequence: Tensor, key: Tensor) -> Tensor:
+    """The candidate token [M] for each row of logits [M, V]; `sequence` [M] picks settings, `key` [M] the noise.
+
+    Temperature 0 takes the arg-max; otherwise Gumbel noise on logits / temperature, after top-p then top-k as
+    Dream's published program orders them. The mask token is excluded before anything else.
+    """
+    allowed = logits.index_fill(1, torch.tensor([mask_id], device=logits.device), -torch.inf)
+    if sampling.greedy:
+        return allowed.argmax(dim=1)
+    temperature = sampling.temperature[sequence][:, None]
+    warm = temperature > 0
+    scaled = _filtered(allowed / torch.where(warm, temperature, 1.0), sampling, sequence)
+    noise = -(-torch.log1p(-keyed_uniform(key, logits.shape[1]))).log()
+    return torch.where(warm, scaled + noise, allowed).argmax(dim=1)
+
+
+def _filtered(scaled: Tensor, sampling: Sampling, sequence: Tensor) -> Tensor:
+    """Put -inf on what top-p and top-k leave out of scaled [M, V]; the best token always stays."""
+    if sampling.top_p is None and sampling.top_k is None:
+        return scaled
+    ordered, order = scaled.sort(dim=1, descending=True, stable=True)
+    if sampling.top_p is not None:
+        share = ordered.softmax(dim=1)
+        before = share.cumsum(dim=1) - share
+        ordered = ordered.masked_fill((before > sampling.top_p[sequence][:, None]).index_fill(1, order.new_zeros(1), False), -torch.inf)
+    if sampling.top_k is not None:
+        beyond = torch.arange(ordered.shape[1], device=ordered.device) >= sampling.top_k[sequence][:, None]
+        ordered = ordered.masked_fill(beyond, -torch.inf)
+    return torch.empty_like(scaled).scatter_(1, order, ordered)
+
+
+def noise_key(seed: Tensor, clock: Tensor, position: Tensor) -> Tensor:
+    """One 64-bit key [M] from three int64 tensors [M]."""
+    return _mix(_mix(_mix(seed) + clock) + position)
+
+
+def keyed_uniform(key: Tensor, count: int) -> Tensor:
+    """Uniform float32 [M, count] in (0, 1], a function of key [M] and the column alone, the same on every device.
+
+    Forty bits before rounding, so that values near 0 keep their full relative precision.
+    """
+    column = torch.arange(1, count + 1, device=key.device) * _GOLDEN
+    bits = _mix(key[:, None] + column) & ((1 << _BITS) - 1)
+    return bits.to(torch.float32).add_(0.5).mul_(2.0**-_BITS)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = z + _GOLDEN
+    z = (z ^ (z >> 30)) * _MIX[0]
+    z = (z ^ (z >> 27)) * _MIX[1]
+    return z ^ (z >> 31)
+
+

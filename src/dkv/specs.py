@@ -1,0 +1,79 @@
+"""Specs: `name[:key=value,...]` strings to frozen settings objects, and how files of a room are found.
+
+A cache or a decoder is a class whose keyword arguments are its keys; its `name` is what a spec calls it. Every file
+of `dkv.caches` and `dkv.decoders` is found by itself, and installed packages add theirs by entry point.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any, get_type_hints
+
+from dkv.errors import SpecError
+
+__all__ = ["discover", "keys_of", "make"]
+
+_TRUE_FALSE = {"true": True, "false": False}
+
+
+def discover(room: ModuleType, group: str) -> dict[str, type]:
+    """Classes with a `name` defined in the files of `room`, then those of entry-point `group`, by name.
+
+    Raises SpecError where two claim one name.
+    """
+    found: dict[str, type] = {}
+    for module in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if inspect.isclass(value) and value.__module__ == module.name and "name" in vars(value):
+                _claim(found, value)
+    for entry in entry_points(group=group):
+        _claim(found, entry.load())
+    return dict(sorted(found.items()))
+
+
+def _claim(found: dict[str, type], value: Any) -> None:
+    if found.setdefault(value.name, value) is not value:
+        raise SpecError(f"two classes are named {value.name!r}: {found[value.name]!r} and {value!r}; rename one")
+
+
+def keys_of(kind: type) -> dict[str, Any]:
+    """The keys that a class takes in a spec, with their defaults."""
+    parameters = inspect.signature(kind).parameters.values()
+    return {p.name: p.default for p in parameters}
+
+
+def make(spec: str, known: Mapping[str, type], what: str) -> Any:
+    """Build what `spec` asks for from the `known` classes; `what` ("cache", "decoder") names it in errors.
+
+    Raises SpecError for an unknown name or key (listing the known ones) and for a value of the wrong type.
+    """
+    name, _, rest = spec.strip().partition(":")
+    if name not in known:
+        raise SpecError(f"{what}={spec!r}: unknown name {name!r}; known: {', '.join(known)}")
+    kind = known[name]
+    keys, hints = keys_of(kind), get_type_hints(kind.__init__)
+    values: dict[str, Any] = {}
+    for item in filter(None, (part.strip() for part in rest.split(","))):
+        key, equals, text = item.partition("=")
+        if key not in keys:
+            raise SpecError(f"{what}={spec!r}: unknown key {key!r}; {name} takes: {', '.join(keys) or 'no keys'}")
+        if not equals or key in values:
+            raise SpecError(f"{what}={spec!r}: write {key}=VALUE, once")
+        values[key] = _parse(text, hints.get(key, str), f"{what}={spec!r}: {key}={text!r}")
+    return kind(**values)
+
+
+def _parse(text: str, hint: Any, where: str) -> Any:
+    """Read `text` as the annotated type: bool, int, float, str, or one of those or None."""
+    kinds = [t for t in getattr(hint, "__args__", (hint,)) if t is not type(None)]
+    kind = kinds[0] if kinds and kinds[0] in (bool, int, float) else str
+    try:
+        return _TRUE_FALSE[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        expected = "true or false" if kind is bool else f"a value of type {kind.__name__}"
+        raise SpecError(f"{where} is not {expected}") from None
