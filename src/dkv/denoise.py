@@ -1,7 +1,7 @@
 """The loop body: plan -> forward -> read -> commit, for whatever sequences are active. There is no second loop.
 
-`advance(state)` runs one denoising step. Everything that can differ between sequences (prompt and response length, clock,
-step, block, temperature, seed) is a tensor with one entry per sequence; the host learns one list of counts a step.
+`advance(state)` runs one denoising step. Everything that can differ between sequences (prompt and response length,
+clock, step, block, temperature, seed) is a tensor with one entry per sequence; the host learns one list of counts.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.canvas import NEVER, Canvas
+from dkv.canvas import Canvas
 from dkv.memory import Memory
-from dkv.decoders.base import Decoder
-from dkv.models.layers import Transformer
-from dkv.plan import At, Bucket, CachePolicy, Step, exact, pack
+from dkv.model import Model
+from dkv.plan import At, Bucket, CachePolicy, Decoder, Step, exact, pack
 from dkv.sampling import Read, Sampling, choose, log_confidence, noise_key
 
 __all__ = ["Schedule", "State", "Tick", "advance", "finish"]
@@ -33,13 +32,13 @@ class Schedule:
 
 @dataclass
 class State:
-    """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas. bucket rounds row counts.
+    """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas. bucket: how rows round up.
 
     What changes: clock, index, block [B], forwards so far, step within the block, and its number; holes [B], masked
     positions when the block was entered; done [B]; order, score, fresh [B, T] as in `Step`.
     """
 
-    model: Transformer
+    model: Model
     canvas: Canvas
     memory: Memory
     policy: CachePolicy

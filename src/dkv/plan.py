@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.canvas import Canvas
+from dkv.sampling import Read
 
-__all__ = ["At", "Bucket", "CachePolicy", "Plan", "Step", "exact", "pack", "readers_of"]
+__all__ = ["At", "Bucket", "CachePolicy", "Decoder", "Plan", "Step", "exact", "pack", "readers_of"]
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def readers_of(wanted: Tensor, shift: int) -> Tensor:
 @dataclass(frozen=True)
 class Plan:
     """What one forward computes. rows [B, T]: carried through the network; the core adds the rows that predict
-    `wanted`, so that no token is ever chosen from a stale row. visible [B, T]: slots that attention may read; None = all
-    live ones."""
+    `wanted`, so that no token is ever chosen from a stale row. visible [B, T]: slots that attention may read, None =
+    all live ones."""
 
     rows: Tensor
     visible: Tensor | None = None
@@ -90,13 +91,31 @@ class CachePolicy(Protocol):
         ...
 
 
+@runtime_checkable
+class Decoder(Protocol):
+    """An unmasking rule. It keeps nothing between steps: what it knows ahead is its order, what it learns is in Step.
+    Each sequence is treated on its own."""
+
+    def order(self, canvas: Canvas) -> Tensor:
+        """[B, T] the commit order, 0 first, as far as it is known when the sequences join; NEVER where it is not."""
+        ...
+
+    def wanted(self, step: Step) -> Tensor:
+        """[B, T] positions that it would read now: masked ones only. (`step.wanted` is not filled in yet.)"""
+        ...
+
+    def commit(self, step: Step, read: Read) -> Tensor:
+        """[B, T] positions to fix now, each among those read."""
+        ...
+
+
 @dataclass(frozen=True)
 class At:
     """Where N carried rows sit in B sequences of T slots (slot T is scratch).
 
-    sequence [N] and slot [N], flat [N] = sequence * (T + 1) + slot; group [B, R] indexes the carried rows of each sequence, or None where they are regular
-    (every sequence has R rows, in order); place [N] is the way back; whole: every slot is carried; mask [B, 1, 1, T]:
-    slots that attention may read, None = all.
+    sequence [N] and slot [N], flat [N] = sequence * (T + 1) + slot; shape (B, R); group [B, R] indexes the carried rows
+    of each sequence, None where they are regular (every sequence has R rows, in order); place [N] is the way back;
+    whole: every slot is carried; mask [B, 1, 1, T]: slots that attention may read, None = all.
     """
 
     sequence: Tensor
@@ -141,7 +160,7 @@ def pack(rows: Tensor, counts: list[int], mask: Tensor | None, bucket: Bucket = 
     grid = F.pad(rows, (0, 1)).view(-1)
     flat = torch.nonzero_static(grid, size=size, fill_value=width).view(-1)
     sequence, slot = flat // (width + 1), flat % (width + 1)
-    if batch == 1 or size == total == batch * counts[0] and len(set(counts)) == 1:
+    if batch == 1 or (size == total == batch * counts[0] and len(set(counts)) == 1):
         return At(sequence, slot, flat, (batch, size // batch), None, None, whole, mask)
     most = max(counts)
     first = torch.tensor([0, *counts[:-1]], device=rows.device).cumsum(0)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 __all__ = ["Read", "Sampling", "choose", "keyed_uniform", "log_confidence", "noise_key"]
 
 # Odd multipliers and shifts of the SplitMix64 finaliser (Steele, Lea and Flood, 2014), as signed 64-bit integers.
@@ -82,8 +81,8 @@ def _filtered(scaled: Tensor, sampling: Sampling, sequence: Tensor) -> Tensor:
     ordered, order = scaled.sort(dim=1, descending=True, stable=True)
     if sampling.top_p is not None:
         share = ordered.softmax(dim=1)
-        before = share.cumsum(dim=1) - share
-        ordered = ordered.masked_fill((before > sampling.top_p[sequence][:, None]).index_fill(1, order.new_zeros(1), False), -torch.inf)
+        outside = share.cumsum(dim=1) - share > sampling.top_p[sequence][:, None]
+        ordered = ordered.masked_fill(outside, -torch.inf)
     if sampling.top_k is not None:
         beyond = torch.arange(ordered.shape[1], device=ordered.device) >= sampling.top_k[sequence][:, None]
         ordered = ordered.masked_fill(beyond, -torch.inf)
@@ -110,5 +109,3 @@ def _mix(z: Tensor) -> Tensor:
     z = (z ^ (z >> 30)) * _MIX[0]
     z = (z ^ (z >> 27)) * _MIX[1]
     return z ^ (z >> 31)
-
-

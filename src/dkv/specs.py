@@ -56,7 +56,7 @@ def make(spec: str, known: Mapping[str, type], what: str) -> Any:
     if name not in known:
         raise SpecError(f"{what}={spec!r}: unknown name {name!r}; known: {', '.join(known)}")
     kind = known[name]
-    keys, hints = keys_of(kind), get_type_hints(kind.__init__)
+    keys, hints = keys_of(kind), get_type_hints(kind)
     values: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, text = item.partition("=")

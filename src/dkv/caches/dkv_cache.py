@@ -20,7 +20,7 @@ from dkv.canvas import NEVER, lowest
 from dkv.errors import SpecError
 from dkv.plan import Plan, Step
 
-__all__ = ["Decode", "Greedy", "PrefillAndDecode", "Prefill"]
+__all__ = ["Decode", "Greedy", "Prefill", "PrefillAndDecode"]
 
 
 def unsettled(step: Step, delay: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 import sys
 
-from dkv.decoders.base import Decoder
 from dkv.decoders.random_order import RandomOrder
+from dkv.plan import Decoder
 from dkv.specs import discover, make
 
 __all__ = ["Decoder", "RandomOrder", "known_decoders", "make_decoder"]

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from dkv.errors import CheckpointError, UnsupportedModelError
-from dkv.models.layers import ModelConfig, Transformer
+from dkv.models.layers import Transformer
 from dkv.models.weights import Weights, read_json
 
-__all__ = ["ModelConfig", "Transformer", "known_architectures", "load_model"]
+__all__ = ["Transformer", "known_architectures", "load_model"]
 
 
 def known_architectures() -> dict[str, ModuleType]:
@@ -42,5 +42,7 @@ def _dispatch(raw: dict[str, Any]) -> ModuleType:
     if not isinstance(named, list) or not named:
         raise CheckpointError("config.json: architectures is missing; dkv needs it to tell model families apart")
     if named[0] not in known:
-        raise UnsupportedModelError(f"config.json: architectures={named[0]!r} is not supported; known: {', '.join(known)}")
+        raise UnsupportedModelError(
+            f"config.json: architectures={named[0]!r} is not supported; known: {', '.join(known)}"
+        )
     return known[named[0]]

@@ -1,6 +1,6 @@
 """The parts of a LLaMA-shaped bidirectional transformer, as verbs that a layer rule composes.
 
-It knows of rows, where they sit and a memory to put keys and values in; it knows nothing of policies, decoders or steps.
+It knows of rows, where they sit and a memory for keys and values; it knows nothing of policies, decoders or steps.
 Plain tensors, inference only. N carried rows, C model width, H query and G key/value heads, D head size.
 """
 
@@ -14,32 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.memory import LayerMemory, Memory
+from dkv.model import ModelConfig
 from dkv.plan import At, Bucket, exact
 
-__all__ = ["Block", "LayerRule", "ModelConfig", "Transformer", "attention", "bucket_for", "dense", "rotary_table"]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What the engine needs to know of a checkpoint, whatever its family calls it."""
-
-    family: str
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    mlp_width: int
-    vocab: int
-    context: int
-    norm_eps: float
-    rope_theta: float
-    mask_id: int
-    eos_ids: tuple[int, ...]
-    pad_id: int
-    shift: int
-    tied: bool
-    default_decoder: str
+__all__ = ["Block", "LayerRule", "Transformer", "Turn", "attention", "bucket_for", "dense", "rotary_table"]
 
 
 @dataclass(frozen=True)
@@ -71,8 +49,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] >= 8192
     if not plain or mask is not None or grouped:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    return scores.softmax(dim=-1) @ v
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+    return torch.matmul(scores.softmax(dim=-1), v)
 
 
 @dataclass(frozen=True)
@@ -97,13 +75,14 @@ class Block:
 
     def qk(self, h: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
         """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]."""
-        heads = F.linear(h, self.qk_weight, self.qk_bias).unflatten(1, (-1, self.config.head_dim))
-        q, k = turn(heads).split((self.config.heads, self.config.kv_heads), dim=1)
-        return q, k
+        c = self.config
+        heads = F.linear(h, self.qk_weight, self.qk_bias).view(-1, c.heads + c.kv_heads, c.head_dim)
+        turned = turn(heads)
+        return turned[:, : c.heads], turned[:, c.heads :]
 
     def value(self, h: Tensor) -> Tensor:
         """Values [N, G, D] of h [N, C]."""
-        return F.linear(h, self.v_weight, self.v_bias).unflatten(1, (-1, self.config.head_dim))
+        return F.linear(h, self.v_weight, self.v_bias).view(-1, self.config.kv_heads, self.config.head_dim)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""

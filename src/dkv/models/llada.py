@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from dkv.errors import CheckpointError, UnsupportedModelError
-from dkv.models.layers import Block, ModelConfig, Transformer, rotary_table
+from dkv.model import ModelConfig
+from dkv.models.layers import Block, Transformer, rotary_table
 from dkv.models.weights import Fields, Weights
 
 __all__ = ["ARCHITECTURES", "build", "configure"]

@@ -83,8 +83,10 @@ class Weights:
         rows = [shape[0] for shape in parts.values()]
         rest = next(iter(parts.values()))[1:]
         fused = torch.empty((sum(rows), *rest), device=self.device, dtype=self.dtype)
-        for (name, shape), place in zip(parts.items(), fused.split(rows), strict=True):
-            place.copy_(self._read(name, shape))
+        first = 0
+        for name, shape in parts.items():
+            fused[first : first + shape[0]] = self._read(name, shape)
+            first += shape[0]
         return fused
 
     def _read(self, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -97,9 +99,13 @@ class Weights:
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path}: tensor {name!r} cannot be read ({_line(error)}); fetch it again") from None
         if tuple(tensor.shape) != shape:
-            raise CheckpointError(f"{path}: tensor {name!r} has shape {list(tensor.shape)}, config.json asks {list(shape)}")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has shape {list(tensor.shape)}, config.json asks {list(shape)}"
+            )
         if tensor.dtype not in _FLOATS:
-            raise CheckpointError(f"{path}: tensor {name!r} is stored as {tensor.dtype}; only plain floats are supported")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} is stored as {tensor.dtype}; only plain floats are supported"
+            )
         return tensor
 
 
@@ -117,7 +123,11 @@ def _shards(directory: Path) -> dict[str, Path]:
         files = sorted(path.name for path in directory.glob("*.safetensors"))
     if not files:
         pickled = any((*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth")))
-        hint = "only pickled weights, which dkv never loads; convert them to safetensors" if pickled else "no *.safetensors"
+        hint = (
+            "only pickled weights, which dkv never loads; convert them to safetensors"
+            if pickled
+            else "no *.safetensors"
+        )
         raise CheckpointError(f"{directory}: has {hint}")
     return {name: directory / file for file in files for name in _names(directory / file)}
 

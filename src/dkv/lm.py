@@ -1,0 +1,293 @@
+"""The front door: `load` a model, then `generate` or `stream`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from dkv.caches import make_cache
+from dkv.decoders import make_decoder
+from dkv.errors import PromptError, SettingError
+from dkv.generation import Frame, Generation, Run
+from dkv.model import Model
+from dkv.models import load_model
+from dkv.models.layers import bucket_for
+from dkv.plan import CachePolicy, Decoder
+from dkv.settings import Settings, seed_of, texts_of
+from dkv.tokens import Tokenizer, load_tokenizer
+
+__all__ = ["DiffusionLM", "load"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+Prompt = str | Sequence[int]
+
+
+def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False) -> DiffusionLM:
+    """Load "tiny" (the embedded model) or a directory with a published checkpoint.
+
+    device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
+    else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
+    computed (slow; for tests of policies). A checkpoint without a tokenizer takes token ids only.
+
+    Raises CheckpointError, UnsupportedModelError, and SettingError for the device or dtype.
+    """
+    directory = _tiny() if str(model) == "tiny" else Path(model)
+    place = _device(device)
+    network = load_model(directory, place, _dtype(dtype, place))
+    return DiffusionLM(network, load_tokenizer(directory), name=str(model), audit=audit)
+
+
+class DiffusionLM:
+    """A loaded model: `model` (the network), `tokenizer` (or None), and the two ways to generate."""
+
+    def __init__(self, model: Model, tokenizer: Tokenizer | None, name: str = "", audit: bool = False) -> None:
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self._audit = audit
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        gen_length: int = 128,
+        block_length: int | None = None,
+        steps: int | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        cfg_scale: float = 0.0,
+        seed: int | Sequence[int] | None = None,
+        cache: str | CachePolicy = "dkv-decode",
+        decoder: str | Decoder | None = None,
+        stop_at_eos: bool = True,
+        cache_dtype: str | None = None,
+        stop: str | Sequence[str] | None = None,
+        trace: bool = False,
+        progress: bool = False,
+        chat: bool | None = None,
+        batch_size: int = 32,
+    ) -> list[Generation]:
+        """Generate a response of `gen_length` positions for each prompt; results come in the order of the prompts.
+
+        prompts: a text, a list of token ids, or a list of either. A text goes through the chat template if there is
+        one (chat=False: as it is). block_length: tokens per block, None = gen_length. steps: denoising steps over the
+        whole response, None = gen_length. seed: for all prompts, or one for each; None draws one. cache, decoder: specs
+        or objects; decoder None = the family's own. stop_at_eos: finish a sequence once all before its first
+        end-of-text is decided (the text is the same); False fills the canvas. cache_dtype: of keys and values, None =
+        the model's. batch_size: prompts per batch; in float32 it never changes a sequence's tokens.
+
+        Raises SettingError, SpecError and PromptError, each one line naming the argument, its value and the fix.
+        """
+        settings = self._settings(
+            gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
+            cache_dtype, stop,
+        )  # fmt: skip
+        encoded = [self._encode(p, chat, settings) for p in _listed(prompts)]
+        settings.seeds(len(encoded))
+        if type(batch_size) is not int or batch_size < 1:
+            raise SettingError(f"batch_size={batch_size!r} must be a whole number of at least 1")
+        results: list[Generation] = []
+        with _progress(len(encoded) * settings.steps, progress) as tell:
+            for first in range(0, len(encoded), batch_size):
+                run = self._run(encoded, settings, first, batch_size, trace)
+                for _ in run.ticks():
+                    tell(min(batch_size, len(encoded) - first))
+                results += run.results()
+        return results
+
+    def stream(
+        self,
+        prompt: Prompt,
+        gen_length: int = 128,
+        block_length: int | None = None,
+        steps: int | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        cfg_scale: float = 0.0,
+        seed: int | None = None,
+        cache: str | CachePolicy = "dkv-decode",
+        decoder: str | Decoder | None = None,
+        stop_at_eos: bool = True,
+        cache_dtype: str | None = None,
+        stop: str | Sequence[str] | None = None,
+        trace: bool = False,
+        chat: bool | None = None,
+    ) -> Iterator[Frame]:
+        """Generate for one prompt, a Frame a step; the last one carries the Generation. Arguments as in `generate`."""
+        settings = self._settings(
+            gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
+            cache_dtype, stop,
+        )  # fmt: skip
+        run = self._run([self._encode(prompt, chat, settings)], settings, 0, 1, trace)
+        return _frames(run)
+
+    def _settings(
+        self,
+        gen_length: int,
+        block_length: int | None,
+        steps: int | None,
+        temperature: float,
+        top_p: float | None,
+        top_k: int | None,
+        cfg_scale: float,
+        seed: int | Sequence[int] | None,
+        cache: str | CachePolicy,
+        decoder: str | Decoder | None,
+        stop_at_eos: bool,
+        cache_dtype: str | None,
+        stop: str | Sequence[str] | None,
+    ) -> Settings:
+        return Settings(
+            gen_length=gen_length,
+            block_length=gen_length if block_length is None else block_length,
+            steps=gen_length if steps is None else steps,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            cfg_scale=cfg_scale,
+            seed=seed_of(seed),
+            cache=_policy(cache),
+            decoder=_rule(self.model.config.default_decoder if decoder is None else decoder),
+            stop_at_eos=stop_at_eos,
+            cache_dtype=cache_dtype,
+            stop=texts_of(stop),
+        )
+
+    def _encode(self, prompt: Prompt, chat: bool | None, settings: Settings) -> list[int]:
+        """A prompt as checked token ids. Raises PromptError."""
+        ids = self._tokenize(prompt, chat) if isinstance(prompt, str) else list(prompt)
+        config = self.model.config
+        if not ids or (isinstance(prompt, str) and not prompt.strip()):
+            raise PromptError("prompt is empty; give at least one token of text")
+        for token in ids:
+            if type(token) is not int or not 0 <= token < config.vocab:
+                raise PromptError(f"prompt: {token!r} is not a token id below {config.vocab}")
+        if len(ids) + settings.gen_length > config.context:
+            raise PromptError(
+                f"prompt of {len(ids)} tokens and gen_length={settings.gen_length} exceed the model's context of "
+                f"{config.context}; shorten one of them"
+            )
+        return ids
+
+    def _tokenize(self, text: str, chat: bool | None) -> list[int]:
+        if self.tokenizer is None:
+            raise PromptError("prompt: this checkpoint has no tokenizer; give a list of token ids")
+        use_template = self.tokenizer.has_template if chat is None else chat
+        return self.tokenizer.encode_chat(text) if use_template else self.tokenizer.encode(text)
+
+    def _run(self, prompts: list[list[int]], settings: Settings, first: int, count: int, trace: bool) -> Run:
+        some = slice(first, first + count)
+        dtype = None if settings.cache_dtype is None else _named_dtype("cache_dtype", settings.cache_dtype)
+        return Run(
+            self.model,
+            self.tokenizer,
+            prompts[some],
+            settings.seeds(len(prompts))[some],
+            settings,
+            cache_dtype=dtype,
+            bucket=bucket_for(self.model.device, self.model.dtype),
+            version=_version(),
+            trace=trace,
+            audit=self._audit,
+            first_request=first,
+        )
+
+
+def _frames(run: Run) -> Iterator[Frame]:
+    """Each tick's frame, one late, so that the last can carry the result."""
+    held: Frame | None = None
+    for tick in run.ticks():
+        if held is not None:
+            yield held
+        held = run.frame(tick)
+    if held is not None:
+        yield replace(held, generation=run.results()[0])
+
+
+def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several, as a list of prompts. Raises PromptError."""
+    if isinstance(prompts, str) or (len(prompts) > 0 and all(isinstance(p, int) for p in prompts)):
+        return [prompts]  # type: ignore[list-item]
+    if not prompts:
+        raise PromptError("prompt is empty; give a text, a list of token ids, or a list of either")
+    for prompt in prompts:
+        if not isinstance(prompt, (str, Sequence)):
+            raise PromptError(f"prompt: {prompt!r} is neither a text nor a list of token ids")
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _policy(cache: str | CachePolicy) -> CachePolicy:
+    if isinstance(cache, str):
+        return make_cache(cache)
+    if not isinstance(cache, CachePolicy):
+        raise SettingError(f"cache={cache!r} is neither a spec nor a CachePolicy; give it a method plan(step)")
+    return cache
+
+
+def _rule(decoder: str | Decoder) -> Decoder:
+    if isinstance(decoder, str):
+        return make_decoder(decoder)
+    if not isinstance(decoder, Decoder):
+        raise SettingError(f"decoder={decoder!r} is neither a spec nor a Decoder; it needs order, wanted and commit")
+    return decoder
+
+
+@contextmanager
+def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar over `total` sequence-steps on standard error, or nothing."""
+    if not show:
+        yield lambda _: None
+        return
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("denoising", total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def _device(device: str) -> torch.device:
+    """Raises SettingError for a device that is unknown or not on this machine."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SettingError(f"device={device!r} is not available here; use 'auto' or 'cpu'") from None
+    return place
+
+
+def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+    if dtype != "auto":
+        return _named_dtype("dtype", dtype)
+    return torch.bfloat16 if device.type != "cpu" or _cpu_has_bfloat16() else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 natively; elsewhere it would be emulated, slower than float32."""
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _named_dtype(argument: str, name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise SettingError(f"{argument}={name!r} is unknown; known: auto, {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _tiny() -> Path:
+    from dkv.tiny import MODEL_DIR  # the other models need not import it
+
+    return MODEL_DIR
+
+
+def _version() -> str:
+    try:
+        return version("dkv")
+    except PackageNotFoundError:
+        return "0+unknown"

@@ -1,0 +1,75 @@
+"""What the core asks of a model: a few facts, a memory of its shape, a forward over chosen rows, and a head.
+
+Architectures live in `dkv.models`; nothing here knows any of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dkv.memory import Memory
+from dkv.plan import At
+
+__all__ = ["Model", "ModelConfig"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The facts of a checkpoint under one set of names, whatever its family calls them.
+
+    head_dim: size of an attention head; context: most positions it was trained for; shift: 1 where row p predicts
+    token p + 1; tied: the head is the embedding; default_decoder: the spec of the family's own unmasking rule.
+    """
+
+    family: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    vocab: int
+    context: int
+    norm_eps: float
+    rope_theta: float
+    mask_id: int
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    shift: int
+    tied: bool
+    default_decoder: str
+
+
+class Model(Protocol):
+    """A network that can compute any subset of rows."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Its facts."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its weights' dtype."""
+        ...
+
+    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
+        """A memory for `batch` sequences of `width` slots."""
+        ...
+
+    def forward(self, tokens: Tensor, at: At, memory: Memory) -> Tensor:
+        """Carry the rows `at`, holding tokens [N], through every layer: hidden states [N, C]."""
+        ...
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Head of hidden states [M, C]: [M, V] float32."""
+        ...

@@ -1,0 +1,102 @@
+"""The arguments of a generation, checked once and recorded with every result."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dkv.errors import SettingError
+from dkv.plan import CachePolicy, Decoder
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked settings; block_length, steps and seeds are filled in. Raises SettingError naming argument, value, fix.
+
+    gen_length: response length; block_length: tokens per semi-autoregressive block; steps: denoising steps of the whole
+    response; seeds: one per prompt, or one for all.
+    """
+
+    gen_length: int
+    block_length: int
+    steps: int
+    temperature: float
+    top_p: float | None
+    top_k: int | None
+    cfg_scale: float
+    seed: int | tuple[int, ...]
+    cache: CachePolicy
+    decoder: Decoder
+    stop_at_eos: bool
+    cache_dtype: str | None
+    stop: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("gen_length", "block_length", "steps"):
+            _whole(name, getattr(self, name))
+        if self.gen_length % self.block_length:
+            raise SettingError(
+                f"gen_length={self.gen_length} must be a multiple of block_length={self.block_length}; "
+                f"use gen_length={-(-self.gen_length // self.block_length) * self.block_length}"
+            )
+        if self.steps % self.blocks:
+            raise SettingError(
+                f"steps={self.steps} must be a multiple of the number of blocks, {self.blocks} "
+                f"(gen_length / block_length); use steps={-(-self.steps // self.blocks) * self.blocks}"
+            )
+        self._check_sampling()
+        for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
+            if type(seed) is not int or not 0 <= seed < 1 << 62:
+                raise SettingError(f"seed={seed!r} must be a whole number in [0, 2**62)")
+
+    def _check_sampling(self) -> None:
+        if not (_is_number(self.temperature) and 0 <= self.temperature < math.inf):
+            raise SettingError(f"temperature={self.temperature!r} must be 0 (most likely token) or a positive number")
+        if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise SettingError(f"top_p={self.top_p!r} must lie in (0, 1]; leave it out for no filter")
+        if self.top_k is not None:
+            _whole("top_k", self.top_k)
+        if not (_is_number(self.cfg_scale) and 0 <= self.cfg_scale < math.inf):
+            raise SettingError(f"cfg_scale={self.cfg_scale!r} must be 0 (no guidance) or a positive number")
+        if self.cfg_scale:
+            raise SettingError(f"cfg_scale={self.cfg_scale!r}: guidance is not available yet; use cfg_scale=0")
+        if any(not isinstance(text, str) or not text for text in self.stop):
+            raise SettingError(f"stop={list(self.stop)!r} must be a text or several, none empty")
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return self.gen_length // self.block_length
+
+    def seeds(self, count: int) -> list[int]:
+        """One seed per prompt. Raises SettingError where the number given differs from `count`."""
+        if isinstance(self.seed, int):
+            return [self.seed] * count
+        if len(self.seed) != count:
+            raise SettingError(f"seed: {len(self.seed)} seeds for {count} prompts; give one, or one for each")
+        return list(self.seed)
+
+
+def seed_of(seed: int | Sequence[int] | None) -> int | tuple[int, ...]:
+    """The seed or seeds to use; None draws one."""
+    if seed is None:
+        return secrets.randbits(32)
+    return tuple(seed) if isinstance(seed, Sequence) else seed
+
+
+def texts_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """`stop` as a tuple."""
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
+def _whole(name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

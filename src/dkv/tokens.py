@@ -1,0 +1,111 @@
+"""Text to token ids and back, from a checkpoint's own tokenizer files. No remote code.
+
+Text that a user gives can never inject control tokens: the strings of special tokens inside it are encoded as plain
+text, also inside a chat template.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as FastTokenizer
+
+from dkv.errors import CheckpointError, PromptError
+
+__all__ = ["Tokenizer", "load_tokenizer"]
+
+_SENTINEL = "\ue000content\ue000"
+_TURN_ENDS = ("<|eot_id|>",)
+
+
+class Tokenizer:
+    """A `tokenizer.json` with the chat template that lies beside it, if there is one."""
+
+    def __init__(self, serialized: str, settings: dict[str, Any], template: str | None) -> None:
+        self._templated, self._plain = FastTokenizer.from_str(serialized), FastTokenizer.from_str(serialized)
+        self._plain.encode_special_tokens = True
+        added = self._plain.get_added_tokens_decoder()
+        self._special = tuple(token.content for token in added.values() if token.special)
+        self.turn_end_ids = tuple(i for i, token in added.items() if token.content in _TURN_ENDS)
+        self._names = {key: _content(settings.get(key)) for key in ("bos_token", "eos_token", "pad_token")}
+        # The checkpoint is data: its template runs sandboxed, without access to anything but the messages.
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        self._template = None if template is None else environment.from_string(template)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether prompts can go through a chat template."""
+        return self._template is not None
+
+    def encode(self, text: str) -> list[int]:
+        """Text as it is, with what the tokenizer itself puts around a text (often nothing)."""
+        ids: list[int] = self._plain.encode(text).ids
+        return ids
+
+    def encode_chat(self, content: str) -> list[int]:
+        """One user message through the chat template, ready for the assistant's answer.
+
+        Raises PromptError where the template fails.
+        """
+        whole = self._render(content)
+        if not any(token in content for token in self._special):
+            ids: list[int] = self._templated.encode(whole, add_special_tokens=False).ids
+            return ids
+        before, _, after = self._render(_SENTINEL).partition(_SENTINEL)
+        inner = whole[len(before) : len(whole) - len(after)]
+        pieces = ((self._templated, before), (self._plain, inner), (self._templated, after))
+        return [i for coder, piece in pieces for i in coder.encode(piece, add_special_tokens=False).ids]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Ids to text, special tokens left out."""
+        text: str = self._plain.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def _render(self, content: str) -> str:
+        if self._template is None:
+            raise PromptError("chat=True: this checkpoint has no chat template; pass chat=False")
+        messages = [{"role": "user", "content": content}]
+        try:
+            return self._template.render(messages=messages, add_generation_prompt=True, **self._names)
+        except TemplateError as error:
+            raise PromptError(f"chat=True: the chat template fails ({error}); pass chat=False") from None
+
+
+def load_tokenizer(directory: Path) -> Tokenizer | None:
+    """The tokenizer of a checkpoint directory; None where there is no tokenizer.json. Raises CheckpointError."""
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        return None
+    try:
+        settings = _settings(directory / "tokenizer_config.json")
+        return Tokenizer(path.read_text(encoding="utf-8"), settings, _template(directory, settings))
+    except CheckpointError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise CheckpointError(f"{path}: is not a usable tokenizer ({' '.join(str(error).split())})") from None
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path}: does not hold an object; fetch the file again")
+    return settings
+
+
+def _template(directory: Path, settings: dict[str, Any]) -> str | None:
+    """The default chat template: a file of its own in newer checkpoints, a string or a named list in older ones."""
+    file = directory / "chat_template.jinja"
+    template = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    if isinstance(template, list):
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _content(token: Any) -> str:
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
