@@ -16,7 +16,7 @@ from dkv.canvas import Canvas
 from dkv.memory import Memory
 from dkv.model import Model
 from dkv.plan import At, Bucket, CachePolicy, Decoder, Step, exact, pack
-from dkv.sampling import Read, Sampling, choose, log_confidence, noise_key
+from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key
 
 __all__ = ["Schedule", "State", "Tick", "advance", "finish"]
 
@@ -32,10 +32,11 @@ class Schedule:
 
 @dataclass
 class State:
-    """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas. bucket: how rows round up.
+    """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas; bucket: how row counts
+    round up; audit: check every read.
 
-    What changes: clock, index, block [B], forwards so far, step within the block, and its number; holes [B], masked
-    positions when the block was entered; done [B]; order, score, fresh [B, T] as in `Step`.
+    What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; order,
+    score, fresh [B, T] as in `Step`; ragged: whether any position is padding.
     """
 
     model: Model
@@ -51,7 +52,6 @@ class State:
     clock: Tensor = field(init=False)
     index: Tensor = field(init=False)
     block: Tensor = field(init=False)
-    holes: Tensor = field(init=False)
     done: Tensor = field(init=False)
     order: Tensor = field(init=False)
     score: Tensor = field(init=False)
@@ -60,7 +60,7 @@ class State:
 
     def __post_init__(self) -> None:
         canvas, zero = self.canvas, torch.zeros_like(self.canvas.prompt)
-        self.clock, self.index, self.block, self.holes, self.done = zero, zero, zero, zero, zero.bool()
+        self.clock, self.index, self.block, self.done = zero, zero, zero, zero.bool()
         self.order = self.decoder.order(canvas)
         self.score = torch.full_like(canvas.tokens, -torch.inf, dtype=torch.float32)
         self.fresh = torch.zeros_like(canvas.live)
@@ -112,16 +112,12 @@ def _observe(state: State) -> Step:
     """What policies and decoders may see now."""
     canvas, schedule = state.canvas, state.schedule
     first = canvas.prompt + state.block * schedule.block_length
-    last = first + schedule.block_length
-    entered = (canvas.masked & (canvas.position < last[:, None])).sum(1)
-    state.holes = torch.where(state.index == 0, entered, state.holes)
     step = Step(
         canvas=canvas,
         clock=state.clock,
         index=state.index,
         steps=schedule.steps,
-        block=(first, last),
-        holes=state.holes,
+        block=(first, first + schedule.block_length),
         wanted=state.fresh,
         rank=state.order,
         score=state.score,
@@ -151,8 +147,10 @@ def _read(state: State, step: Step, at: At, rows: Tensor, hidden: Tensor, reads:
     reader = sequence * width + (position - step.shift).clamp(min=0)
     carried = reader if at.whole else (rows.view(-1).cumsum(0) - 1)[reader]
     logits = state.model.logits(hidden[carried])
-    key = noise_key(state.canvas.seed[sequence], state.clock[sequence], position)
-    token = choose(logits, state.model.config.mask_id, state.sampling, sequence, key)
+    token = choose(logits, state.model.config.mask_id)
+    if not state.sampling.greedy:
+        key = noise_key(state.canvas.seed[sequence], state.clock[sequence], position)
+        token = draw(logits, token, state.sampling.at(sequence), state.model.config.mask_id, key)
     return Read(flat, (batch, width), token, log_confidence(logits, token), logits)
 
 
@@ -162,10 +160,8 @@ def _commit(state: State, step: Step, read: Read | None) -> Tensor:
         state.fresh = torch.zeros_like(state.fresh)
         return state.fresh
     canvas, chosen = state.canvas, state.decoder.commit(step, read)
-    tokens = canvas.tokens.view(-1)
-    canvas.tokens = tokens.scatter(
-        0, read.flat, torch.where(chosen.view(-1)[read.flat], read.token, tokens[read.flat])
-    ).view_as(canvas.tokens)
+    candidates = canvas.tokens.view(-1).scatter(0, read.flat, read.token).view_as(canvas.tokens)
+    canvas.tokens = torch.where(chosen, candidates, canvas.tokens)
     canvas.committed_at = torch.where(chosen, state.clock[:, None], canvas.committed_at)
     state.score = state.score.view(-1).scatter(0, read.flat, read.confidence).view_as(state.score)
     state.fresh = chosen

@@ -26,11 +26,10 @@ class Step:
     """All that a policy or a decoder may look at before a forward. Row by row; B sequences, T positions.
 
     clock [B]: forwards of this sequence so far. index [B], steps [B]: step within the active block, and steps of that
-    block. block: start and end [B] of the active block. holes [B]: masked positions in the block when it was entered.
-    wanted [B, T]: positions that the decoder would read now. rank [B, T]: the decoder's expected commit order, 0 first,
-    NEVER where unknown. score [B, T]: confidence last read there, -inf before. fresh [B, T]: tokens changed since the
-    previous forward. computed_at [B, T]: clock at which each slot was computed, NEVER before. shift: 1 where row p
-    predicts token p + 1 (and row 0 also itself), else 0.
+    block. block: start and end [B] of the active block. wanted [B, T]: positions that the decoder would read now.
+    rank [B, T]: the decoder's expected commit order, 0 first, NEVER where unknown. score [B, T]: confidence last read
+    there, -inf before. fresh [B, T]: tokens changed since the previous forward. computed_at [B, T]: clock at which each
+    slot was computed, NEVER before. shift: 1 where row p predicts token p + 1 (and row 0 also itself), else 0.
     """
 
     canvas: Canvas
@@ -38,7 +37,6 @@ class Step:
     index: Tensor
     steps: Tensor
     block: tuple[Tensor, Tensor]
-    holes: Tensor
     wanted: Tensor
     rank: Tensor
     score: Tensor
@@ -52,15 +50,21 @@ class Step:
         return self.canvas.masked
 
     @cached_property
+    def open(self) -> Tensor:
+        """[B, T] masked positions up to the active block's end (also ones left behind before it)."""
+        return self.masked & (self.canvas.position < self.block[1][:, None])
+
+    @cached_property
     def readers(self) -> Tensor:
         """[B, T] rows whose output predicts the wanted positions."""
         return readers_of(self.wanted, self.shift)
 
     @cached_property
     def quota(self) -> Tensor:
-        """[B] tokens that LLaDA's schedule fixes at this step: an even split of `holes`, the rest to early steps."""
-        steps = self.steps.clamp(min=1)
-        return self.holes // steps + (self.index < self.holes % steps)
+        """[B] tokens that LLaDA's schedule fixes at this step: an even split over the block's steps, the remainder to
+        the earliest; which is what is open, over the steps left, rounded up."""
+        left = self.steps - self.index
+        return (self.open.sum(1) + left - 1) // left
 
 
 def readers_of(wanted: Tensor, shift: int) -> Tensor:

@@ -6,12 +6,14 @@ position), never drawn from a stream, so neither the company of a sequence nor i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Read", "Sampling", "choose", "keyed_uniform", "log_confidence", "noise_key"]
+__all__ = ["Read", "Sampling", "choose", "draw", "keyed_uniform", "log_confidence", "noise_key"]
 
 # Odd multipliers and shifts of the SplitMix64 finaliser (Steele, Lea and Flood, 2014), as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -21,12 +23,19 @@ _BITS = 40
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, per sequence: temperature [B], top_p [B] or None, top_k [B] or None (= unfiltered)."""
+    """How tokens are drawn, per sequence: temperature [B], top_p [B] or None, top_k [B] or None (= unfiltered); greedy:
+    every temperature is 0."""
 
     temperature: Tensor
     top_p: Tensor | None
     top_k: Tensor | None
     greedy: bool
+
+    def at(self, sequence: Tensor) -> Sampling:
+        """The same, one entry for each of `sequence` [M]."""
+        top_p = None if self.top_p is None else self.top_p[sequence]
+        top_k = None if self.top_k is None else self.top_k[sequence]
+        return Sampling(self.temperature[sequence], top_p, top_k, self.greedy)
 
 
 @dataclass(frozen=True)
@@ -58,33 +67,45 @@ def log_confidence(logits: Tensor, token: Tensor) -> Tensor:
     return (logits.gather(1, token[:, None]) - top).squeeze(1) - others.log1p()
 
 
-def choose(logits: Tensor, mask_id: int, sampling: Sampling, sequence: Tensor, key: Tensor) -> Tensor:
-    """The candidate token [M] for each row of logits [M, V]; `sequence` [M] picks settings, `key` [M] the noise.
+def choose(logits: Tensor, mask_id: int) -> Tensor:
+    """The most likely token [M] of each row of logits [M, V], the mask token aside; ties go to the lowest id."""
+    with _without(logits, mask_id):
+        return logits.argmax(dim=1)
 
-    Temperature 0 takes the arg-max; otherwise Gumbel noise on logits / temperature, after top-p then top-k as
-    Dream's published program orders them. The mask token is excluded before anything else.
+
+def draw(logits: Tensor, best: Tensor, sampling: Sampling, mask_id: int, key: Tensor) -> Tensor:
+    """A token [M] for each row of logits [M, V], its noise keyed by `key` [M]; `best` [M] where the temperature is 0.
+
+    Gumbel noise on logits / temperature, after top-p and then top-k, in the order of Dream's published program.
+    `sampling` has one entry per row. The mask token is left out before anything else.
     """
-    allowed = logits.index_fill(1, torch.tensor([mask_id], device=logits.device), -torch.inf)
-    if sampling.greedy:
-        return allowed.argmax(dim=1)
-    temperature = sampling.temperature[sequence][:, None]
-    warm = temperature > 0
-    scaled = _filtered(allowed / torch.where(warm, temperature, 1.0), sampling, sequence)
+    warm = sampling.temperature > 0
+    with _without(logits, mask_id):
+        scaled = _filtered(logits / torch.where(warm, sampling.temperature, 1.0)[:, None], sampling)
     noise = -(-torch.log1p(-keyed_uniform(key, logits.shape[1]))).log()
-    return torch.where(warm, scaled + noise, allowed).argmax(dim=1)
+    return torch.where(warm, (scaled + noise).argmax(dim=1), best)
 
 
-def _filtered(scaled: Tensor, sampling: Sampling, sequence: Tensor) -> Tensor:
+@contextmanager
+def _without(logits: Tensor, mask_id: int) -> Iterator[None]:
+    """The mask token's column of logits [M, V] at -inf for a while: cheaper than a copy of all the others."""
+    column = logits[:, mask_id].clone()
+    logits[:, mask_id] = -torch.inf
+    yield
+    logits[:, mask_id] = column
+
+
+def _filtered(scaled: Tensor, sampling: Sampling) -> Tensor:
     """Put -inf on what top-p and top-k leave out of scaled [M, V]; the best token always stays."""
     if sampling.top_p is None and sampling.top_k is None:
         return scaled
     ordered, order = scaled.sort(dim=1, descending=True, stable=True)
     if sampling.top_p is not None:
         share = ordered.softmax(dim=1)
-        outside = share.cumsum(dim=1) - share > sampling.top_p[sequence][:, None]
+        outside = share.cumsum(dim=1) - share > sampling.top_p[:, None]
         ordered = ordered.masked_fill(outside, -torch.inf)
     if sampling.top_k is not None:
-        beyond = torch.arange(ordered.shape[1], device=ordered.device) >= sampling.top_k[sequence][:, None]
+        beyond = torch.arange(ordered.shape[1], device=ordered.device) >= sampling.top_k[:, None]
         ordered = ordered.masked_fill(beyond, -torch.inf)
     return torch.empty_like(scaled).scatter_(1, order, ordered)
 

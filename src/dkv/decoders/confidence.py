@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dkv.canvas import Canvas, lowest
-from dkv.decoders.base import in_block, no_order
+from dkv.decoders.base import no_order
 from dkv.plan import Step
 from dkv.sampling import Read
 
@@ -31,7 +31,7 @@ class Confidence:
 
     def wanted(self, step: Step) -> Tensor:
         """Every masked position of the block."""
-        return in_block(step)
+        return step.open
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """The most confident of those read."""

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from dkv.canvas import NEVER, Canvas, lowest
-from dkv.decoders.base import in_block
 from dkv.errors import SettingError, SpecError
 from dkv.plan import Step
 from dkv.sampling import Read, keyed_uniform, noise_key
@@ -26,7 +25,7 @@ class _Ordered:
 
     def wanted(self, step: Step) -> Tensor:
         """The next positions in the order."""
-        key = torch.where(in_block(step), step.rank, NEVER)
+        key = torch.where(step.open, step.rank, NEVER)
         return lowest(key, step.quota) & (key < NEVER)
 
     def commit(self, step: Step, read: Read) -> Tensor:
