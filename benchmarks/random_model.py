@@ -38,7 +38,7 @@ def random_model(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Tran
     draw = torch.Generator().manual_seed(seed)
 
     def weight(*dims: int) -> torch.Tensor:
-        return (torch.randn(dims, generator=draw) * dims[-1] ** -0.5).to(dtype)
+        return torch.randn(dims, generator=draw).div(dims[-1] ** 0.5).to(dtype)
 
     c = config
     blocks = tuple(

@@ -69,12 +69,13 @@ class State:
 
 @dataclass(frozen=True)
 class Tick:
-    """What one step did. step: what was seen; rows [B, T]: what was computed; counts: rows of each sequence, 0 where it
-    was finished; read: what was read, or None; committed [B, T]: what the decoder fixed."""
+    """What one step did. step: what was seen; rows [B, T]: what was computed; counts: rows of each sequence; done: which
+    sequences were finished before; read: what was read, or None; committed [B, T]: what the decoder fixed."""
 
     step: Step
     rows: Tensor
     counts: list[int]
+    done: list[bool]
     read: Read | None
     committed: Tensor
 
@@ -88,16 +89,19 @@ def advance(state: State) -> Tick | None:
     step = _observe(state)
     plan = state.policy.plan(step)
     rows = (plan.rows | step.readers) & ~state.done[:, None]
-    # The only host sync of a step: the shapes, and with them who is finished.
-    *counts, reads = torch.cat((rows.sum(1), step.wanted.sum().view(1))).tolist()
-    if not any(counts):
+    # The only host sync of a step: the shapes, and who is finished.
+    reads, *numbers = torch.cat((step.wanted.sum().view(1), rows.sum(1), state.done)).tolist()
+    counts, done = numbers[: len(rows)], [bool(n) for n in numbers[len(rows) :]]
+    if all(done):
         return None
-    at = pack(rows, counts, _mask(state, rows, plan.visible), state.bucket)
-    hidden = state.model.forward(F.pad(state.canvas.tokens, (0, 1)).view(-1)[at.flat], at, state.memory)
-    read = _read(state, step, at, rows, hidden, reads) if reads else None
+    read = None
+    if any(counts):  # else a step without work: the schedule has more steps than tokens
+        at = pack(rows, counts, _mask(state, rows, plan.visible), state.bucket)
+        hidden = state.model.forward(F.pad(state.canvas.tokens, (0, 1)).view(-1)[at.flat], at, state.memory)
+        read = _read(state, step, at, rows, hidden, reads) if reads else None
     committed = _commit(state, step, read)
     _turn(state)
-    return Tick(step, rows, counts, read, committed)
+    return Tick(step, rows, counts, done, read, committed)
 
 
 def finish(state: State, which: Tensor) -> None:

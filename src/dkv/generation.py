@@ -130,25 +130,25 @@ class Run:
             if self._settings.stop and self._tokenizer:
                 self._stop_at_texts()
             yield tick
-        self._clock_out([0] * len(self._prompts))
+        self._clock_out([True] * len(self._prompts))
 
     def _count(self, tick: Tick) -> None:
-        self._clock_out(tick.counts)
+        self._clock_out(tick.done)
         for tally, rows in zip(self._tallies, tick.counts, strict=True):
             tally.forwards += rows > 0
             tally.rows += rows
         if self._trace:
             fixed = tick.committed.nonzero().tolist()
             for row, tally in enumerate(self._tallies):
-                if tick.counts[row]:
+                if not tick.done[row]:
                     offset, tokens = len(self._prompts[row]), self.state.canvas.tokens[row]
                     tally.trace.append([(p - offset, int(tokens[p])) for r, p in fixed if r == row])
 
-    def _clock_out(self, counts: list[int]) -> None:
-        """A sequence without rows ended with the step before: take its time once."""
+    def _clock_out(self, done: list[bool]) -> None:
+        """A finished sequence ended with the step before: take its time once."""
         now = time.perf_counter() - self._began
-        for tally, rows in zip(self._tallies, counts, strict=True):
-            if not rows and tally.seconds is None:
+        for tally, is_done in zip(self._tallies, done, strict=True):
+            if is_done and tally.seconds is None:
                 tally.seconds = now
 
     def _stop_at_texts(self) -> None:

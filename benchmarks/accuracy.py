@@ -1,0 +1,126 @@
+"""Accuracy of the embedded model by cache policy, on its frozen evaluation sets, as a Markdown table.
+
+    python benchmarks/accuracy.py --out accuracy.jsonl        # resumable: finished (task, setting) pairs are kept
+    python benchmarks/accuracy.py --out accuracy.jsonl --table
+
+One token a step, one block as long as the response, temperature 0. Beside each accuracy stand its count, its 95%
+Wilson interval, the share of examples whose text equals that of no cache with the same decoder, and the share of rows
+computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dkv import DiffusionLM, load
+from dkv.tiny import TASKS, load_eval
+from dkv.tiny.tasks import Example
+
+CONFIDENCE = (
+    "none",
+    "dkv-decode:refresh=4",
+    "dkv-decode:refresh=8",
+    "dkv-decode:refresh=16",
+    "dkv-decode:refresh=8,delay=0",
+    "dkv-decode:refresh=8,delay=2",
+    "dkv-decode:refresh=4,delay=0",
+    "dkv-decode:refresh=4,delay=2",
+    "dkv-decode:refresh=16,delay=0",
+    "dkv-decode:refresh=16,delay=2",
+    "dkv-prefill",
+    "dkv-pd",
+)
+RANDOM = ("none", "dkv-greedy:refresh=2,window=4", "dkv-greedy:refresh=8,window=4")
+SETTINGS = [("confidence", cache) for cache in CONFIDENCE] + [("random:seed=1", cache) for cache in RANDOM]
+
+
+def run(lm: DiffusionLM, task: str, decoder: str, cache: str, count: int, batch_size: int) -> dict[str, Any]:
+    """Generate and check one task under one setting."""
+    examples = load_eval(task)[:count]
+    texts, right, rows, total = [""] * len(examples), [False] * len(examples), 0, 0
+    for batch in _batches(lm, examples, batch_size):
+        made = lm.generate(
+            [examples[i].prompt for i in batch],
+            gen_length=examples[batch[0]].gen_length,
+            cache=cache,
+            decoder=decoder,
+            seed=0,
+            batch_size=batch_size,
+        )
+        for i, result in zip(batch, made, strict=True):
+            texts[i] = result.text or ""
+            right[i] = TASKS[task].check(examples[i], texts[i])
+            rows, total = rows + result.stats.rows_computed, total + result.stats.rows_total
+    return {"task": task, "decoder": decoder, "cache": cache, "right": right, "texts": texts, "rows": rows / total}
+
+
+def _batches(lm: DiffusionLM, examples: list[Example], size: int) -> Iterator[list[int]]:
+    """Indices of examples with equal response length and like prompt lengths: less padding, the same tokens."""
+    order = sorted(range(len(examples)), key=lambda i: (examples[i].gen_length, len(examples[i].prompt)))
+    for length in sorted({e.gen_length for e in examples}):
+        alike = [i for i in order if examples[i].gen_length == length]
+        yield from (alike[i : i + size] for i in range(0, len(alike), size))
+
+
+def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95% score interval of a proportion."""
+    share, n = right / count, z * z / count
+    middle, half = share + n / 2, z * math.sqrt(share * (1 - share) / count + n / (4 * count))
+    return (middle - half) / (1 + n), (middle + half) / (1 + n)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown: a row per setting, a column per task."""
+    found = {(r["decoder"], r["cache"], r["task"]): r for r in results}
+    tasks = [t for t in TASKS if any(key[2] == t for key in found)]
+    lines = ["| decoder | cache | " + " | ".join(tasks) + " |", "|---" * (2 + len(tasks)) + "|"]
+    for decoder, cache in SETTINGS:
+        cells = [_cell(found, decoder, cache, task) for task in tasks]
+        if any(cells):
+            lines.append(f"| {decoder} | {cache} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(found: dict[tuple[str, str, str], dict[str, Any]], decoder: str, cache: str, task: str) -> str:
+    result, base = found.get((decoder, cache, task)), found.get((decoder, "none", task))
+    if result is None or base is None:
+        return ""
+    right, count = sum(result["right"]), len(result["right"])
+    low, high = wilson(right, count)
+    same = sum(a == b for a, b in zip(result["texts"], base["texts"], strict=True)) / count
+    return f"{right}/{count} = {right / count:.1%} [{low:.1%}, {high:.1%}], agree {same:.1%}, rows {result['rows']:.0%}"
+
+
+def main() -> None:
+    """Run what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--batch-size", type=int, default=40)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first so many settings")
+    parser.add_argument("--table", action="store_true", help="only print the table of what is there")
+    given = parser.parse_args()
+    results = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    done = {(r["decoder"], r["cache"], r["task"]) for r in results}
+    lm = None if given.table else load(given.model, dtype=given.dtype)
+    for decoder, cache in SETTINGS[: given.settings]:
+        for task in given.tasks:
+            if lm is None or (decoder, cache, task) in done:
+                continue
+            results.append(run(lm, task, decoder, cache, given.count, given.batch_size))
+            with given.out.open("a", encoding="utf-8") as out:
+                print(json.dumps(results[-1]), file=out)
+            print(decoder, cache, task, f"{sum(results[-1]['right'])}/{len(results[-1]['right'])}", flush=True)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
