@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.canvas import Canvas
+from dkv.errors import AuditError
 from dkv.memory import Memory
 from dkv.model import Model
 from dkv.plan import At, Bucket, CachePolicy, Decoder, Step, exact, pack
@@ -35,7 +36,7 @@ class State:
     """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas; bucket: how row counts
     round up; audit: check every read.
 
-    What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; order,
+    What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; rank,
     score, fresh [B, T] as in `Step`; ragged: whether any position is padding.
     """
 
@@ -53,7 +54,7 @@ class State:
     index: Tensor = field(init=False)
     block: Tensor = field(init=False)
     done: Tensor = field(init=False)
-    order: Tensor = field(init=False)
+    rank: Tensor = field(init=False)
     score: Tensor = field(init=False)
     fresh: Tensor = field(init=False)
     ragged: bool = field(init=False)
@@ -61,7 +62,7 @@ class State:
     def __post_init__(self) -> None:
         canvas, zero = self.canvas, torch.zeros_like(self.canvas.prompt)
         self.clock, self.index, self.block, self.done = zero, zero, zero, zero.bool()
-        self.order = self.decoder.order(canvas)
+        self.rank = self.decoder.rank(canvas)
         self.score = torch.full_like(canvas.tokens, -torch.inf, dtype=torch.float32)
         self.fresh = torch.zeros_like(canvas.live)
         self.ragged = not bool(canvas.live.all())
@@ -69,8 +70,8 @@ class State:
 
 @dataclass(frozen=True)
 class Tick:
-    """What one step did. step: what was seen; rows [B, T]: what was computed; counts: rows of each sequence; done: which
-    sequences were finished before; read: what was read, or None; committed [B, T]: what the decoder fixed."""
+    """What one step did. step: what was seen; rows [B, T]: what was computed; counts: rows of each sequence; done:
+    which sequences were finished before; read: what was read, or None; committed [B, T]: what the decoder fixed."""
 
     step: Step
     rows: Tensor
@@ -84,7 +85,8 @@ class Tick:
 def advance(state: State) -> Tick | None:
     """One denoising step of every sequence that is not done; None when all are.
 
-    Raises AuditError under audit, where a plan would let attention read a slot that was never computed.
+    Raises AuditError under audit, where a plan would let attention read a slot that was never computed, or a decoder
+    fixes what was not read.
     """
     step = _observe(state)
     plan = state.policy.plan(step)
@@ -123,7 +125,7 @@ def _observe(state: State) -> Step:
         steps=schedule.steps,
         block=(first, first + schedule.block_length),
         wanted=state.fresh,
-        rank=state.order,
+        rank=state.rank,
         score=state.score,
         fresh=state.fresh,
         computed_at=state.memory.computed_at,
@@ -135,9 +137,7 @@ def _observe(state: State) -> Step:
 def _mask(state: State, rows: Tensor, visible: Tensor | None) -> Tensor | None:
     """Note what is about to be computed; the slots that attention may read, [B, 1, 1, T], or None for all."""
     state.memory.note(rows, state.clock)
-    if visible is None and not state.ragged and not state.audit:
-        return None
-    readable = state.canvas.live if visible is None else state.canvas.live & visible
+    readable = state.canvas.live if visible is None else state.canvas.live & visible & state.memory.computed
     if state.audit:
         state.memory.audit(readable, ~state.done)
     return readable[:, None, None] if state.ragged or visible is not None else None
@@ -164,6 +164,8 @@ def _commit(state: State, step: Step, read: Read | None) -> Tensor:
         state.fresh = torch.zeros_like(state.fresh)
         return state.fresh
     canvas, chosen = state.canvas, state.decoder.commit(step, read)
+    if state.audit and bool((chosen & ~step.wanted).any()):
+        raise AuditError("the decoder fixed a position that it had not read")
     candidates = canvas.tokens.view(-1).scatter(0, read.flat, read.token).view_as(canvas.tokens)
     canvas.tokens = torch.where(chosen, candidates, canvas.tokens)
     canvas.committed_at = torch.where(chosen, state.clock[:, None], canvas.committed_at)

@@ -6,7 +6,7 @@
     |-- PromptError        a prompt that cannot be used: empty, too long, no tokenizer for text (also a ValueError)
     |-- CheckpointError    a checkpoint that is missing, damaged or incomplete
     |   `-- UnsupportedModelError   a sound checkpoint whose mathematics dkv does not implement
-    `-- AuditError         a policy broke the cache contract (only under audit)
+    `-- AuditError         a policy or a decoder broke its contract (only under audit)
 
 Messages are one line: the argument, the value, the fix. The command line prints them and exits with 2.
 """
@@ -47,4 +47,4 @@ class UnsupportedModelError(CheckpointError):
 
 
 class AuditError(DkvError):
-    """Attention was about to read a slot that was never computed for its sequence."""
+    """Attention was about to read a slot that was never computed, or a token to be fixed that was never read."""

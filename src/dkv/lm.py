@@ -235,7 +235,7 @@ def _rule(decoder: str | Decoder) -> Decoder:
     if isinstance(decoder, str):
         return make_decoder(decoder)
     if not isinstance(decoder, Decoder):
-        raise SettingError(f"decoder={decoder!r} is neither a spec nor a Decoder; it needs order, wanted and commit")
+        raise SettingError(f"decoder={decoder!r} is neither a spec nor a Decoder; it needs rank, wanted and commit")
     return decoder
 
 

@@ -62,6 +62,11 @@ class Memory:
         """Bytes held by the buffers."""
         return sum(b.numel() * b.element_size() for layer in self.layers for b in layer.buffers.values())
 
+    @property
+    def computed(self) -> Tensor:
+        """[B, T] slots that were computed since their sequence joined."""
+        return self.computed_at != NEVER
+
     def note(self, rows: Tensor, clock: Tensor) -> None:
         """Record that rows [B, T] are computed at clock [B]."""
         self.computed_at = torch.where(rows, clock[:, None], self.computed_at)
@@ -71,7 +76,7 @@ class Memory:
 
         Raises AuditError naming the first such sequence and slot.
         """
-        bad = (readable & (self.computed_at == NEVER) & reading[:, None]).nonzero()
+        bad = (readable & ~self.computed & reading[:, None]).nonzero()
         if len(bad):
             row, slot = bad[0].tolist()
             raise AuditError(f"sequence {row} would read slot {slot}, which was never computed since it joined")

@@ -100,7 +100,7 @@ class Decoder(Protocol):
     """An unmasking rule. It keeps nothing between steps: what it knows ahead is its order, what it learns is in Step.
     Each sequence is treated on its own."""
 
-    def order(self, canvas: Canvas) -> Tensor:
+    def rank(self, canvas: Canvas) -> Tensor:
         """[B, T] the commit order, 0 first, as far as it is known when the sequences join; NEVER where it is not."""
         ...
 

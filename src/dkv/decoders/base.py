@@ -7,9 +7,9 @@ from torch import Tensor
 
 from dkv.canvas import NEVER, Canvas
 
-__all__ = ["no_order"]
+__all__ = ["no_rank"]
 
 
-def no_order(canvas: Canvas) -> Tensor:
+def no_rank(canvas: Canvas) -> Tensor:
     """The order of a decoder that cannot know it ahead."""
     return torch.full_like(canvas.tokens, NEVER)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dkv.canvas import Canvas, lowest
-from dkv.decoders.base import no_order
+from dkv.decoders.base import no_rank
 from dkv.plan import Step
 from dkv.sampling import Read
 
@@ -25,9 +25,9 @@ class Confidence:
 
     name: ClassVar[str] = "confidence"
 
-    def order(self, canvas: Canvas) -> Tensor:
+    def rank(self, canvas: Canvas) -> Tensor:
         """Not known before the forward."""
-        return no_order(canvas)
+        return no_rank(canvas)
 
     def wanted(self, step: Step) -> Tensor:
         """Every masked position of the block."""

@@ -45,7 +45,7 @@ class Random(_Ordered):
         if self.seed is not None and not 0 <= self.seed < 1 << 62:
             raise SpecError(f"decoder='random': seed={self.seed} must lie in [0, 2**62)")
 
-    def order(self, canvas: Canvas) -> Tensor:
+    def rank(self, canvas: Canvas) -> Tensor:
         """Ranks of one uniform draw per position, over the whole canvas."""
         seed = canvas.seed if self.seed is None else torch.full_like(canvas.seed, self.seed)
         # Clock -1 belongs to no forward: these draws never meet those of the sampling noise.
@@ -56,20 +56,20 @@ class Random(_Ordered):
 
 @dataclass(frozen=True)
 class RandomOrder(_Ordered):
-    """A given order: `positions[block][row]` lists absolute positions as they are to be decoded, for the sequences of
+    """A given order: `order[block][row]` lists absolute positions as they are to be decoded, for the sequences of
     one call in their order.
 
     Raises SettingError when generation starts, if a row repeats, misses or misplaces a position.
     """
 
-    positions: Sequence[Sequence[Sequence[int]]] = field(repr=False)
+    order: Sequence[Sequence[Sequence[int]]] = field(repr=False)
 
-    def order(self, canvas: Canvas) -> Tensor:
+    def rank(self, canvas: Canvas) -> Tensor:
         """Place of each position in its row's list, blocks one after another."""
         rank = torch.full_like(canvas.tokens, NEVER)
         masked = canvas.masked.tolist()
         for row, request in enumerate(canvas.request.tolist()):
-            listed = [int(p) for block in self.positions for of_row in block[request : request + 1] for p in of_row]
+            listed = [int(p) for block in self.order for of_row in block[request : request + 1] for p in of_row]
             expected = [p for p, is_masked in enumerate(masked[row]) if is_masked]
             if sorted(listed) != expected:
                 raise SettingError(f"order: row {request} must list each masked position of its response exactly once")

@@ -1,0 +1,62 @@
+"""The typer application: which commands there are, `--version`, and one boundary for every error."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from dkv.cli import caches, compare, generate
+from dkv.cli.guard import guarded
+
+__all__ = ["app", "run"]
+
+
+class _Guarded(TyperGroup):
+    """A group whose every error ends as one line and an exit code, however it is called (console script or test)."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run, and exit with the code that `guarded` gives."""
+        extra["standalone_mode"] = False
+        sys.exit(guarded(lambda: super(_Guarded, self).main(*args, **extra)))
+
+
+# Plain help: typer's rich help colours its output on some machines even when it goes to a file.
+app = typer.Typer(cls=_Guarded, name="dkv", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command()(generate.generate)
+app.command()(compare.compare)
+app.command()(caches.caches)
+
+
+def run() -> int:
+    """Run the application on sys.argv; the exit code."""
+    try:
+        app(prog_name="dkv")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            number = version("dkv")
+        except PackageNotFoundError:
+            number = "0+unknown"
+        print(f"dkv {number}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Generate text with diffusion language models, with every cache behind one interface."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())

@@ -1,0 +1,98 @@
+"""`dkv compare`: one prompt under several caches, side by side."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from dkv.cli import options
+from dkv.cli.console import printable, stdout_console
+from dkv.cli.prompt import read_prompt, read_stops
+from dkv.errors import SettingError
+
+if TYPE_CHECKING:
+    from dkv.cli.measure import Measured
+
+__all__ = ["compare"]
+
+_DEFAULT = ("none", "dkv-decode")
+
+
+def compare(
+    prompt: options.Prompt,
+    cache: options.Caches = None,
+    repeats: options.Repeats = 1,
+    model: options.Model = "tiny",
+    gen_length: options.GenLength = 128,
+    block_length: options.BlockLength = None,
+    steps: options.Steps = None,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    cfg_scale: options.CfgScale = 0.0,
+    seed: options.Seed = None,
+    decoder: options.Decoder = None,
+    stop_at_eos: options.StopAtEos = True,
+    cache_dtype: options.CacheDtype = None,
+    stop: options.Stop = None,
+    chat: options.Chat = None,
+    ids: options.Ids = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Generate a response to PROMPT under several caches, with one seed: speed, rows computed, and agreement."""
+    arguments = dict[str, Any](
+        gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,
+        top_k=top_k, cfg_scale=cfg_scale, seed=secrets.randbits(32) if seed is None else seed, decoder=decoder,
+        stop_at_eos=stop_at_eos, cache_dtype=cache_dtype, stop=read_stops(stop), chat=chat,
+    )  # fmt: skip
+    if repeats < 1:
+        raise SettingError(f"repeats={repeats} must be a whole number of at least 1")
+    given = read_prompt(prompt, ids)
+    import dkv
+    from dkv.cli.measure import measure
+
+    specs = list(cache or _DEFAULT)
+    for spec in specs:
+        dkv.caches.make_cache(spec)  # a misspelled last one should not cost the runs before it
+    lm = dkv.load(model, device=device, dtype=dtype)
+    measured = measure(lm, given, specs, repeats, arguments)
+    if as_json:
+        _print_json(lm.name, repeats, measured)
+    else:
+        _print_table(measured)
+
+
+def _print_json(model: str, repeats: int, measured: list[Measured]) -> None:
+    from dkv.cli.record import print_json, record_of
+
+    def one(m: Measured) -> dict[str, Any]:
+        timing = {"seconds": m.seconds, "tokens_per_second": m.speed, "agreement": m.agreement}
+        return {"cache": m.spec, **timing, **record_of(m.generation)}
+
+    print_json({"model": model, "repeats": repeats, "results": [one(m) for m in measured]})
+
+
+def _print_table(measured: list[Measured]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from dkv.cli.record import share_of, shown_text
+
+    table = Table(show_lines=True)
+    table.add_column("cache", overflow="fold")
+    for heading in ("tokens/s", "forwards", "rows computed", "agreement"):
+        table.add_column(heading, justify="right")
+    table.add_column("text", overflow="fold", ratio=1)
+    for m in measured:
+        stats = m.generation.stats
+        table.add_row(
+            Text(printable(m.spec)),
+            f"{m.speed:.1f}",
+            str(stats.forwards),
+            f"{stats.rows_computed} ({share_of(stats):.1%})",
+            f"{m.agreement:.1%}",
+            Text(printable(shown_text(m.generation))),
+        )
+    stdout_console().print(table)

@@ -1,0 +1,90 @@
+"""`dkv generate`: one prompt in, its text out; `--live` shows the canvas on the way."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dkv.cli import options
+from dkv.cli.console import is_terminal, printable, stderr_console
+from dkv.cli.prompt import read_prompt, read_stops
+from dkv.errors import SettingError
+
+if TYPE_CHECKING:
+    from dkv.cli.live import View
+    from dkv.generation import Frame, Generation
+    from dkv.lm import DiffusionLM
+
+__all__ = ["generate"]
+
+
+def generate(
+    prompt: options.Prompt,
+    model: options.Model = "tiny",
+    gen_length: options.GenLength = 128,
+    block_length: options.BlockLength = None,
+    steps: options.Steps = None,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    cfg_scale: options.CfgScale = 0.0,
+    seed: options.Seed = None,
+    cache: options.Cache = "dkv-decode",
+    decoder: options.Decoder = None,
+    stop_at_eos: options.StopAtEos = True,
+    cache_dtype: options.CacheDtype = None,
+    stop: options.Stop = None,
+    chat: options.Chat = None,
+    ids: options.Ids = False,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    live: options.Live = False,
+    svg: options.Svg = None,
+    as_json: options.Json = False,
+) -> None:
+    """Generate a response to PROMPT. The text goes to standard output, a line of counts to standard error."""
+    arguments = dict[str, Any](
+        gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,
+        top_k=top_k, cfg_scale=cfg_scale, seed=seed, cache=cache, decoder=decoder, stop_at_eos=stop_at_eos,
+        cache_dtype=cache_dtype, stop=read_stops(stop), chat=chat,
+    )  # fmt: skip
+    given = read_prompt(prompt, ids)
+    if svg is not None and (svg.is_dir() or not svg.parent.is_dir()):
+        raise SettingError(f"svg={str(svg)!r} must be a file in a directory that exists")
+    import dkv
+
+    lm = dkv.load(model, device=device, dtype=dtype)
+    if not live and svg is None:
+        _report(lm, lm.generate([given], progress=is_terminal(sys.stderr), **arguments)[0], as_json)
+        return
+    view, frames = _watch(lm, given, arguments, live, keep=svg is not None)
+    _report(lm, frames[-1].generation, as_json)
+    if svg is not None:
+        from dkv.cli.picture import save_picture
+
+        save_picture(svg, view, frames)
+
+
+def _watch(
+    lm: DiffusionLM, prompt: str | list[int], arguments: dict[str, Any], live: bool, keep: bool
+) -> tuple[View, list[Frame]]:
+    """Generate with the live view on standard error: how to draw, and the frames (the last one, unless `keep`)."""
+    from dkv.cli.live import View, watch
+
+    shown = prompt if isinstance(prompt, str) else f"{len(prompt)} token ids"
+    view = View(lm, shown, arguments["cache"])
+    return view, watch(lm.stream(prompt, **arguments), view, stderr_console() if live else None, keep)
+
+
+def _report(lm: DiffusionLM, generation: Generation | None, as_json: bool) -> None:
+    from dkv.cli.record import print_json, record_of, shown_text, summary_of
+
+    if generation is None:
+        raise RuntimeError("the stream ended without a result")
+    if as_json:
+        where = {"model": lm.name, "device": str(lm.model.device), "dtype": str(lm.model.dtype).removeprefix("torch.")}
+        print_json({**record_of(generation), **where})
+        return
+    print(printable(shown_text(generation)), flush=True)
+    print(printable(summary_of(generation)), file=sys.stderr)

@@ -1,0 +1,76 @@
+"""The boundary between the commands and the shell: every way to end becomes an exit code and at most one line.
+
+0: done. 1: the reader of our output went away, or a bug. 2: the user can fix it. 130: Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from dkv.cli.console import is_terminal, printable
+from dkv.errors import DkvError
+
+__all__ = ["guarded"]
+
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+def guarded(call: Callable[[], object]) -> int:
+    """The exit code of `call`, which returns one or nothing. Prints the line of an error to standard error."""
+    code = 0
+    try:
+        _forgive_encoding()
+        code = _as_code(call())
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        _drop_output()
+        code = 1
+    except DkvError as error:
+        code = _fail(str(error), 2)
+    except Exception as error:
+        code = _explain(error)
+    if code == 130 and is_terminal(sys.stderr):
+        # Ctrl-C can land between hiding the cursor and entering the block that shows it again.
+        sys.stderr.write(_SHOW_CURSOR)
+        sys.stderr.flush()
+    return code
+
+
+def _as_code(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """A usage error of typer's, which no stable name of its own tells apart, or a bug of ours."""
+    message = getattr(error, "format_message", None)
+    if message is not None:
+        context = getattr(error, "ctx", None)
+        path = getattr(context, "command_path", "dkv")
+        return _fail(f"{message().strip().rstrip('.')}; see {path} --help", 2)
+    if os.environ.get("DKV_TRACEBACK"):
+        raise error
+    return _fail(f"unexpected {type(error).__name__}: {error}; set DKV_TRACEBACK=1 to see where, and report it", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return code
+
+
+def _forgive_encoding() -> None:
+    """A character that the output's encoding lacks is written as an escape instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, or Python complains about the closed pipe while it exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

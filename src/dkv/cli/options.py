@@ -1,0 +1,98 @@
+"""The options that commands share, spelled as the Python arguments are, with dashes. No checks here: the library's own
+errors name argument, value and fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = [
+    "BlockLength",
+    "Cache",
+    "CacheDtype",
+    "Caches",
+    "CfgScale",
+    "Chat",
+    "Decoder",
+    "Device",
+    "Dtype",
+    "GenLength",
+    "Ids",
+    "Json",
+    "Live",
+    "Model",
+    "Prompt",
+    "Repeats",
+    "Seed",
+    "Steps",
+    "Stop",
+    "StopAtEos",
+    "Svg",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "number",
+    "whole",
+]
+
+
+def whole(text: str | int) -> int:
+    """An option's value as a whole number. typer's own parsers leave the value out of their message."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def number(text: str | float) -> float:
+    """An option's value as a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
+def _whole(name: str, meaning: str, **more: Any) -> Any:
+    return typer.Option(name, parser=whole, metavar="N", help=meaning, **more)
+
+
+def _number(name: str, meaning: str) -> Any:
+    return typer.Option(name, parser=number, metavar="X", help=meaning)
+
+
+def _text(name: str, meaning: str, metavar: str = "NAME") -> Any:
+    return typer.Option(name, metavar=metavar, help=meaning)
+
+
+_AS_LONG = "Default: as --gen-length."
+
+Prompt = Annotated[
+    str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from standard input.", show_default=False)
+]
+Model = Annotated[str, _text("--model", "tiny (the embedded model) or a checkpoint directory.")]
+Device = Annotated[str, _text("--device", "auto, cpu, cuda, ...")]
+Dtype = Annotated[str, _text("--dtype", "auto, float32, bfloat16, ...")]
+GenLength = Annotated[int, _whole("--gen-length", "Canvas length of the response.")]
+BlockLength = Annotated[int | None, _whole("--block-length", f"Tokens per block, decoded in turn. {_AS_LONG}")]
+Steps = Annotated[int | None, _whole("--steps", f"Denoising steps of the whole response. {_AS_LONG}")]
+Temperature = Annotated[float, _number("--temperature", "0 takes the most likely token.")]
+TopP = Annotated[float | None, _number("--top-p", "Sample from this share of the probability.")]
+TopK = Annotated[int | None, _whole("--top-k", "Sample from this many tokens.")]
+CfgScale = Annotated[float, _number("--cfg-scale", "Strength of classifier-free guidance.")]
+Seed = Annotated[int | None, _whole("--seed", "Of all random choices. Default: drawn, and reported.")]
+Repeats = Annotated[int, _whole("--repeats", "Timed runs of each cache, in turn; medians are shown.")]
+Cache = Annotated[str, _text("--cache", "Cache; `dkv caches` lists them.", "SPEC")]
+Caches = Annotated[list[str] | None, _text("--cache", "Cache; may be repeated. Default: none and dkv-decode.", "SPEC")]
+Decoder = Annotated[str | None, _text("--decoder", "Unmasking rule. Default: the model family's own.", "SPEC")]
+CacheDtype = Annotated[str | None, _text("--cache-dtype", "Of keys and values. Default: the model's.")]
+Stop = Annotated[list[str] | None, _text("--stop", "Stop before this text; may be repeated.", "TEXT")]
+StopAtEos = Annotated[
+    bool, typer.Option("--stop-at-eos/--no-stop-at-eos", help="Finish once all before the end-of-text is decided.")
+]
+Chat = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template. Default: if there is one.")]
+Ids = Annotated[bool, typer.Option("--ids", help="The prompt is token ids, separated by blanks or commas.")]
+Live = Annotated[bool, typer.Option("--live", help="Show the canvas denoise on a terminal. Counts in the seconds.")]
+Svg = Annotated[Path | None, typer.Option("--svg", metavar="PATH", help="Save a frame of the live view as a picture.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON object.")]

@@ -1,0 +1,25 @@
+"""The embedded model: where its files lie, the tasks it ships with and their frozen evaluation sets.
+
+Light to import: no torch, no tokenizer. The recipe is `python -m dkv.tiny.train`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+from dkv.tiny.tasks import EVALUATED, Example, Task
+
+__all__ = ["EVALUATION_DIR", "MODEL_DIR", "TASKS", "Example", "Task", "load_eval"]
+
+MODEL_DIR: Path = Path(__file__).parent / "model"
+EVALUATION_DIR: Path = Path(__file__).parent / "evaluation"
+SHIPPED = ("words", "lists", "code", "convert", "lookup")
+TASKS: dict[str, Task] = {name: EVALUATED[name] for name in SHIPPED}
+
+
+def load_eval(task: str) -> list[Example]:
+    """The frozen evaluation set of a task: 400 examples that training never draws."""
+    with gzip.open(EVALUATION_DIR / f"{task}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [Example(**json.loads(line)) for line in lines]

@@ -1,0 +1,40 @@
+"""What is trained when: the mix of tasks and of difficulties by progress, easy first, nothing ever dropped (replay).
+
+Copying is learned first (code, conversion, short look-ups), then facts (drill, short lists), then the whole mix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Until `end` (share of the whole run): weights of the tasks, and of the levels 0, 1 and 2."""
+
+    end: float
+    weights: dict[str, float]
+    levels: tuple[float, float, float]
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(0.08, {"code": 0.25, "convert": 0.20, "lookup": 0.20, "drill": 0.20, "lists": 0.10, "words": 0.05},
+          (0.8, 0.2, 0.0)),
+    Stage(0.20, {"code": 0.20, "convert": 0.15, "lookup": 0.20, "drill": 0.20, "lists": 0.13, "words": 0.12},
+          (0.4, 0.4, 0.2)),
+    Stage(0.62, {"code": 0.10, "convert": 0.12, "lookup": 0.20, "drill": 0.22, "lists": 0.16, "words": 0.20},
+          (0.45, 0.35, 0.2)),
+    Stage(1.00, {"code": 0.08, "convert": 0.10, "lookup": 0.18, "drill": 0.12, "lists": 0.22, "words": 0.30},
+          (0.10, 0.20, 0.7)),
+)  # fmt: skip
+
+
+def stage_at(progress: float) -> Stage:
+    """The stage of a progress between 0 and 1."""
+    return next((stage for stage in STAGES if progress < stage.end), STAGES[-1])
+
+
+def learning_rate(progress: float, step: int, warmup: int = 100, flat: float = 0.5) -> float:
+    """The factor on the learning rates: linear warm-up, constant, then linear decay to zero."""
+    decay = 1.0 if progress < flat else max(0.0, (1 - progress) / (1 - flat))
+    return min(1.0, (step + 1) / warmup) * decay

@@ -1,0 +1,35 @@
+"""The demonstration: one problem for the embedded model, without a cache and with dKV-Cache. `python -m dkv.tiny.demo`"""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+import dkv
+from dkv.tiny import TASKS, load_eval
+
+__all__ = ["main"]
+
+EXAMPLE = 0
+"""Which problem of the frozen evaluation set."""
+
+
+def main() -> None:
+    """Print the problem, and for each cache the worked answer, whether it is right, and its speed."""
+    console = Console(highlight=False)
+    example = load_eval("words")[EXAMPLE]
+    lm = dkv.load("tiny")
+    console.print(f"[bold]Problem[/]: {example.prompt}\n")
+    lm.generate(example.prompt, gen_length=example.gen_length)  # the first run also builds kernels
+    for cache in ("none", "dkv-decode"):
+        result = lm.generate(example.prompt, gen_length=example.gen_length, cache=cache)[0]
+        text, stats = result.text or "", result.stats
+        verdict = "right" if TASKS["words"].check(example, text) else "wrong"
+        console.print(f"[bold]{cache}[/] ({verdict})\n{text}")
+        console.print(
+            f"{stats.new_tokens} tokens in {stats.forwards} steps, {stats.seconds:.2f} s, "
+            f"[bold]{stats.tokens_per_second:.1f} tokens/s[/], {stats.rows_computed / stats.rows_total:.0%} of rows\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

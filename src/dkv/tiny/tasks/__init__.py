@@ -1,0 +1,11 @@
+"""The tasks of the embedded model, by name. `drill` is for training only."""
+
+from __future__ import annotations
+
+from dkv.tiny.tasks import code, convert, drill, lists, lookup, words
+from dkv.tiny.tasks.base import Example, Task, is_held_out
+
+__all__ = ["ALL", "EVALUATED", "Example", "Task", "is_held_out"]
+
+EVALUATED: dict[str, Task] = {t.name: t for t in (words.TASK, lists.TASK, code.TASK, convert.TASK, lookup.TASK)}
+ALL: dict[str, Task] = EVALUATED | {drill.TASK.name: drill.TASK}

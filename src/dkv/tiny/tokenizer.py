@@ -1,0 +1,96 @@
+"""Builds the tokenizer: byte-level BPE of 1,536 tokens, digits single, LLaDA's special tokens and a Llama-3 chat template.
+
+`python -m dkv.tiny.tokenizer` writes it beside the model. Built from generated examples only, so the same code gives
+the same file.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from dkv.tiny import MODEL_DIR
+from dkv.tiny.tasks import ALL
+
+VOCABULARY = 1536
+MASK, END, START = "<|mdm_mask|>", "<|endoftext|>", "<|startoftext|>"
+HEADER, END_HEADER, TURN = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
+SPECIAL = (START, END, HEADER, END_HEADER, TURN, MASK)
+# Digits stand alone, blanks never join digits, line feeds join each other: a number is spelt one way wherever it stands.
+PIECES = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+| +(?!\S)| +|\s"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+    "{{ message['content'] }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+
+
+def as_chat(prompt: str) -> str:
+    """The prompt through the chat template, up to where the response begins."""
+    return f"{START}{HEADER}user{END_HEADER}\n\n{prompt}{TURN}{HEADER}assistant{END_HEADER}\n\n"
+
+
+def corpus(seed: int, count: int) -> Iterator[str]:
+    """Prompts and answers of all tasks, `count` examples each, and the two roles."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        for task in ALL.values():
+            example = task.training(rng)
+            yield example.prompt[:300]  # long prompts repeat themselves
+            yield example.answer
+        yield "user\n\nassistant\n\nsystem"
+
+
+def build(seed: int = 0, count: int = 3000) -> Tokenizer:
+    """A tokenizer trained on the corpus of `seed`; special tokens take the last ids."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(SPECIAL),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(seed, count), trainer)
+    tokenizer.add_special_tokens(list(SPECIAL))
+    return tokenizer
+
+
+def load(folder: Path) -> Tokenizer:
+    """The tokenizer of a model directory."""
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a special token; a tokenizer without it is refused."""
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise ValueError(f"the tokenizer has no token {token}")
+    return int(number)
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the files that transformers' AutoTokenizer reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": START, "eos_token": END, "pad_token": END}
+    settings = names | {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 2048,
+        "clean_up_tokenization_spaces": False,
+        "additional_special_tokens": [HEADER, END_HEADER, TURN, MASK],
+        "chat_template": CHAT_TEMPLATE,
+    }
+    for name, content in (("tokenizer_config.json", settings), ("special_tokens_map.json", names)):
+        (folder / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    save(build(), MODEL_DIR)

@@ -1,0 +1,120 @@
+"""What the commands print when all is well."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import dkv
+from tests.cli.conftest import EOS, Cli
+
+SHORT = ["--gen-length", "16", "--seed", "3", "--dtype", "float32"]
+
+
+def test_generate_prints_text_and_summary(cli: Cli, checkpoint: Path) -> None:
+    result = cli("generate", "hello", "--model", str(checkpoint), *SHORT)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.endswith("\n")
+    for part in (" tokens, 16 steps, ", " tokens/s, ", "% of rows computed (cache dkv-decode:refresh=8", "seed 3)"):
+        assert part in result.stderr
+    assert "\x1b" not in result.output
+
+
+def test_generate_json_is_what_python_gives(cli: Cli, checkpoint: Path) -> None:
+    result = cli("generate", "hello", "--model", str(checkpoint), *SHORT, "--cache", "none", "--json")
+    got = json.loads(result.stdout)
+    (expected,) = dkv.load(checkpoint, dtype="float32").generate("hello", gen_length=16, seed=3, cache="none")
+    assert result.stderr == ""
+    assert (got["text"], got["token_ids"]) == (expected.text, expected.token_ids)
+    assert got["stats"]["rows_computed"] == got["stats"]["rows_total"] == 16 * (5 + 16)
+    assert got["settings"]["cache"] == "none"
+    assert got["settings"]["decoder"] == "confidence"
+    assert (got["seed"], got["model"], got["dtype"]) == (3, str(checkpoint), "float32")
+    assert {"version", "finish_reason", "prompt_ids"} <= set(got)
+
+
+def test_settings_reach_the_library(cli: Cli, checkpoint: Path) -> None:
+    options = "--block-length 8 --steps 8 --temperature 0.5 --top-p 0.9 --top-k 5 --no-stop-at-eos --stop xyz --stop zy"
+    spec = "dkv-decode:refresh=4,delay=2,warmup=1"
+    specs = ["--cache", spec, "--decoder", "random:seed=9", "--cache-dtype", "bfloat16"]
+    result = cli("generate", "hi", "--model", str(checkpoint), *SHORT, *options.split(), *specs, "--no-chat", "--json")
+    settings = json.loads(result.stdout)["settings"]
+    assert settings == {
+        "gen_length": 16, "block_length": 8, "steps": 8, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "cfg_scale": 0.0,
+        "seed": 3, "cache": spec, "decoder": "random:seed=9", "stop_at_eos": False, "cache_dtype": "bfloat16",
+        "stop": ["xyz", "zy"],
+    }  # fmt: skip
+
+
+def test_default_lengths_are_the_library_s(cli: Cli, checkpoint: Path) -> None:
+    settings = json.loads(cli("generate", "hi", "--model", str(checkpoint), "--json").stdout)["settings"]
+    assert (settings["gen_length"], settings["block_length"], settings["steps"]) == (128, 128, 128)
+
+
+def test_standard_input_and_token_ids(cli: Cli, checkpoint: Path) -> None:
+    common = ["--model", str(checkpoint), *SHORT, "--json"]
+    piped = json.loads(cli("generate", "-", *common, input="häh?\r\n").stdout)
+    typed = json.loads(cli("generate", "häh?", *common).stdout)
+    assert piped["prompt_ids"] == typed["prompt_ids"]
+    ids = " ".join(str(token) for token in typed["prompt_ids"])
+    assert json.loads(cli("generate", ids, "--ids", *common).stdout)["token_ids"] == typed["token_ids"]
+
+
+def test_a_checkpoint_without_a_tokenizer(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
+    result = cli("generate", "5, 6 7", "--ids", "--model", str(tmp_path), *SHORT, "--live")
+    assert result.exit_code == 0, result.output
+    assert all(0 <= int(token) < EOS for token in result.stdout.split())
+
+
+def test_live_without_a_terminal_is_plain(cli: Cli, checkpoint: Path) -> None:
+    common = ["generate", "hello", "--model", str(checkpoint), *SHORT]
+    plain, live = cli(*common), cli(*common, "--live")
+    assert live.stdout == plain.stdout
+    assert live.stderr.count("\n") == 1
+    assert "\x1b" not in live.output
+
+
+def test_compare_measures_against_the_first(cli: Cli, checkpoint: Path) -> None:
+    specs = ["--cache", "none", "--cache", "dkv-decode:refresh=1", "--cache", "dkv-prefill", "--repeats", "2"]
+    result = cli("compare", "hello", "--model", str(checkpoint), *SHORT, *specs, "--json")
+    got = json.loads(result.stdout)
+    assert [r["cache"] for r in got["results"]] == ["none", "dkv-decode:refresh=1", "dkv-prefill"]
+    none, same, prefill = got["results"]
+    assert none["agreement"] == same["agreement"] == 1.0
+    assert none["token_ids"] == same["token_ids"]
+    assert prefill["stats"]["rows_computed"] < none["stats"]["rows_computed"]
+    assert {r["seed"] for r in got["results"]} == {3}
+
+
+def test_compare_prints_one_table_of_none_and_decode(cli: Cli, checkpoint: Path) -> None:
+    result = cli("compare", "hello", "--model", str(checkpoint), *SHORT)
+    assert result.exit_code == 0, result.output
+    for word in ("tokens/s", "forwards", "rows computed", "agreement", "text", "none", "dkv-decode", "(100.0%)"):
+        assert word in result.stdout
+    assert result.stderr == ""
+
+
+def test_caches_lists_what_specs_can_name(cli: Cli) -> None:
+    listed = json.loads(cli("caches", "--json").stdout)
+    assert [entry["name"] for entry in listed["caches"]] == list(dkv.caches.known_caches())
+    assert [entry["name"] for entry in listed["decoders"]] == list(dkv.decoders.known_decoders())
+    decode = next(entry for entry in listed["caches"] if entry["name"] == "dkv-decode")
+    assert decode["keys"]["refresh"] == 8
+    assert all(entry["meaning"] for room in listed.values() for entry in room)
+    table = cli("caches").stdout
+    assert all(part in table for part in ("refresh=8", "dkv-greedy", "confidence", "seed (not set)"))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["generate", "--help"], ["compare", "--help"]])
+def test_help(cli: Cli, arguments: list[str]) -> None:
+    result = cli(*arguments)
+    assert result.exit_code == 0
+    assert "Usage: dkv" in result.stdout
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").stdout.startswith("dkv ")

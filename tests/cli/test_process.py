@@ -1,0 +1,102 @@
+"""What only a process of its own shows: imports, pipes, terminals, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Shell
+
+HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]])
+def test_help_imports_no_torch(arguments: list[str]) -> None:
+    code = f"import sys, dkv.cli; sys.argv = {['dkv', *arguments]!r}; dkv.cli.main(); print('torch' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    assert ended.stdout.endswith(b"False\n")
+
+
+def test_no_control_codes_in_a_pipe_whatever_the_environment_wants(shell: Shell, checkpoint: Path) -> None:
+    common = ["generate", "hi", "--model", str(checkpoint), "--gen-length", "8", "--live"]
+    ended = shell(*common, FORCE_COLOR="1", GITHUB_ACTIONS="1", TTY_COMPATIBLE="1", PYTHONIOENCODING="ascii")
+    assert ended.returncode == 0
+    printed = (ended.stdout + ended.stderr).replace(b"\n", b"").replace(b"\t", b"")
+    assert all(32 <= byte < 127 for byte in printed)
+
+
+def test_a_reader_that_went_away_is_no_news() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run([sys.executable, "-m", "dkv", "--help"], stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def in_terminal(arguments: list[str], interrupt_at: bytes | None = None, **environment: str) -> tuple[int, bytes]:
+    """Exit code of `dkv` on a terminal and all that it wrote there; interrupted once `interrupt_at` has appeared."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dkv", *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "NO_COLOR": "", "COLUMNS": "100", "LINES": "40", **environment},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    written = b""
+    while chunk := _read(ours, process):
+        written += chunk
+        if interrupt_at is not None and interrupt_at in written:
+            process.send_signal(signal.SIGINT)
+            interrupt_at = None
+    os.close(ours)
+    return process.wait(), written
+
+
+def _read(terminal: int, process: subprocess.Popen[bytes]) -> bytes:
+    """What comes next; nothing once the other side has closed. A process that stays silent too long is killed."""
+    if not select.select([terminal], [], [], 60)[0]:
+        process.kill()
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # how Linux says closed
+        return b""
+
+
+@pytest.mark.parametrize("command", ["generate --live", "generate", "compare --cache none"])
+def test_ctrl_c_leaves_a_clean_terminal(checkpoint: Path, command: str) -> None:
+    long = ["--model", str(checkpoint), "--gen-length", "1984", "--no-stop-at-eos"]
+    code, written = in_terminal([*command.split(), "hi", *long], HIDE)
+    assert code == 130
+    assert b"Traceback" not in written
+    assert written.rfind(SHOW) > written.rfind(HIDE) >= 0
+
+
+def test_live_on_a_terminal_draws_and_vanishes(checkpoint: Path) -> None:
+    common = ["generate", "hi", "--model", str(checkpoint), "--gen-length", "16", "--seed", "1", "--live"]
+    code, written = in_terminal(common)
+    assert code == 0
+    assert "■ committed, recomputed".encode() in written.replace(b"\x1b[1;32m", b"").replace(b"\x1b[0m", b"")
+    drawing, _, after = written.rpartition(SHOW)
+    assert b"positions" in drawing
+    assert b"positions" not in after
+    assert b"tokens/s" in after
+
+
+def test_no_color_is_respected(checkpoint: Path) -> None:
+    common = ["generate", "hi", "--model", str(checkpoint), "--gen-length", "16", "--live"]
+    colour = re.compile(rb"\x1b\[(\d+;)*3\d[;m]")
+    coloured, plain = in_terminal(common), in_terminal(common, NO_COLOR="1")
+    assert coloured[0] == plain[0] == 0
+    assert colour.search(coloured[1])
+    assert not colour.search(plain[1])

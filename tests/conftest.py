@@ -1,0 +1,69 @@
+"""Shared fixtures: a tiny random LLaDA checkpoint on disk, with and without a tokenizer, and what is loaded from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+import dkv
+from dkv.models import Transformer, load_model
+from tests.support.checkpoints import config_of, write_checkpoint, write_tokenizer
+
+hypothesis_settings.register_profile(
+    "dkv",
+    deadline=None,
+    derandomize=True,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+hypothesis_settings.load_profile("dkv")
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint directory without a tokenizer. Read only."""
+    return write_checkpoint(tmp_path_factory.mktemp("bare"))
+
+
+@pytest.fixture(scope="session")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights with a tokenizer and a chat template. Read only."""
+    return write_tokenizer(write_checkpoint(tmp_path_factory.mktemp("spoken")))
+
+
+@pytest.fixture(scope="session")
+def grouped(tmp_path_factory: pytest.TempPathFactory) -> Transformer:
+    """A model whose queries share keys and values in pairs and whose head is its embedding."""
+    config = config_of(n_kv_heads=2, weight_tying=True, n_layers=3)
+    directory = write_checkpoint(tmp_path_factory.mktemp("grouped"), config, seed=5)
+    return load_model(directory, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def model(bare: Path) -> Transformer:
+    """The network of `bare` in float32."""
+    return load_model(bare, torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
+def lm(spoken: Path) -> dkv.DiffusionLM:
+    """`spoken` in float32, audited."""
+    return dkv.load(spoken, device="cpu", dtype="float32", audit=True)
+
+
+@pytest.fixture(scope="session")
+def bare_lm(bare: Path) -> dkv.DiffusionLM:
+    """`bare` in float32, audited: token ids only."""
+    return dkv.load(bare, device="cpu", dtype="float32", audit=True)
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The directory of the published programs' traces."""
+    return REFERENCE
