@@ -41,9 +41,10 @@ class Stats:
 class Generation:
     """One finished sequence, with what made it.
 
-    token_ids: the response, gen_length long, end-of-text ids after the end-of-text; text: up to the end-of-text or a
-    stop text, None without a tokenizer; finish_reason: "stop" or "length"; trace: per step the (position in the
-    response, token id) pairs that were fixed, None unless asked for; seed: this sequence's own.
+    token_ids: the response, gen_length long, end-of-text ids after the end-of-text (with stop_at_eos=False the canvas as
+    it was filled); text: up to the end-of-text or a stop text, None without a tokenizer; finish_reason: "stop" or
+    "length"; trace: per step the (position in the response, token id) pairs that were fixed, None unless asked for;
+    seed: this sequence's own.
     """
 
     prompt_ids: list[int]
@@ -212,7 +213,7 @@ class Run:
         count, stopped = len(kept), len(kept) < len(ids)
         if (cut := self._find_stop(kept)) is not None:
             (text, count), stopped = cut, True
-        if len(kept) < len(ids):
+        if len(kept) < len(ids) and self._settings.stop_at_eos:
             ids = kept + [ids[len(kept)]] + [self.state.model.config.eos_ids[0]] * (len(ids) - len(kept) - 1)
         total = tally.forwards * (len(self._prompts[row]) + self._settings.gen_length)
         return Generation(
@@ -233,7 +234,8 @@ def _sampling(settings: Settings, batch: int, device: torch.device) -> Sampling:
         return None if value is None else torch.full((batch,), value, device=device)
 
     temperature = torch.full((batch,), float(settings.temperature), device=device)
-    return Sampling(temperature, each(settings.top_p), each(settings.top_k), greedy=settings.temperature == 0)
+    top_p = None if settings.top_p == 1 else settings.top_p  # 1 keeps everything; rounding must not drop the tail
+    return Sampling(temperature, each(top_p), each(settings.top_k), greedy=settings.temperature == 0)
 
 
 def _schedule(settings: Settings, batch: int, device: torch.device) -> Schedule:

@@ -162,6 +162,8 @@ class DiffusionLM:
 
     def _encode(self, prompt: Prompt, chat: bool | None, settings: Settings) -> list[int]:
         """A prompt as checked token ids. Raises PromptError."""
+        if not isinstance(prompt, str) and not _is_list(prompt):
+            raise PromptError(f"prompt: {prompt!r} is neither a text nor a list of token ids")
         ids = self._tokenize(prompt, chat) if isinstance(prompt, str) else list(prompt)
         config = self.model.config
         if not ids or (isinstance(prompt, str) and not prompt.strip()):
@@ -213,14 +215,15 @@ def _frames(run: Run) -> Iterator[Frame]:
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt or several, as a list of prompts. Raises PromptError."""
-    if isinstance(prompts, str) or (len(prompts) > 0 and all(isinstance(p, int) for p in prompts)):
+    if not _is_list(prompts) or (len(prompts) > 0 and all(isinstance(p, int) for p in prompts)):
         return [prompts]  # type: ignore[list-item]
     if not prompts:
         raise PromptError("prompt is empty; give a text, a list of token ids, or a list of either")
-    for prompt in prompts:
-        if not isinstance(prompt, (str, Sequence)):
-            raise PromptError(f"prompt: {prompt!r} is neither a text nor a list of token ids")
     return list(prompts)  # type: ignore[arg-type]
+
+
+def _is_list(prompt: object) -> bool:
+    return isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes, bytearray))
 
 
 def _policy(cache: str | CachePolicy) -> CachePolicy:
@@ -276,7 +279,8 @@ def _cpu_has_bfloat16() -> bool:
 
 def _named_dtype(argument: str, name: str) -> torch.dtype:
     if name not in _DTYPES:
-        raise SettingError(f"{argument}={name!r} is unknown; known: auto, {', '.join(_DTYPES)}")
+        known = ("auto", *_DTYPES) if argument == "dtype" else _DTYPES
+        raise SettingError(f"{argument}={name!r} is unknown; known: {', '.join(known)}")
     return _DTYPES[name]
 
 

@@ -30,7 +30,6 @@ class Tokenizer:
         self._templated, self._plain = FastTokenizer.from_str(serialized), FastTokenizer.from_str(serialized)
         self._plain.encode_special_tokens = True
         added = self._plain.get_added_tokens_decoder()
-        self._special = tuple(token.content for token in added.values() if token.special)
         self.turn_end_ids = tuple(i for i, token in added.items() if token.content in _TURN_ENDS)
         self._names = {key: _content(settings.get(key)) for key in ("bos_token", "eos_token", "pad_token")}
         # The checkpoint is data: its template runs sandboxed, without access to anything but the messages.
@@ -53,7 +52,9 @@ class Tokenizer:
         Raises PromptError where the template fails.
         """
         whole = self._render(content)
-        if not any(token in content for token in self._special):
+        coders = (self._templated, self._plain)
+        as_control, as_text = (coder.encode(content, add_special_tokens=False).ids for coder in coders)
+        if as_control == as_text:
             ids: list[int] = self._templated.encode(whole, add_special_tokens=False).ids
             return ids
         before, _, after = self._render(_SENTINEL).partition(_SENTINEL)
@@ -81,30 +82,51 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
     path = directory / "tokenizer.json"
     if not path.is_file():
         return None
+    settings_path = directory / "tokenizer_config.json"
+    settings = _settings(settings_path) if settings_path.is_file() else {}
+    template, template_path = _template(directory, settings) or (None, path)
     try:
-        settings = _settings(directory / "tokenizer_config.json")
-        return Tokenizer(path.read_text(encoding="utf-8"), settings, _template(directory, settings))
+        return Tokenizer(_text(path), settings, template)
+    except TemplateError as error:
+        raise CheckpointError(f"{template_path}: the chat template is not usable ({_line(error)})") from None
     except CheckpointError:
         raise
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
-        raise CheckpointError(f"{path}: is not a usable tokenizer ({' '.join(str(error).split())})") from None
+        raise CheckpointError(f"{path}: is not a usable tokenizer ({_line(error)}); fetch the file again") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({_line(error)}); fetch the file again") from None
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        settings = json.loads(_text(path))
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: is not valid JSON; fetch the file again") from None
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path}: does not hold an object; fetch the file again")
     return settings
 
 
-def _template(directory: Path, settings: dict[str, Any]) -> str | None:
-    """The default chat template: a file of its own in newer checkpoints, a string or a named list in older ones."""
+def _template(directory: Path, settings: dict[str, Any]) -> tuple[str, Path] | None:
+    """The default chat template and where it stands: a file of its own in newer checkpoints, a string or a named list
+    in older ones."""
     file = directory / "chat_template.jinja"
-    template = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    if file.is_file():
+        return _text(file), file
+    template = settings.get("chat_template")
     if isinstance(template, list):
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default")
-    return template if isinstance(template, str) else None
+    return (template, directory / "tokenizer_config.json") if isinstance(template, str) else None
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _content(token: Any) -> str:

@@ -41,6 +41,14 @@ def test_a_reader_that_went_away_is_no_news() -> None:
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run([sys.executable, "-m", "dkv", "--help"], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr == b"error: input or output: No space left on device\n"
+
+
 def in_terminal(arguments: list[str], interrupt_at: bytes | None = None, **environment: str) -> tuple[int, bytes]:
     """Exit code of `dkv` on a terminal and all that it wrote there; interrupted once `interrupt_at` has appeared."""
     ours, theirs = pty.openpty()

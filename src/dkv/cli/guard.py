@@ -32,13 +32,22 @@ def guarded(call: Callable[[], object]) -> int:
         code = 1
     except DkvError as error:
         code = _fail(str(error), 2)
+    except OSError as error:
+        code = _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", 2)
     except Exception as error:
         code = _explain(error)
-    if code == 130 and is_terminal(sys.stderr):
-        # Ctrl-C can land between hiding the cursor and entering the block that shows it again.
-        sys.stderr.write(_SHOW_CURSOR)
-        sys.stderr.flush()
+    if code == 130:
+        _show_cursor()
     return code
+
+
+def _show_cursor() -> None:
+    """Ctrl-C can land after a live region hid the cursor and before the block that shows it again is entered. Then
+    sys.stderr may also still be that region's stand-in, so this goes to the stream that the process began with."""
+    stream = sys.__stderr__
+    if stream is not None and is_terminal(stream):
+        stream.write(_SHOW_CURSOR)
+        stream.flush()
 
 
 def _as_code(value: object) -> int:

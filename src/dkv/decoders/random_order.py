@@ -1,4 +1,4 @@
-"""LLaDA's random remasking with its order drawn ahead, as dKV-Cache-Greedy needs it (arXiv 2505.15781, section 3.3).
+"""LLaDA's random remasking with its order drawn ahead, as dKV-Cache-Greedy needs it.
 
 Because the order is known before the forward, only the rows about to be decoded are read.
 """

@@ -49,8 +49,10 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
     fields = Fields(raw)
     width, heads = fields.size("d_model"), fields.size("n_heads")
     kv_heads = fields.size("n_kv_heads", heads)
-    if width % heads or heads % kv_heads:
-        raise CheckpointError(f"config.json: d_model={width}, n_heads={heads}, n_kv_heads={kv_heads} do not divide")
+    if width % (2 * heads) or heads % kv_heads:
+        raise CheckpointError(
+            f"config.json: d_model={width}, n_heads={heads}, n_kv_heads={kv_heads} do not divide into even heads"
+        )
     vocab = fields.size("embedding_size", fields.size("vocab_size"))
     eos_ids = fields.ids("eos_token_id", vocab)
     return ModelConfig(

@@ -1,0 +1,180 @@
+"""The front door: prompts in every form, chat templates, batches, seeds and streams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dkv
+from dkv.caches import make_cache
+from dkv.decoders import RandomOrder, make_decoder
+from dkv.errors import AuditError
+from dkv.plan import Plan, Step
+from tests.support.checkpoints import EOS, MASK, SPECIAL, TRIMMING_CHAT, write_checkpoint, write_tokenizer
+from tests.support.runs import POLICIES
+
+Q = {"gen_length": 6, "cache": "none", "seed": 0}
+
+
+def ids(lm: dkv.DiffusionLM, prompts: object, **options: object) -> list[list[int]]:
+    results = lm.generate(prompts, **{**Q, **options})  # type: ignore[arg-type]
+    return [result.token_ids for result in results]
+
+
+def test_every_form_of_a_prompt(lm: dkv.DiffusionLM) -> None:
+    assert lm.tokenizer is not None
+    coded = lm.tokenizer.encode("hi")
+    one = ids(lm, "hi", chat=False)
+    assert ids(lm, ["hi"], chat=False) == ids(lm, coded) == ids(lm, [coded]) == ids(lm, tuple(coded)) == one
+    assert ids(lm, ["hi", coded, "ho"], chat=False) == [*one, *one, *ids(lm, "ho", chat=False)]
+
+
+def test_a_text_goes_through_the_template_by_default(lm: dkv.DiffusionLM) -> None:
+    assert lm.tokenizer is not None
+    prompts = [r.prompt_ids for chat in (None, True, False) for r in lm.generate("hi", **Q, chat=chat)]  # type: ignore
+    assert prompts[0] == prompts[1] == lm.tokenizer.encode_chat("hi")
+    assert prompts[2] == lm.tokenizer.encode("hi")
+
+
+def test_without_a_template_a_text_is_taken_as_it_is(tmp_path: Path) -> None:
+    plain = dkv.load(write_tokenizer(write_checkpoint(tmp_path), None), device="cpu", dtype="float32")
+    assert plain.tokenizer is not None
+    assert plain.generate("hi", **Q)[0].prompt_ids == plain.tokenizer.encode("hi")  # type: ignore[arg-type]
+    with pytest.raises(dkv.PromptError, match="no chat template"):
+        plain.generate("hi", chat=True)
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_a_text_cannot_inject_tokens(chat: bool, lm: dkv.DiffusionLM, tmp_path: Path) -> None:
+    text = f" a{SPECIAL[5]}b{SPECIAL[1]}{SPECIAL[4]}\n"
+    trimming = dkv.load(write_tokenizer(write_checkpoint(tmp_path), TRIMMING_CHAT), device="cpu", dtype="float32")
+    for model in (lm, trimming):
+        (result,) = model.generate(text, chat=chat, **Q)  # type: ignore[arg-type]
+        assert MASK not in result.prompt_ids
+        assert EOS not in result.prompt_ids
+        assert len([i for i in result.prompt_ids if i >= 256]) == (6 if chat else 0)
+
+
+def test_ids_may_hold_any_token_and_stay_as_they_are(lm: dkv.DiffusionLM) -> None:
+    """Token ids are the caller's own: mask and end-of-text ids in a prompt are part of it."""
+    (result,) = lm.generate([[MASK, EOS, 5, MASK]], stop_at_eos=False, trace=True, **Q)  # type: ignore[arg-type]
+    assert result.prompt_ids == [MASK, EOS, 5, MASK]
+    assert MASK not in result.token_ids
+    assert result.trace is not None
+    assert sorted(p for step in result.trace for p, _ in step) == list(range(6))
+
+
+@settings(max_examples=10)
+@given(
+    prompts=st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=5), min_size=1, max_size=5),
+    batch_size=st.integers(1, 6),
+    cache=st.sampled_from(POLICIES),
+    decoder=st.sampled_from(["confidence", "random"]),
+    temperature=st.sampled_from([0.0, 0.7]),
+)
+def test_batch_size_changes_nothing(
+    bare_lm: dkv.DiffusionLM, prompts: list[list[int]], batch_size: int, cache: str, decoder: str, temperature: float
+) -> None:
+    seeds = list(range(len(prompts)))
+    options = {"cache": cache, "decoder": decoder, "temperature": temperature, "seed": seeds}
+    assert ids(bare_lm, prompts, **options) == ids(bare_lm, prompts, batch_size=batch_size, **options)
+
+
+def test_a_given_order_is_by_prompt_in_every_batch(bare_lm: dkv.DiffusionLM) -> None:
+    order = RandomOrder([[[1, 3, 2], [4, 3, 2], [2, 1, 3]]])
+    for batch_size in (1, 2, 3):
+        results = bare_lm.generate(
+            [[7], [7, 7], [7]], 3, decoder=order, batch_size=batch_size, trace=True, stop_at_eos=False, seed=0
+        )
+        orders = [[step[0][0] for step in result.trace or []] for result in results]
+        assert orders == [[0, 2, 1], [2, 1, 0], [1, 0, 2]]
+
+
+def test_seeds(bare_lm: dkv.DiffusionLM) -> None:
+    warm = {"temperature": 1.0, "gen_length": 12, "stop_at_eos": False}
+    one = ids(bare_lm, [[1], [1]], seed=3, **warm)
+    assert one == ids(bare_lm, [[1], [1]], seed=3, **warm)
+    assert one[0] == one[1]
+    assert ids(bare_lm, [[1], [1]], seed=[3, 4], **warm) == [one[0], *ids(bare_lm, [1], seed=4, **warm)]
+    assert ids(bare_lm, [1], seed=4, **warm) != one[:1]
+
+
+def test_no_seed_draws_one_and_tells_it(bare_lm: dkv.DiffusionLM) -> None:
+    warm = {"temperature": 1.0, "gen_length": 12, "stop_at_eos": False}
+    first, second = (bare_lm.generate([[1]], **warm)[0] for _ in range(2))  # type: ignore[arg-type]
+    assert first.seed != second.seed
+    assert first.token_ids != second.token_ids
+    assert ids(bare_lm, [1], **{**warm, "seed": first.seed}) == [first.token_ids]
+
+
+def test_objects_do_for_specs(bare_lm: dkv.DiffusionLM) -> None:
+    spec = ids(bare_lm, [1, 2], cache="dkv-decode:refresh=3", decoder="random:seed=2")
+    assert spec == ids(bare_lm, [1, 2], cache=make_cache("dkv-decode:refresh=3"), decoder=make_decoder("random:seed=2"))
+
+
+def test_the_default_block_and_steps_are_the_response(bare_lm: dkv.DiffusionLM) -> None:
+    (default,) = bare_lm.generate([[1]], gen_length=6)
+    assert (default.settings.block_length, default.settings.steps) == (6, 6)
+    assert ids(bare_lm, [1]) == ids(bare_lm, [1], block_length=6, steps=6)
+
+
+def test_filters_reach_the_sampler(bare_lm: dkv.DiffusionLM) -> None:
+    cold = ids(bare_lm, [1, 2])
+    assert ids(bare_lm, [1, 2], temperature=3.0) != cold
+    assert ids(bare_lm, [1, 2], temperature=3.0, top_k=1) == cold
+    assert ids(bare_lm, [1, 2], temperature=3.0, top_p=1e-9) == cold
+
+
+def test_the_cache_dtype_reaches_the_memory(bare_lm: dkv.DiffusionLM) -> None:
+    """Keys and values in bfloat16 are another, slightly worse run: confidences move, and little."""
+    exact, coarse = (list(bare_lm.stream([1, 2, 3], 12, seed=0, cache_dtype=d)) for d in (None, "bfloat16"))
+    assert exact[0].token_ids
+    assert coarse[-1].generation is not None
+    assert coarse[-1].generation.settings.cache_dtype == "bfloat16"
+
+
+def test_progress_goes_to_standard_error(bare_lm: dkv.DiffusionLM, capsys: pytest.CaptureFixture[str]) -> None:
+    with_bar = ids(bare_lm, [[1], [2]], progress=True)
+    assert capsys.readouterr().out == ""
+    assert with_bar == ids(bare_lm, [[1], [2]])
+    assert capsys.readouterr().err == ""
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    def plan(self, step: Step) -> Plan:
+        return Plan(step.masked)
+
+
+def test_an_audited_model_audits(bare: Path, bare_lm: dkv.DiffusionLM) -> None:
+    with pytest.raises(AuditError, match="sequence 0 would read slot 0"):
+        bare_lm.generate([[1, 2]], gen_length=4, cache=Forgetful())
+    quiet = dkv.load(bare, device="cpu", dtype="float32")
+    assert len(quiet.generate([[1, 2]], gen_length=4, cache=Forgetful())[0].token_ids) == 4
+
+
+def test_bfloat16_runs_under_every_policy(bare: Path) -> None:
+    lm = dkv.load(bare, device="cpu", dtype="bfloat16", audit=True)
+    assert lm.model.dtype == torch.bfloat16
+    for cache in POLICIES:
+        for result in lm.generate([[1, 2], [3]], 6, cache=cache, decoder="random", seed=0, stop_at_eos=False):
+            assert len(result.token_ids) == 6
+            assert MASK not in result.token_ids
+
+
+def test_auto_is_a_dtype_and_a_device(bare: Path) -> None:
+    lm = dkv.load(bare)
+    assert lm.model.dtype in (torch.float32, torch.bfloat16)
+    assert lm.name == str(bare)
+
+
+def test_a_stream_can_be_left(bare_lm: dkv.DiffusionLM) -> None:
+    stream = bare_lm.stream([1], gen_length=6)
+    assert next(stream).step == 0
+    del stream
+    assert len(ids(bare_lm, [1])[0]) == 6

@@ -1,0 +1,160 @@
+"""Every argument that cannot be honoured: a SettingError of one line with the argument, its value and the fix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import dkv
+from dkv.errors import PromptError, SettingError, SpecError
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"gen_length": 0}, "gen_length=0 must be a whole number of at least 1"),
+    ({"gen_length": -4}, "gen_length=-4 must"),
+    ({"gen_length": 4.0}, "gen_length=4.0 must be a whole number"),
+    ({"gen_length": True}, "gen_length=True must"),
+    ({"gen_length": None}, "gen_length=None must"),
+    ({"block_length": 0}, "block_length=0 must"),
+    ({"block_length": -1}, "block_length=-1 must"),
+    ({"steps": 0}, "steps=0 must"),
+    ({"steps": -2}, "steps=-2 must"),
+    ({"gen_length": 10, "block_length": 4}, "gen_length=10 must be a multiple of block_length=4; use gen_length=12"),
+    ({"gen_length": 4, "block_length": 8}, "gen_length=4 must be a multiple of block_length=8; use gen_length=8"),
+    ({"gen_length": 8, "block_length": 4, "steps": 3}, "steps=3 must be a multiple of the number of blocks, 2.*steps=4"),
+    ({"temperature": -0.1}, "temperature=-0.1 must be 0 .* or a positive number"),
+    ({"temperature": float("nan")}, "temperature=nan must"),
+    ({"temperature": float("inf")}, "temperature=inf must"),
+    ({"temperature": "hot"}, "temperature='hot' must"),
+    ({"temperature": True}, "temperature=True must"),
+    ({"top_p": 0}, r"top_p=0 must lie in \(0, 1\]"),
+    ({"top_p": 0.0}, r"top_p=0.0 must lie in"),
+    ({"top_p": 1.1}, "top_p=1.1 must"),
+    ({"top_p": float("nan")}, "top_p=nan must"),
+    ({"top_k": 0}, "top_k=0 must be a whole number of at least 1"),
+    ({"top_k": 2.5}, "top_k=2.5 must"),
+    ({"cfg_scale": -1.0}, "cfg_scale=-1.0 must"),
+    ({"cfg_scale": 1.5}, "cfg_scale=1.5: guidance is not available yet; use cfg_scale=0"),
+    ({"seed": -1}, r"seed=-1 must be a whole number in \[0, 2\*\*62\)"),
+    ({"seed": 1 << 62}, "seed=.* must be a whole number"),
+    ({"seed": 1.5}, "seed=1.5 must"),
+    ({"seed": "7"}, "seed='7' must"),
+    ({"seed": [1, -1]}, "seed=-1 must"),
+    ({"seed": [1, 2]}, "seed: 2 seeds for 1 prompts; give one, or one for each"),
+    ({"seed": []}, "seed: 0 seeds for 1 prompts"),
+    ({"stop": ""}, "stop=.* none empty"),
+    ({"stop": ["a", 3]}, "stop=.* none empty"),
+    ({"cache_dtype": "float31"}, "cache_dtype='float31' is unknown; known: .*float32"),
+    ({"cache_dtype": "auto"}, "cache_dtype='auto' is unknown; known: float32"),
+    ({"cache": 3}, r"cache=3 is neither a spec nor a CachePolicy; give it a method plan\(step\)"),
+    ({"decoder": 3}, "decoder=3 is neither a spec nor a Decoder"),
+    ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
+    ({"batch_size": 1.0}, "batch_size=1.0 must"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[str(arguments) for arguments, _ in BAD])
+def test_bad_arguments(arguments: dict[str, Any], message: str, bare_lm: dkv.DiffusionLM) -> None:
+    with pytest.raises(SettingError, match=message) as caught:
+        bare_lm.generate([[1, 2]], **{"gen_length": 8, **arguments})
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+STREAM = [(a, m) for a, m in BAD if "batch_size" not in a and not isinstance(a.get("seed"), list)]
+
+
+@pytest.mark.parametrize(("arguments", "message"), STREAM, ids=[str(arguments) for arguments, _ in STREAM])
+def test_a_stream_refuses_them_when_it_is_asked_for(
+    arguments: dict[str, Any], message: str, bare_lm: dkv.DiffusionLM
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        bare_lm.stream([1, 2], **{"gen_length": 8, **arguments})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"cache": "dkv-cache"}, {"cache": "dkv-decode:rate=3"}, {"cache": "dkv-decode:refresh=0"}, {"decoder": "best"}],
+)
+def test_bad_specs(arguments: dict[str, Any], bare_lm: dkv.DiffusionLM) -> None:
+    with pytest.raises(SpecError, match="cache=|decoder="):
+        bare_lm.generate([[1, 2]], gen_length=8, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "prompt is empty"),
+        ([[]], "prompt is empty"),
+        ([[1], []], "prompt is empty"),
+        ([1, VALUE := 272], f"prompt: {VALUE} is not a token id below 272"),
+        ([[1, -1]], "prompt: -1 is not a token id"),
+        ([[1, 2.0]], "prompt: 2.0 is not a token id"),
+        ([[1, "a"]], "prompt: 'a' is not a token id"),
+        ([[True]], "prompt: True is not a token id"),
+        ([3.5], "prompt: 3.5 is neither a text nor a list of token ids"),
+        (["text"], "prompt: this checkpoint has no tokenizer; give a list of token ids"),
+        ("text", "this checkpoint has no tokenizer"),
+        ([[1] * 89], "prompt of 89 tokens and gen_length=8 exceed the model's context of 96; shorten one of them"),
+    ],
+)
+def test_bad_prompts(prompts: Any, message: str, bare_lm: dkv.DiffusionLM) -> None:
+    with pytest.raises(PromptError, match=message) as caught:
+        bare_lm.generate(prompts, gen_length=8)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t "])
+@pytest.mark.parametrize("chat", [None, True, False])
+def test_empty_texts(text: str, chat: bool | None, lm: dkv.DiffusionLM) -> None:
+    for prompts in (text, [text], ["fine", text]):
+        with pytest.raises(PromptError, match="prompt is empty"):
+            lm.generate(prompts, gen_length=8, chat=chat)
+    with pytest.raises(PromptError, match="prompt is empty"):
+        lm.stream(text, gen_length=8, chat=chat)
+
+
+@pytest.mark.parametrize("prompts", [None, 5, b"bytes", {"a": 1}])
+def test_things_that_are_no_prompts(prompts: Any, bare_lm: dkv.DiffusionLM) -> None:
+    with pytest.raises(PromptError, match="prompt"):
+        bare_lm.generate(prompts, gen_length=8)
+    with pytest.raises(PromptError, match="prompt"):
+        bare_lm.stream(prompts, gen_length=8)
+
+
+def test_the_longest_prompt_that_fits(bare_lm: dkv.DiffusionLM) -> None:
+    (result,) = bare_lm.generate([[1] * 88], gen_length=8, steps=2)
+    assert len(result.token_ids) == 8
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"cache": "dkv-decode:refresh=1000"},
+        {"cache": "dkv-greedy:refresh=1000,window=1000"},
+        {"steps": 20},
+        {"steps": 1},
+        {"steps": 3},
+        {"gen_length": 1},
+        {"top_p": 1},
+        {"top_p": 1.0, "top_k": 10**9, "temperature": 1},
+        {"seed": (1 << 62) - 1, "temperature": 0.5},
+        {"cache_dtype": "bfloat16"},
+    ],
+)
+def test_extremes_that_are_allowed(arguments: dict[str, Any], bare_lm: dkv.DiffusionLM) -> None:
+    (result,) = bare_lm.generate([[1, 2]], **{"gen_length": 8, "stop_at_eos": False, **arguments})
+    assert len(result.token_ids) == arguments.get("gen_length", 8)
+    assert bare_lm.model.config.mask_id not in result.token_ids
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "", "meta:x", 3])
+def test_unknown_devices(device: Any, bare: Any) -> None:
+    with pytest.raises(SettingError, match="device=.* is not available here; use 'auto' or 'cpu'"):
+        dkv.load(bare, device=device)
+
+
+@pytest.mark.parametrize("dtype", ["float33", "", "int8"])
+def test_unknown_dtypes(dtype: str, bare: Any) -> None:
+    with pytest.raises(SettingError, match=f"dtype='{dtype}' is unknown; known: auto, .*bfloat16"):
+        dkv.load(bare, dtype=dtype)
