@@ -2,8 +2,8 @@
 
     python benchmarks/invariance.py --dtypes float32 bfloat16
 
-In float32 the expected figure is zero. In bfloat16 the kernels round differently for different numbers of rows, and a near
-tie can fall the other way.
+In float32 the expected figure is zero. In bfloat16 the kernels round differently for different numbers of rows, and a
+near tie can fall the other way.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ class Generation:
 @dataclass(frozen=True)
 class Frame:
     """The response of one sequence after a step. token_ids: fixed tokens, candidates read at this step, the mask id
-    elsewhere; committed, provisional: which are which; computed: response positions computed at this step (the others
-    were served from the cache); prompt_computed: how many prompt rows were; generation: on the last frame only."""
+    elsewhere; committed, provisional: which are which; computed: response positions computed at this step (others came
+    from the cache); prompt_computed: how many prompt rows were; generation: on the last frame only."""
 
     step: int
     token_ids: list[int]
@@ -122,16 +122,23 @@ class Run:
             audit=audit,
         )
         self._tallies = [_Tally() for _ in prompts]
-        self._began = time.perf_counter()
+        self._seconds = 0.0
 
     def ticks(self) -> Iterator[Tick]:
-        """Step until every sequence is done, keeping count."""
-        while (tick := advance(self.state)) is not None:
+        """Step until every sequence is done, keeping count. What the consumer does between steps is not timed."""
+        while (tick := self._step()) is not None:
+            yield tick
+        self._clock_out([True] * len(self._prompts))
+
+    def _step(self) -> Tick | None:
+        began = time.perf_counter()
+        tick = advance(self.state)
+        if tick is not None:
             self._count(tick)
             if self._settings.stop and self._tokenizer:
                 self._stop_at_texts()
-            yield tick
-        self._clock_out([True] * len(self._prompts))
+        self._seconds += time.perf_counter() - began
+        return tick
 
     def _count(self, tick: Tick) -> None:
         self._clock_out(tick.done)
@@ -147,10 +154,9 @@ class Run:
 
     def _clock_out(self, done: list[bool]) -> None:
         """A finished sequence ended with the step before: take its time once."""
-        now = time.perf_counter() - self._began
         for tally, is_done in zip(self._tallies, done, strict=True):
             if is_done and tally.seconds is None:
-                tally.seconds = now
+                tally.seconds = self._seconds
 
     def _stop_at_texts(self) -> None:
         """Finish the sequences whose settled beginning holds a stop text."""

@@ -248,7 +248,8 @@ def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
     if not show:
         yield lambda _: None
         return
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    bar = Progress(console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False)
+    with bar:
         task = bar.add_task("denoising", total=total)
         yield lambda done: bar.advance(task, done)
 
@@ -259,7 +260,7 @@ def _device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-        torch.zeros(1, device=place)
+        torch.zeros(1, device=place).item()  # the only sure test that it computes
     except (RuntimeError, AssertionError, NotImplementedError):
         raise SettingError(f"device={device!r} is not available here; use 'auto' or 'cpu'") from None
     return place

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from dkv.errors import SettingError
 from dkv.plan import CachePolicy, Decoder
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "seed_of", "texts_of"]
+
+_HOTTEST = 1e6
+"""Beyond any use; far enough from where float32 ends."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,10 @@ class Settings:
                 raise SettingError(f"seed={seed!r} must be a whole number in [0, 2**62)")
 
     def _check_sampling(self) -> None:
-        if not (_is_number(self.temperature) and 0 <= self.temperature < math.inf):
-            raise SettingError(f"temperature={self.temperature!r} must be 0 (most likely token) or a positive number")
+        if not (_is_number(self.temperature) and 0 <= self.temperature <= _HOTTEST):
+            raise SettingError(
+                f"temperature={self.temperature!r} must be 0 (most likely token), or at most {_HOTTEST:g}"
+            )
         if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
             raise SettingError(f"top_p={self.top_p!r} must lie in (0, 1]; leave it out for no filter")
         if self.top_k is not None:
@@ -89,13 +94,17 @@ def seed_of(seed: int | Sequence[int] | None) -> int | tuple[int, ...]:
 
 
 def texts_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """`stop` as a tuple."""
-    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+    """`stop` as a tuple. Raises SettingError."""
+    if stop is None or isinstance(stop, str):
+        return () if stop is None else (stop,)
+    if not isinstance(stop, Sequence):
+        raise SettingError(f"stop={stop!r} must be a text or several")
+    return tuple(stop)
 
 
 def _whole(name: str, value: object) -> None:
-    if type(value) is not int or value < 1:
-        raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
+    if type(value) is not int or not 1 <= value < 1 << 31:
+        raise SettingError(f"{name}={value!r} must be a whole number of at least 1 (and below 2**31)")
 
 
 def _is_number(value: object) -> bool:

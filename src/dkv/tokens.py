@@ -43,7 +43,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Text as it is, with what the tokenizer itself puts around a text (often nothing)."""
-        ids: list[int] = self._plain.encode(text).ids
+        ids: list[int] = self._plain.encode(_well_formed(text)).ids
         return ids
 
     def encode_chat(self, content: str) -> list[int]:
@@ -51,7 +51,7 @@ class Tokenizer:
 
         Raises PromptError where the template fails.
         """
-        whole = self._render(content)
+        whole = self._render(_well_formed(content))
         coders = (self._templated, self._plain)
         as_control, as_text = (coder.encode(content, add_special_tokens=False).ids for coder in coders)
         if as_control == as_text:
@@ -127,6 +127,15 @@ def _template(directory: Path, settings: dict[str, Any]) -> tuple[str, Path] | N
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _well_formed(text: str) -> str:
+    """Refuse half a surrogate pair, which is no text. Raises PromptError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"prompt: character {error.start} is half a surrogate pair; give well-formed text") from None
+    return text
 
 
 def _content(token: Any) -> str:

@@ -34,9 +34,9 @@ def due(step: Step, every: int) -> Tensor:
 
 
 def require(name: str, key: str, value: int, least: int) -> None:
-    """Refuse a key below its least value. Raises SpecError."""
-    if value < least:
-        raise SpecError(f"cache={name!r}: {key}={value} must be at least {least}")
+    """Refuse a key that is not a whole number of at least `least`. Raises SpecError."""
+    if type(value) is not int or not least <= value < 1 << 31:
+        raise SpecError(f"cache={name!r}: {key}={value!r} must be a whole number of at least {least} (and below 2**31)")
 
 
 @dataclass(frozen=True)

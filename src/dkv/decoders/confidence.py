@@ -1,6 +1,6 @@
 """LLaDA's low-confidence remasking: read every masked position of the block, fix the most confident ones.
 
-How many is fixed by the schedule (`Step.quota`). Source: LLaDA's published sampler (arXiv 2502.09992, the section on inference).
+How many is fixed by the schedule (`Step.quota`). Source: LLaDA's published sampler (arXiv 2502.09992, "Inference").
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The demonstration: one problem for the embedded model, without a cache and with dKV-Cache. `python -m dkv.tiny.demo`"""
+"""The demonstration: one problem for the embedded model, without a cache and with dKV-Cache.
+
+`python -m dkv.tiny.demo`, which is what `make demo` runs.
+"""
 
 from __future__ import annotations
 
