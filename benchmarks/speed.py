@@ -30,7 +30,7 @@ from dkv.lm import load
 from dkv.models.layers import Transformer, Turn, attention, bucket_for
 from dkv.sampling import Sampling
 
-POLICIES = ("dkv-decode", "dkv-prefill", "dkv-pd", "dkv-greedy:refresh=8,window=4")
+POLICIES = ("dkv-decode", "dkv-prefill", "dkv-pd", "dkv-greedy", "dkv-greedy:refresh=8,window=4")
 
 
 def begin(model: Transformer, spec: str, prompt: int, gen_length: int) -> State:

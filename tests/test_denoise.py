@@ -8,10 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from dkv.canvas import NEVER, Canvas
 from dkv.denoise import State, Tick, advance, finish
+from dkv.errors import AuditError
 from dkv.models import Transformer
 from dkv.plan import Plan, Step
+from dkv.sampling import Read
 from tests.support.runs import POLICIES, Scripted, play, positions, start, start_and_play
 
 PROMPTS = st.lists(st.lists(st.integers(0, 255), min_size=1, max_size=8), min_size=2, max_size=4)
@@ -207,3 +211,22 @@ def test_seeds_matter_and_nothing_else_does(model: Transformer) -> None:
 
     assert tokens(3) == tokens(3)
     assert len({tuple(tokens(seed)) for seed in range(5)}) == 5
+
+
+@dataclass(frozen=True)
+class Hasty:
+    """Fixes everything that is masked, read or not."""
+
+    def rank(self, canvas: Canvas) -> Tensor:
+        return torch.full_like(canvas.tokens, NEVER)
+
+    def wanted(self, step: Step) -> Tensor:
+        return step.masked & (step.canvas.position == step.canvas.prompt[:, None])
+
+    def commit(self, step: Step, read: Read) -> Tensor:
+        return step.masked
+
+
+def test_audit_stops_a_decoder_that_fixes_what_was_not_read(model: Transformer) -> None:
+    with pytest.raises(AuditError, match="had not read"):
+        play(start(model, [[1, 2]], 3, decoder=Hasty()))

@@ -169,9 +169,7 @@ def test_what_made_it_is_recorded(bare_lm: dkv.DiffusionLM) -> None:
 
 
 def test_statistics_and_trace(bare_lm: dkv.DiffusionLM) -> None:
-    (result,) = bare_lm.generate(
-        [[1, 2]], 8, cache="dkv-decode:refresh=100,warmup=1", trace=True, stop_at_eos=False
-    )
+    (result,) = bare_lm.generate([[1, 2]], 8, cache="dkv-decode:refresh=100,warmup=1", trace=True, stop_at_eos=False)
     stats = result.stats
     assert stats.forwards == 8
     assert stats.rows_total == 8 * 10

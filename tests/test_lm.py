@@ -105,7 +105,7 @@ def test_seeds(bare_lm: dkv.DiffusionLM) -> None:
 
 
 def test_no_seed_draws_one_and_tells_it(bare_lm: dkv.DiffusionLM) -> None:
-    warm = {"temperature": 1.0, "gen_length": 12, "stop_at_eos": False}
+    warm = {"temperature": 1.0, "gen_length": 12, "stop_at_eos": False, "cache": "none"}
     first, second = (bare_lm.generate([[1]], **warm)[0] for _ in range(2))  # type: ignore[arg-type]
     assert first.seed != second.seed
     assert first.token_ids != second.token_ids

@@ -31,7 +31,9 @@ def noisy(rows: int, seed: int = 0, scale: float = 2.0) -> Tensor:
     return torch.randn(rows + 1, VOCAB, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"temperature": 3.0, "top_k": 2}, {"temperature": 1.0, "top_p": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.7}, {"temperature": 3.0, "top_k": 2}, {"temperature": 1.0, "top_p": 0.1}]
+)
 def test_the_mask_is_never_chosen(options: dict[str, float], model: Transformer) -> None:
     table = noisy(200)
     table[:, MASK] = 50.0
@@ -150,7 +152,7 @@ def test_noise_is_uniform() -> None:
     position = torch.arange(200)
     noise = keyed_uniform(noise_key(torch.full_like(position, 7), torch.zeros_like(position), position), 500)
     assert noise.dtype == torch.float32
-    assert 0 < float(noise.min())
+    assert float(noise.min()) > 0
     assert float(noise.max()) <= 1
     bins = torch.histc(noise, 100, 0.0, 1.0).double()
     assert float(((bins - 1000) ** 2 / 1000).sum()) < 148

@@ -21,7 +21,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"steps": -2}, "steps=-2 must"),
     ({"gen_length": 10, "block_length": 4}, "gen_length=10 must be a multiple of block_length=4; use gen_length=12"),
     ({"gen_length": 4, "block_length": 8}, "gen_length=4 must be a multiple of block_length=8; use gen_length=8"),
-    ({"gen_length": 8, "block_length": 4, "steps": 3}, "steps=3 must be a multiple of the number of blocks, 2.*steps=4"),
+    (
+        {"gen_length": 8, "block_length": 4, "steps": 3},
+        "steps=3 must be a multiple of the number of blocks, 2.*steps=4",
+    ),
     ({"temperature": -0.1}, "temperature=-0.1 must be 0 .* or a positive number"),
     ({"temperature": float("nan")}, "temperature=nan must"),
     ({"temperature": float("inf")}, "temperature=inf must"),

@@ -41,9 +41,9 @@ class Stats:
 class Generation:
     """One finished sequence, with what made it.
 
-    token_ids: the response, gen_length long, end-of-text ids after the end-of-text (with stop_at_eos=False the canvas as
-    it was filled); text: up to the end-of-text or a stop text, None without a tokenizer; finish_reason: "stop" or
-    "length"; trace: per step the (position in the response, token id) pairs that were fixed, None unless asked for;
+    token_ids: the response, gen_length long, end-of-text ids after the end-of-text (with stop_at_eos=False, what the
+    canvas was filled with); text: up to the end-of-text or a stop text, None without a tokenizer; finish_reason: "stop"
+    or "length"; trace: per step the (position in the response, token id) pairs that were fixed, None unless asked for;
     seed: this sequence's own.
     """
 

@@ -57,7 +57,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is deep": (lambda d: write_config(d, "[" * 100000), "not valid JSON"),
     "config is a list": (lambda d: write_config(d, "[1]"), "holds list, not an object"),
     "no architectures": (lambda d: write_config(d, "{}"), "architectures is missing"),
-    "architectures is a name": (lambda d: write_config(d, '{"architectures": "LLaDAModelLM"}'), "architectures is missing"),
+    "architectures is a name": (
+        lambda d: write_config(d, '{"architectures": "LLaDAModelLM"}'),
+        "architectures is missing",
+    ),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), r"no \*.safetensors"),
     "pickle only": (only_pickle, "only pickled weights, which dkv never loads; convert"),
     "truncated": (lambda d: truncate(d, 0.6), "model.safetensors: is not a complete safetensors file .*fetch it again"),
@@ -89,7 +92,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "index of numbers": (lambda d: index_of(d, {"weight_map": {NORM: 3}}), "has no weight_map"),
     "index of an absent file": (lambda d: index_of(d, {"weight_map": {NORM: "gone.safetensors"}}), "gone.safetensors"),
     "index is not JSON": (lambda d: (d / "model.safetensors.index.json").write_text("{"), "not valid JSON"),
-    "damaged tokenizer": (lambda d: (d / "tokenizer.json").write_text("{}"), "tokenizer.json: is not a usable tokenizer"),
+    "damaged tokenizer": (
+        lambda d: (d / "tokenizer.json").write_text("{}"),
+        "tokenizer.json: is not a usable tokenizer",
+    ),
     "tokenizer is not JSON": (lambda d: (d / "tokenizer.json").write_text("{"), "is not a usable tokenizer"),
     "tokenizer settings": (lambda d: (d / "tokenizer_config.json").write_text("[]"), "does not hold an object"),
     "tokenizer settings are not JSON": (lambda d: (d / "tokenizer_config.json").write_text("{"), "tokenizer"),

@@ -134,9 +134,7 @@ class Oracle:
                 # Only what is decoded by now is kept; with a delay of nought, as the rows of the next step leave out
                 # what this step decodes, it is kept as it was while masked.
                 table = [{**old, **new} for old, new in zip(table, fresh, strict=True)]
-                chosen = {
-                    p: self._choose(logits[p], trace) for p in fed if p in open_positions and p < end
-                }
+                chosen = {p: self._choose(logits[p], trace) for p in fed if p in open_positions and p < end}
                 ranked = sorted(chosen, key=lambda p: (-chosen[p][1], p))
                 taken = ranked[: shares[i]]
                 if 0 < shares[i] < len(ranked):
