@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,7 +70,7 @@ def test_stopping_early_loses_nothing(
     decoder: str,
     temperature: float,
 ) -> None:
-    options = {"cache": cache, "decoder": decoder, "temperature": temperature, "seed": 5}
+    options: dict[str, Any] = {"cache": cache, "decoder": decoder, "temperature": temperature, "seed": 5}
     early = ending.generate(prompts, *schedule, **options)
     late = ending.generate(prompts, *schedule, stop_at_eos=False, **options)
     for one, other in zip(early, late, strict=True):
@@ -213,9 +215,9 @@ def test_a_pause_in_the_schedule_is_no_end(bare_lm: dkv.DiffusionLM) -> None:
 def test_the_last_frame_is_what_generate_gives(
     cache: str, ending: dkv.DiffusionLM, prompt: list[int], temperature: float
 ) -> None:
-    options = {"cache": cache, "temperature": temperature, "seed": 3}
-    frames = list(ending.stream(prompt, 8, 4, **options))  # type: ignore[arg-type]
-    (result,) = ending.generate([prompt], 8, 4, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"cache": cache, "temperature": temperature, "seed": 3}
+    frames = list(ending.stream(prompt, 8, 4, **options))
+    (result,) = ending.generate([prompt], 8, 4, **options)
     last = frames[-1].generation
     assert last is not None
     assert (last.token_ids, last.text, last.finish_reason) == (result.token_ids, result.text, result.finish_reason)
@@ -237,7 +239,7 @@ def test_frames_tell_what_is_fixed_what_is_a_guess_and_what_was_computed(bare_lm
     assert [frame.prompt_computed for frame in frames] == [2, 2, 0, 2, 2, 0]
     assert frames[0].computed == [True] * 6
     assert sum(frames[5].computed) == 2
-    for before, after in zip(frames, frames[1:], strict=False):
+    for before, after in pairwise(frames):
         fixed = [place for place in range(6) if before.committed[place]]
         assert all(after.committed[place] for place in fixed)
         assert [after.token_ids[p] for p in fixed] == [before.token_ids[p] for p in fixed]

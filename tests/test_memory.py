@@ -1,8 +1,9 @@
-"""The memory: rows land in their own slots, the scratch slot is never read, and the audit catches what nobody computed."""
+"""The memory: rows land in their own slots, scratch is never read, and the audit catches what nobody computed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -113,6 +114,22 @@ def test_what_is_not_visible_need_not_be_computed(model: Transformer) -> None:
     play(one)
     play(two)
     assert one.canvas.tokens[0, 1:].equal(two.canvas.tokens[0, 1:])
+
+
+@dataclass(frozen=True)
+class Bold:
+    """Leaves a slot out from the start, and asks for everything to be visible."""
+
+    def plan(self, step: Step) -> Plan:
+        return Plan(step.canvas.live & (step.canvas.position != 0), visible=step.canvas.live)
+
+
+def test_a_slot_that_nobody_computed_is_never_visible(model: Transformer) -> None:
+    """Where a policy says what is visible, the core leaves out what does not exist."""
+    one, two = (start(model, [[1, 2, 3]], 3, cache=policy) for policy in (Bold(), Blind()))
+    play(one)
+    play(two)
+    assert one.canvas.tokens.equal(two.canvas.tokens)
 
 
 POISONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {

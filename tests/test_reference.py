@@ -1,4 +1,4 @@
-"""The published dKV-Cache program on LLaDA, step by step: tokens, rows, confidences and logits of every recorded case."""
+"""The published dKV-Cache program on LLaDA, step by step: tokens, rows, confidences and logits of every case."""
 
 from __future__ import annotations
 

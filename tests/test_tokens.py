@@ -37,8 +37,13 @@ def controls(ids: list[int]) -> list[str]:
 
 
 CHAT_CONTROLS = [
-    "<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>",
-]  # fmt: skip
+    "<|startoftext|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+]
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
@@ -117,9 +122,16 @@ def test_without_a_template(tmp_path: Path) -> None:
         tokenizer.encode_chat("hello")
 
 
+@pytest.mark.parametrize("text", ["\ud800", "fine until \udfff here"])
+def test_half_a_surrogate_pair_is_no_text(text: str, plain: Tokenizer) -> None:
+    for encode in (plain.encode, plain.encode_chat):
+        with pytest.raises(PromptError, match="is half a surrogate pair; give well-formed text"):
+            encode(text)
+
+
 def test_a_template_that_fails(tmp_path: Path) -> None:
     tokenizer = made(tmp_path, "{{ raise_exception('no') }}")
-    with pytest.raises(PromptError, match="chat=True: the chat template fails .* pass chat=False"):
+    with pytest.raises(PromptError, match=r"chat=True: the chat template fails .* pass chat=False"):
         tokenizer.encode_chat("hello")
 
 

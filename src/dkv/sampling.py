@@ -81,7 +81,8 @@ def draw(logits: Tensor, best: Tensor, sampling: Sampling, mask_id: int, key: Te
     """
     warm = sampling.temperature > 0
     with _without(logits, mask_id):
-        scaled = _filtered(logits / torch.where(warm, sampling.temperature, 1.0)[:, None], sampling)
+        below_top = logits - logits.amax(dim=1, keepdim=True)  # so that no temperature overflows
+        scaled = _filtered(below_top / torch.where(warm, sampling.temperature, 1.0)[:, None], sampling)
     noise = -(-torch.log1p(-keyed_uniform(key, logits.shape[1]))).log()
     return torch.where(warm, (scaled + noise).argmax(dim=1), best)
 

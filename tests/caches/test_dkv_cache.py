@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from dkv.caches import make_cache
+from dkv.caches.dkv_cache import Decode, Greedy, Prefill, PrefillAndDecode
 from dkv.decoders import RandomOrder
 from dkv.errors import SpecError
 from dkv.models import Transformer
@@ -144,16 +147,24 @@ def test_the_delays_differ(model: Transformer) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("dkv-decode:refresh=0", "refresh=0 must be at least 1"),
-        ("dkv-decode:refresh=-3", "refresh=-3 must be at least 1"),
-        ("dkv-decode:delay=-1", "delay=-1 must be at least 0"),
-        ("dkv-decode:warmup=0", "warmup=0 must be at least 1"),
-        ("dkv-greedy:refresh=0", "refresh=0 must be at least 1"),
-        ("dkv-greedy:window=-1", "window=-1 must be at least 0"),
-        ("dkv-prefill:refresh=-1", "refresh=-1 must be at least 0"),
-        ("dkv-pd:refresh=0", "refresh=0 must be at least 1"),
+        ("dkv-decode:refresh=0", "refresh=0 must be a whole number of at least 1"),
+        ("dkv-decode:refresh=-3", "refresh=-3 must be a whole number of at least 1"),
+        ("dkv-decode:delay=-1", "delay=-1 must be a whole number of at least 0"),
+        ("dkv-decode:warmup=0", "warmup=0 must be a whole number of at least 1"),
+        ("dkv-greedy:refresh=0", "refresh=0 must be a whole number of at least 1"),
+        ("dkv-greedy:window=-1", "window=-1 must be a whole number of at least 0"),
+        ("dkv-prefill:refresh=-1", "refresh=-1 must be a whole number of at least 0"),
+        ("dkv-decode:refresh=2147483648", "refresh=2147483648 must"),
+        ("dkv-pd:refresh=0", "refresh=0 must be a whole number of at least 1"),
     ],
 )
 def test_keys_out_of_range_are_refused(spec: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         make_cache(spec)
+
+
+@pytest.mark.parametrize("value", [2.0, True, "4", None])
+def test_objects_check_their_keys_too(value: Any) -> None:
+    for kind in (Decode, Greedy, Prefill, PrefillAndDecode):
+        with pytest.raises(SpecError, match=r"refresh=.* must be a whole number"):
+            kind(refresh=value)

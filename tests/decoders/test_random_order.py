@@ -16,7 +16,7 @@ from tests.support.runs import POLICIES, positions, start_and_play
 def orders(model: Transformer, prompts: list[list[int]], seeds: list[int], **options: object) -> list[list[int]]:
     """The positions of each sequence's response as they were fixed."""
     found: list[list[int]] = [[] for _ in prompts]
-    _, ticks = start_and_play(model, prompts, 6, **{"seeds": seeds, "decoder": "random", **options})  # type: ignore
+    _, ticks = start_and_play(model, prompts, 6, **{"seeds": seeds, "decoder": "random", **options})
     for tick in ticks:
         for row, fixed in enumerate(positions(tick.committed)):
             found[row] += fixed

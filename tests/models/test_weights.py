@@ -30,6 +30,11 @@ def write_config(directory: Path, text: str) -> None:
     (directory / "config.json").write_text(text, encoding="utf-8")
 
 
+def nest_config(directory: Path) -> None:
+    (directory / "config.json").unlink()
+    (directory / "config.json").mkdir()
+
+
 def truncate(directory: Path, keep: float) -> None:
     file = directory / "model.safetensors"
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * keep)])
@@ -51,7 +56,7 @@ def point_outside(directory: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda d: (d / "config.json").unlink(), "config.json: cannot be read .*checkpoint directory"),
-    "config is a directory": (lambda d: ((d / "config.json").unlink(), (d / "config.json").mkdir()), "cannot be read"),
+    "config is a directory": (nest_config, "cannot be read"),
     "config is not JSON": (lambda d: write_config(d, "{'a': 1}"), "not valid JSON"),
     "config is not text": (lambda d: (d / "config.json").write_bytes(b"\xff\xfe\x00"), "not valid JSON"),
     "config is deep": (lambda d: write_config(d, "[" * 100000), "not valid JSON"),

@@ -93,7 +93,7 @@ def tensors_of(config: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
     keys = width // config["n_heads"] * config["n_kv_heads"]
 
     def matrix(rows: int, columns: int, gain: float = 1.5) -> Tensor:
-        return torch.randn(rows, columns, generator=source) * gain / columns**0.5
+        return torch.randn(rows, columns, generator=source).mul(gain / columns**0.5)
 
     def norm() -> Tensor:
         return 1 + 0.2 * torch.randn(width, generator=source)
@@ -132,7 +132,7 @@ def write_checkpoint(
     if shards == 1:
         save_file(dict(tensors), directory / "model.safetensors")
         return directory
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(shards):
         file = f"model-{shard + 1:05}-of-{shards:05}.safetensors"
         part = dict(list(tensors.items())[shard::shards])

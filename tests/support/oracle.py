@@ -56,7 +56,8 @@ class Oracle:
     # The model -----------------------------------------------------------------------------------------------------
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
-        return x / (x.square().mean(dim=-1, keepdim=True) + self.config["rms_norm_eps"]).sqrt() * self.w[name]
+        scaled: Tensor = x / (x.square().mean(dim=-1, keepdim=True) + self.config["rms_norm_eps"]).sqrt() * self.w[name]
+        return scaled
 
     def _rotate(self, heads: Tensor, at: list[int]) -> Tensor:
         """heads [N, H, D] at positions `at`."""

@@ -30,8 +30,10 @@ def save_picture(path: Path, view: View, frames: Sequence[Frame]) -> None:
     picture = console.export_svg(title="dkv generate --live", unique_id="dkv-live")
     # rich's picture loads a font from the network; a reader's own monospace font does as well.
     picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+    part = path.with_name(path.name + ".part")
     try:
-        path.write_text(picture, encoding="utf-8")
+        part.write_text(picture, encoding="utf-8")
+        part.replace(path)
     except OSError as error:
         raise SettingError(f"svg={str(path)!r}: cannot be written ({error.strerror}); choose another path") from None
 

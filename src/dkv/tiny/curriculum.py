@@ -22,10 +22,12 @@ STAGES: tuple[Stage, ...] = (
           (0.8, 0.2, 0.0)),
     Stage(0.20, {"code": 0.20, "convert": 0.15, "lookup": 0.20, "drill": 0.20, "lists": 0.13, "words": 0.12},
           (0.4, 0.4, 0.2)),
-    Stage(0.62, {"code": 0.10, "convert": 0.12, "lookup": 0.20, "drill": 0.22, "lists": 0.16, "words": 0.20},
+    Stage(0.53, {"code": 0.10, "convert": 0.12, "lookup": 0.20, "drill": 0.22, "lists": 0.16, "words": 0.20},
           (0.45, 0.35, 0.2)),
-    Stage(1.00, {"code": 0.08, "convert": 0.10, "lookup": 0.18, "drill": 0.12, "lists": 0.22, "words": 0.30},
-          (0.10, 0.20, 0.7)),
+    Stage(0.70, {"code": 0.14, "convert": 0.16, "lookup": 0.18, "drill": 0.22, "lists": 0.04, "words": 0.26},
+          (0.30, 0.35, 0.35)),
+    Stage(1.00, {"code": 0.12, "convert": 0.14, "lookup": 0.18, "drill": 0.16, "lists": 0.04, "words": 0.36},
+          (0.10, 0.25, 0.65)),
 )  # fmt: skip
 
 
