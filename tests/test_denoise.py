@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dkv.canvas import NEVER, Canvas
-from dkv.denoise import State, Tick, advance, finish
+from dkv.denoise import Schedule, State, Tick, advance, finish
 from dkv.errors import AuditError
 from dkv.models import Transformer
 from dkv.plan import Plan, Step
@@ -230,3 +230,21 @@ class Hasty:
 def test_audit_stops_a_decoder_that_fixes_what_was_not_read(model: Transformer) -> None:
     with pytest.raises(AuditError, match="had not read"):
         play(start(model, [[1, 2]], 3, decoder=Hasty()))
+
+
+@pytest.mark.parametrize("cache", POLICIES)
+@pytest.mark.parametrize("decoder", ["confidence", "random"])
+def test_each_sequence_has_its_own_schedule(cache: str, decoder: str, model: Transformer) -> None:
+    """Blocks and steps of one sequence do not meet those of another."""
+    prompts, plans = [[1, 2, 3], [4], [5, 6]], [(6, 6), (3, 4), (2, 9)]
+    together = start(model, prompts, 6, cache=cache, decoder=decoder)
+    lengths = torch.tensor([length for length, _ in plans])
+    blocks = 6 // lengths
+    together.schedule = Schedule(lengths, blocks, torch.tensor([steps for _, steps in plans]) // blocks)
+    ticks = play(together)
+    assert len(ticks) == 9
+    for row, (prompt, plan) in enumerate(zip(prompts, plans, strict=True)):
+        alone, mine = start_and_play(model, [prompt], 6, *plan, cache=cache, decoder=decoder, seeds=[row])
+        assert together.canvas.tokens[row, : len(prompt) + 6].equal(alone.canvas.tokens[0])
+        assert together.canvas.committed_at[row, : len(prompt) + 6].equal(alone.canvas.committed_at[0])
+        assert [tick.counts[row] for tick in ticks][: len(mine)] == [tick.counts[0] for tick in mine]

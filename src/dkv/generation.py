@@ -81,7 +81,6 @@ class _Tally:
     forwards: int = 0
     rows: int = 0
     seconds: float | None = None
-    stop_at: int | None = None
     trace: list[list[tuple[int, int]]] = field(default_factory=list)
 
 

@@ -29,7 +29,8 @@ class Step:
     block. block: start and end [B] of the active block. wanted [B, T]: positions that the decoder would read now.
     rank [B, T]: the decoder's expected commit order, 0 first, NEVER where unknown. score [B, T]: confidence last read
     there, -inf before. fresh [B, T]: tokens changed since the previous forward. computed_at [B, T]: clock at which each
-    slot was computed, NEVER before. shift: 1 where row p predicts token p + 1 (and row 0 also itself), else 0.
+    slot was computed, NEVER before. shift: 1 where row p predicts token p + 1 (and row 0 also itself), else 0. The
+    canvas is the live one: it moves on with the commit.
     """
 
     canvas: Canvas

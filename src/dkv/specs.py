@@ -10,7 +10,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -24,7 +24,7 @@ _TRUE_FALSE = {"true": True, "false": False}
 def discover(room: ModuleType, group: str) -> dict[str, type]:
     """Classes with a `name` defined in the files of `room`, then those of entry-point `group`, by name.
 
-    Raises SpecError where two claim one name.
+    Raises SpecError where two claim one name, or a package's entry point does not hold a named class.
     """
     found: dict[str, type] = {}
     for module in pkgutil.iter_modules(room.__path__, room.__name__ + "."):
@@ -32,8 +32,19 @@ def discover(room: ModuleType, group: str) -> dict[str, type]:
             if inspect.isclass(value) and value.__module__ == module.name and "name" in vars(value):
                 _claim(found, value)
     for entry in entry_points(group=group):
-        _claim(found, entry.load())
+        _claim(found, _loaded(entry))
     return dict(sorted(found.items()))
+
+
+def _loaded(entry: EntryPoint) -> Any:
+    """What an installed package offers. Raises SpecError where it cannot be imported or has no name."""
+    try:
+        value = entry.load()
+    except Exception as error:  # whatever another package's import raises
+        raise SpecError(f"entry point {entry.value!r} fails: {error!r}; mend or uninstall that package") from None
+    if not (inspect.isclass(value) and isinstance(getattr(value, "name", None), str)):
+        raise SpecError(f"entry point {entry.value!r} is no class with a name; mend or uninstall that package")
+    return value
 
 
 def _claim(found: dict[str, type], value: Any) -> None:

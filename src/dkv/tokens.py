@@ -49,7 +49,7 @@ class Tokenizer:
     def encode_chat(self, content: str) -> list[int]:
         """One user message through the chat template, ready for the assistant's answer.
 
-        Raises PromptError where the template fails.
+        Raises PromptError where the template fails, or cannot keep control tokens in the content apart.
         """
         whole = self._render(_well_formed(content))
         coders = (self._templated, self._plain)
@@ -57,7 +57,12 @@ class Tokenizer:
         if as_control == as_text:
             ids: list[int] = self._templated.encode(whole, add_special_tokens=False).ids
             return ids
-        before, _, after = self._render(_SENTINEL).partition(_SENTINEL)
+        before, *rest = self._render(_SENTINEL).split(_SENTINEL)
+        if len(rest) != 1:
+            raise PromptError(
+                "prompt: holds control tokens, and the chat template repeats or drops it; pass chat=False"
+            )
+        after = rest[0]
         inner = whole[len(before) : len(whole) - len(after)]
         pieces = ((self._templated, before), (self._plain, inner), (self._templated, after))
         return [i for coder, piece in pieces for i in coder.encode(piece, add_special_tokens=False).ids]

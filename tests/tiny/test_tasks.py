@@ -79,7 +79,8 @@ def test_word_problems_work_their_lines() -> None:
             left, sign, right, result = re.fullmatch(r"(\d+)([-+*/])(\d+)=(\d+) \w+", line).groups()  # type: ignore[union-attr]
             worked = {"+": int(left) + int(right), "-": int(left) - int(right),
                       "*": int(left) * int(right), "/": int(left) // int(right)}[sign]  # fmt: skip
-            assert worked == int(result) and 0 < worked < 100
+            assert worked == int(result)
+            assert 0 < worked < 100
         assert lines[-1].split("=")[1].split()[0] == final.removeprefix("#### ")
 
 

@@ -104,7 +104,8 @@ def test_curriculum_keeps_every_task_and_the_rate_decays() -> None:
         assert set(stage.weights) == set(ALL)
         assert sum(stage.weights.values()) == pytest.approx(1)
         assert sum(stage.levels) == pytest.approx(1)
-    assert stage_at(0.0) is STAGES[0] and stage_at(1.0) is STAGES[-1]
+    assert stage_at(0.0) is STAGES[0]
+    assert stage_at(1.0) is STAGES[-1]
     assert learning_rate(0.3, 0) < learning_rate(0.3, 500) == 1.0
     assert learning_rate(1.0, 500) == 0.0
 
@@ -123,7 +124,8 @@ def test_padding_changes_nothing(tokenizer: Tokenizer) -> None:
 def test_orthogonalise() -> None:
     matrices = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.svdvals(orthogonalise(matrices))
-    assert values.min() > 0.5 and values.max() < 1.4
+    assert values.min() > 0.5
+    assert values.max() < 1.4
     torch.testing.assert_close(orthogonalise(matrices.mT), orthogonalise(matrices).mT, atol=0.05, rtol=0.05)
 
 

@@ -36,4 +36,4 @@ class Confidence:
     def commit(self, step: Step, read: Read) -> Tensor:
         """The most confident of those read."""
         doubt = read.spread(-read.confidence, torch.inf)
-        return lowest(doubt, step.quota) & (doubt < torch.inf)
+        return lowest(doubt, step.quota)  # the quota is never more than was read

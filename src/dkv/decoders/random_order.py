@@ -59,7 +59,8 @@ class RandomOrder(_Ordered):
     """A given order: `order[block][row]` lists absolute positions as they are to be decoded, for the sequences of
     one call in their order.
 
-    Raises SettingError when generation starts, if a row repeats, misses or misplaces a position.
+    Blocks still go left to right, each taking its own positions in the order of the list. Raises SettingError when
+    generation starts, if a row repeats or misses a position.
     """
 
     order: Sequence[Sequence[Sequence[int]]] = field(repr=False)

@@ -24,10 +24,10 @@ STAGES: tuple[Stage, ...] = (
           (0.4, 0.4, 0.2)),
     Stage(0.53, {"code": 0.10, "convert": 0.12, "lookup": 0.20, "drill": 0.22, "lists": 0.16, "words": 0.20},
           (0.45, 0.35, 0.2)),
-    Stage(0.70, {"code": 0.14, "convert": 0.16, "lookup": 0.18, "drill": 0.22, "lists": 0.04, "words": 0.26},
-          (0.30, 0.35, 0.35)),
-    Stage(1.00, {"code": 0.12, "convert": 0.14, "lookup": 0.18, "drill": 0.16, "lists": 0.04, "words": 0.36},
-          (0.10, 0.25, 0.65)),
+    Stage(0.75, {"code": 0.12, "convert": 0.12, "lookup": 0.20, "drill": 0.26, "lists": 0.02, "words": 0.28},
+          (0.40, 0.35, 0.25)),
+    Stage(1.00, {"code": 0.12, "convert": 0.12, "lookup": 0.20, "drill": 0.18, "lists": 0.02, "words": 0.36},
+          (0.15, 0.30, 0.55)),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Draws the evaluation sets and freezes them: `python -m dkv.tiny.freeze`. Run once; the files are part of the package."""
+"""Draws the evaluation sets and freezes them: `python -m dkv.tiny.freeze`. Run once; the files ship in the package."""
 
 from __future__ import annotations
 

@@ -1,26 +1,26 @@
-"""Builds the tokenizer: byte-level BPE of 1,536 tokens, digits single, LLaDA's special tokens and a Llama-3 chat template.
+"""Builds the tokenizer: byte-level BPE of 1,536 tokens, digits single, LLaDA's special tokens, a Llama-3 chat template.
 
-`python -m dkv.tiny.tokenizer` writes it beside the model. Built from generated examples only, so the same code gives
-the same file.
+`python -m dkv.tiny.tokenizer FOLDER` writes it. Built from generated examples only, so the same generators give the same
+file; the shipped file is older than some wordings of today's generators, and a model belongs to its tokenizer.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dkv.tiny import MODEL_DIR
 from dkv.tiny.tasks import ALL
 
 VOCABULARY = 1536
 MASK, END, START = "<|mdm_mask|>", "<|endoftext|>", "<|startoftext|>"
 HEADER, END_HEADER, TURN = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 SPECIAL = (START, END, HEADER, END_HEADER, TURN, MASK)
-# Digits stand alone, blanks never join digits, line feeds join each other: a number is spelt one way wherever it stands.
+# Digits stand alone, blanks never join digits, line feeds join each other: a number is spelt one way everywhere.
 PIECES = r"\p{N}|\n+| ?\p{L}+| ?[^\s\p{L}\p{N}]+| +(?!\S)| +|\s"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
@@ -93,4 +93,4 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    save(build(), MODEL_DIR)
+    save(build(), Path(sys.argv[1]))  # never onto the shipped files: the weights know only their own tokenizer

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 
 from dkv.tiny.tasks.base import Example, Task
+from dkv.tiny.tasks.words import MOST
 
 GEN_LENGTH = 64
 
 
-def fact(rng: random.Random, level: int) -> tuple[str, int]:
+def fact(rng: random.Random) -> tuple[str, int]:
     """One fact: `7*8` and 56; results stay below 100."""
-    sign = rng.choice("+-*/" if level > 0 else "+-*")
+    sign = rng.choice("++++----*/")
     if sign == "*":
         a, b = rng.randint(2, 9), rng.randint(2, 9)
         return f"{a}*{b}", a * b
@@ -20,16 +21,16 @@ def fact(rng: random.Random, level: int) -> tuple[str, int]:
         return f"{a * b}/{a}", b
     if sign == "+":
         a = rng.randint(1, 90)
-        b = rng.randint(1, min(99 - a, 9 if level == 0 else 30))
+        b = rng.randint(1, min(99 - a, MOST))
         return f"{a}+{b}", a + b
     a = rng.randint(3, 99)
-    b = rng.randint(1, min(a - 1, 9 if level == 0 else 30))
+    b = rng.randint(1, min(a - 1, MOST))
     return f"{a}-{b}", a - b
 
 
 def make(rng: random.Random, level: int) -> Example:
-    """Three to six facts to work out."""
-    facts = [fact(rng, level) for _ in range(rng.randint(3, 6))]
+    """Four to seven facts to work out."""
+    facts = [fact(rng) for _ in range(rng.randint(4, 7))]
     prompt = "Work out: " + ", ".join(left for left, _ in facts)
     answer = "\n".join(f"{left}={right}" for left, right in facts)
     return Example("drill", prompt, answer, GEN_LENGTH, prompt)

@@ -8,8 +8,8 @@ def pool(words: str) -> tuple[str, ...]:
 
 
 NAMES = pool(
-    "Mia Leo Ana Ben Eva Sam Zoe Max Ida Tom Lucy Omar Nina Paul Rosa Hugo Vera Jack Lena Carl Emma Noah Sara Adam Ruth "
-    "Ivan Ella Dan Maya Luis Kate Finn Amy Oscar Jane Theo Lily Mark Tara Victor"
+    "Mia Leo Ana Ben Eva Sam Zoe Max Ida Tom Lucy Omar Nina Paul Rosa Hugo Vera Jack Lena Carl Emma Noah Sara Adam "
+    "Ruth Ivan Ella Dan Maya Luis Kate Finn Amy Oscar Jane Theo Lily Mark Tara Victor"
 )
 
 ITEMS = pool(

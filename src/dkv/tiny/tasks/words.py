@@ -1,7 +1,8 @@
 """Arithmetic word problems, worked a line at a time and ending `#### 42` (GSM8K's form, our own text).
 
-Every intermediate result is below 100 and what is added or taken away is at most 30, so that some four thousand facts
-cover every line (a model of this size learns those, not long carries); the difficulty is to find the operands in the story and to chain the lines.
+Every result is below 100 and what is added or taken away at once is at most 9, so that some two thousand facts cover
+every line: a model of this size learns those, not long sums. The difficulty is to find the operands in the story and to
+chain the lines.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dkv.tiny.tasks.vocabulary import HOLDERS, ITEMS, NAMES
 
 GEN_LENGTH = 64
 LIMIT = 99
+MOST = 9  # added or taken away at once
 
 
 @dataclass
@@ -50,7 +52,8 @@ def _start_plain(s: Story, level: int) -> None:
 def _start_groups(s: Story, level: int) -> None:
     a, b = s.rng.randint(2, 9), s.rng.randint(2, (5, 9, 9)[level])
     holder = s.rng.choice(HOLDERS)
-    s.tell(f"{s.name} has {a} {holder} with {b} {s.item} in each.", f"{s.name} fills {a} {holder} with {b} {s.item} each.",
+    s.tell(f"{s.name} has {a} {holder} with {b} {s.item} in each.",
+           f"{s.name} fills {a} {holder} with {b} {s.item} each.",
            f"In the shop of {s.name} there are {a} {holder} of {b} {s.item}.",
            f"{s.name} buys {a} {holder} of {b} {s.item}.")  # fmt: skip
     s.total = s.work(a, "*", b)
@@ -64,21 +67,21 @@ def _start_times(s: Story, level: int) -> None:
 
 
 def _start_compare(s: Story, level: int) -> None:
-    a = s.rng.randint(5, (15, 30, 30)[level])
+    a = s.rng.randint(4, s.rng.choice((MOST, (15, 60, 70)[level])))
     if s.rng.random() < 0.5:
-        b = s.rng.randint(2, (9, 20, 20)[level])
+        b = s.rng.randint(2, MOST)
         s.tell(f"{s.friend} has {a} {s.item} and {s.name} has {b} more than {s.friend}.",
                f"{s.friend} picks {a} {s.item}. {s.name} picks {b} more.")  # fmt: skip
         s.total = s.work(a, "+", b)
     else:
-        b = s.rng.randint(2, min(a - 2, 20))
+        b = s.rng.randint(2, min(a - 2, MOST))
         s.tell(f"{s.friend} has {a} {s.item} and {s.name} has {b} fewer than {s.friend}.",
                f"{s.friend} picks {a} {s.item}. {s.name} picks {b} fewer.")  # fmt: skip
         s.total = s.work(a, "-", b)
 
 
 def _gain(s: Story, level: int) -> None:
-    n = s.rng.randint(2, min(LIMIT - s.total, (9, 20, 20)[level]))
+    n = s.rng.randint(2, min(LIMIT - s.total, MOST))
     s.tell(f"Then {s.friend} gives {s.name} {n} more.", f"Later {s.name} finds {n} more {s.item}.",
            f"{s.name} gets {n} more from a neighbor.", f"The next day {s.name} buys {n} more {s.item}.",
            f"A box with {n} more {s.item} arrives.")  # fmt: skip
@@ -86,7 +89,7 @@ def _gain(s: Story, level: int) -> None:
 
 
 def _lose(s: Story, level: int) -> None:
-    n = s.rng.randint(1, min(s.total - 2, (9, 20, 20)[level]))
+    n = s.rng.randint(1, min(s.total - 2, MOST))
     s.tell(f"Then {s.name} gives {n} to {s.friend}.", f"Later {s.name} loses {n} of them.",
            f"{s.name} sells {n} {s.item}.", f"Sadly {n} of the {s.item} are broken and thrown away.",
            f"{s.friend} borrows {n} {s.item}.")  # fmt: skip
@@ -94,16 +97,17 @@ def _lose(s: Story, level: int) -> None:
 
 
 def _gain_groups(s: Story, level: int) -> None:
-    pairs = [(a, b) for a in range(2, 10) for b in range(2, 10) if s.total + a * b <= LIMIT and a * b <= 30]
+    pairs = [(a, b) for a in range(2, 10) for b in range(2, 10) if s.total + a * b <= LIMIT and a * b <= MOST]
     a, b = s.rng.choice(pairs)
     holder = s.rng.choice(HOLDERS)
-    s.tell(f"Then {s.name} adds {a} {holder} of {b} {s.item}.", f"{s.friend} brings {a} {holder} with {b} {s.item} each.",
+    s.tell(f"Then {s.name} adds {a} {holder} of {b} {s.item}.",
+           f"{s.friend} brings {a} {holder} with {b} {s.item} each.",
            f"Later {s.name} buys {a} {holder} with {b} in each.")  # fmt: skip
     s.total = s.work(s.total, "+", s.work(a, "*", b))
 
 
 def _lose_groups(s: Story, level: int) -> None:
-    pairs = [(a, b) for a in range(2, 10) for b in range(2, 10) if a * b <= min(s.total - 1, 30)]
+    pairs = [(a, b) for a in range(2, 10) for b in range(2, 10) if a * b <= min(s.total - 1, MOST)]
     a, b = s.rng.choice(pairs)
     s.tell(f"{s.name} gives {b} {s.item} to each of {a} friends.", f"Then {a} children take {b} {s.item} each.",
            f"{s.name} uses {b} {s.item} a day for {a} days.")  # fmt: skip
@@ -118,8 +122,13 @@ def _share(s: Story, level: int) -> None:
     s.total = s.work(s.total, "/", k)
 
 
+def first_number(s: Story) -> int:
+    """The left operand of the first line: what the friend of a comparison has."""
+    return int(re.split(r"[+\-*]", s.lines[0])[0])
+
+
 def _together(s: Story, level: int) -> None:
-    other = int(re.split(r"[+\-*]", s.lines[0])[0])
+    other = first_number(s)
     s.tell(f"They put their {s.item} together.", f"{s.name} and {s.friend} pool what they have.")
     s.total = s.work(s.total, "+", other)
 
@@ -139,7 +148,7 @@ def _finish(s: Story, starter: str) -> str:
     if shareable and len(s.lines) < 4 and s.rng.random() < 0.5:
         _share(s, 2)
         return s.rng.choice((f"How many {s.item} are in each share?", "How many does each share hold?"))
-    if starter == "_start_compare" and len(s.lines) == 1:
+    if starter == "_start_compare" and len(s.lines) == 1 and first_number(s) <= MOST:
         _together(s, 2)
         return s.rng.choice((f"How many {s.item} are there in all?", "How many do they have together?"))
     return s.rng.choice((f"How many {s.item} does {s.name} have now?", f"How many {s.item} are left in the end?",
