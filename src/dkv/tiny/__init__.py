@@ -15,7 +15,7 @@ __all__ = ["EVALUATION_DIR", "MODEL_DIR", "TASKS", "Example", "Task", "load_eval
 
 MODEL_DIR: Path = Path(__file__).parent / "model"
 EVALUATION_DIR: Path = Path(__file__).parent / "evaluation"
-SHIPPED = ("words", "lists", "code", "convert", "lookup")
+SHIPPED = ("words", "code", "convert")  # lists and lookup are below the bar of 60%: see the model card
 TASKS: dict[str, Task] = {name: EVALUATED[name] for name in SHIPPED}
 
 

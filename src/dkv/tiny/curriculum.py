@@ -26,8 +26,10 @@ STAGES: tuple[Stage, ...] = (
           (0.45, 0.35, 0.2)),
     Stage(0.75, {"code": 0.12, "convert": 0.12, "lookup": 0.20, "drill": 0.26, "lists": 0.02, "words": 0.28},
           (0.40, 0.35, 0.25)),
-    Stage(1.00, {"code": 0.12, "convert": 0.12, "lookup": 0.20, "drill": 0.18, "lists": 0.02, "words": 0.36},
+    Stage(0.86, {"code": 0.10, "convert": 0.10, "lookup": 0.10, "drill": 0.16, "lists": 0.02, "words": 0.52},
           (0.15, 0.30, 0.55)),
+    Stage(1.00, {"code": 0.10, "convert": 0.10, "lookup": 0.08, "drill": 0.10, "lists": 0.02, "words": 0.60},
+          (0.05, 0.15, 0.80)),
 )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Builds the tokenizer: byte-level BPE of 1,536 tokens, digits single, LLaDA's special tokens, a Llama-3 chat template.
 
-`python -m dkv.tiny.tokenizer FOLDER` writes it. Built from generated examples only, so the same generators give the same
-file; the shipped file is older than some wordings of today's generators, and a model belongs to its tokenizer.
+`python -m dkv.tiny.tokenizer FOLDER` writes it. Built from generated examples only, so equal generators give the same
+file; the shipped one is older than some wordings of today's generators, and a model belongs to its tokenizer.
 """
 
 from __future__ import annotations
