@@ -21,22 +21,24 @@ from dkv import DiffusionLM, load
 from dkv.tiny import TASKS, load_eval
 from dkv.tiny.tasks import Example
 
-CONFIDENCE = (
-    "none",
-    "dkv-decode:refresh=4",
-    "dkv-decode:refresh=8",
-    "dkv-decode:refresh=16",
-    "dkv-decode:refresh=8,delay=0",
-    "dkv-decode:refresh=8,delay=2",
-    "dkv-decode:refresh=4,delay=0",
-    "dkv-decode:refresh=4,delay=2",
-    "dkv-decode:refresh=16,delay=0",
-    "dkv-decode:refresh=16,delay=2",
-    "dkv-prefill",
-    "dkv-pd",
-)
-RANDOM = ("none", "dkv-greedy:refresh=2,window=4", "dkv-greedy:refresh=8,window=4")
-SETTINGS = [("confidence", cache) for cache in CONFIDENCE] + [("random:seed=1", cache) for cache in RANDOM]
+SETTINGS = [
+    ("confidence", "none"),
+    ("confidence", "dkv-decode:refresh=4"),
+    ("confidence", "dkv-decode:refresh=8"),
+    ("confidence", "dkv-decode:refresh=16"),
+    ("confidence", "dkv-decode:refresh=8,delay=0"),
+    ("confidence", "dkv-decode:refresh=8,delay=2"),
+    ("random:seed=1", "none"),
+    ("random:seed=1", "dkv-greedy:refresh=2,window=4"),
+    ("random:seed=1", "dkv-greedy:refresh=8,window=4"),
+    ("confidence", "dkv-prefill"),
+    ("confidence", "dkv-pd"),
+    ("confidence", "dkv-decode:refresh=4,delay=0"),
+    ("confidence", "dkv-decode:refresh=4,delay=2"),
+    ("confidence", "dkv-decode:refresh=16,delay=0"),
+    ("confidence", "dkv-decode:refresh=16,delay=2"),
+]
+"""Decoder and cache of each row, the most telling first."""
 
 
 def run(lm: DiffusionLM, task: str, decoder: str, cache: str, count: int, batch_size: int) -> dict[str, Any]:

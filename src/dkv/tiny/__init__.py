@@ -15,7 +15,7 @@ __all__ = ["EVALUATION_DIR", "MODEL_DIR", "TASKS", "Example", "Task", "load_eval
 
 MODEL_DIR: Path = Path(__file__).parent / "model"
 EVALUATION_DIR: Path = Path(__file__).parent / "evaluation"
-SHIPPED = ("words", "code", "convert")  # lists and lookup are below the bar of 60%: see the model card
+SHIPPED = ("code", "convert", "words")  # the tasks that the shipped weights answer at 60% or more
 TASKS: dict[str, Task] = {name: EVALUATED[name] for name in SHIPPED}
 
 
