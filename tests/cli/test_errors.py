@@ -30,7 +30,7 @@ from tests.cli.conftest import Cli, Shell, one_error
         ("--stop=", "stop=['']"),
         ("--cache nope", "unknown name 'nope'; known: dkv-decode"),
         ("--cache dkv-decode:nope=1", "unknown key 'nope'; dkv-decode takes: refresh"),
-        ("--cache dkv-decode:refresh=0", "refresh=0 must be at least 1"),
+        ("--cache dkv-decode:refresh=0", "refresh=0 must be a whole number of at least 1"),
         ("--cache dkv-decode:refresh=x", "refresh='x' is not a value of type int"),
         ("--decoder nope", "unknown name 'nope'; known: confidence"),
         ("--cache-dtype nope", "cache_dtype='nope'"),
