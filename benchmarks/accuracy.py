@@ -107,13 +107,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=40)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    parser.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first so many settings")
+    parser.add_argument("--settings", type=int, nargs="+", default=range(len(SETTINGS)), help="only these, by number")
+    parser.add_argument("--merge", type=Path, nargs="*", default=[], help="further result files for the table")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
     given = parser.parse_args()
-    results = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    files = [path for path in (given.out, *given.merge) if path.exists()]
+    results = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     done = {(r["decoder"], r["cache"], r["task"]) for r in results}
     lm = None if given.table else load(given.model, dtype=given.dtype)
-    for decoder, cache in SETTINGS[: given.settings]:
+    for decoder, cache in (SETTINGS[i] for i in given.settings):
         for task in given.tasks:
             if lm is None or (decoder, cache, task) in done:
                 continue
