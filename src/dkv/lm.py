@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from dkv.models.layers import bucket_for
 from dkv.plan import CachePolicy, Decoder
 from dkv.settings import Settings, seed_of, texts_of
 from dkv.tokens import Tokenizer, load_tokenizer
+from dkv.version import installed_version
 
 __all__ = ["DiffusionLM", "load"]
 
@@ -195,7 +195,7 @@ class DiffusionLM:
             settings,
             cache_dtype=dtype,
             bucket=bucket_for(self.model.device, self.model.dtype),
-            version=_version(),
+            version=installed_version(),
             trace=trace,
             audit=self._audit,
             first_request=first,
@@ -289,10 +289,3 @@ def _tiny() -> Path:
     from dkv.tiny import MODEL_DIR  # the other models need not import it
 
     return MODEL_DIR
-
-
-def _version() -> str:
-    try:
-        return version("dkv")
-    except PackageNotFoundError:
-        return "0+unknown"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ from typer.core import TyperGroup
 
 from dkv.cli import caches, compare, generate
 from dkv.cli.guard import guarded
+from dkv.version import installed_version
 
 __all__ = ["app", "run"]
 
@@ -42,11 +42,7 @@ def run() -> int:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        try:
-            number = version("dkv")
-        except PackageNotFoundError:
-            number = "0+unknown"
-        print(f"dkv {number}")
+        print(f"dkv {installed_version()}")
         raise typer.Exit
 
 
