@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -216,6 +217,8 @@ def test_seeds_matter_and_nothing_else_does(model: Transformer) -> None:
 @dataclass(frozen=True)
 class Hasty:
     """Fixes everything that is masked, read or not."""
+
+    adaptive: ClassVar[bool] = False
 
     def rank(self, canvas: Canvas) -> Tensor:
         return torch.full_like(canvas.tokens, NEVER)
