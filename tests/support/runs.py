@@ -31,6 +31,11 @@ POLICIES = (
     "dkv-prefill",
     "dkv-prefill:refresh=3",
     "dkv-pd:refresh=3",
+    "dllm-cache:kp=5,kr=3,rho=0.4",
+    "dllm-cache:kp=4,kr=2,rho=0",
+    "dllm-cache:kp=3,kr=100,rho=0.3,first_layer=false,similarity=l2",
+    "fast-prefix",
+    "fast-dual",
 )
 """Every policy, at settings under which it really caches in a short run."""
 

@@ -110,7 +110,7 @@ class Greedy:
     next: the positions decoded now. With a decoder that knows its order (`random`) these are what it wants, as
     published. With any other they are predicted: the schedule's number of positions that were read with the highest
     confidence when they were last read. Then only what is computed is read, so that nothing is committed from a stale
-    row; everything is read at a refresh and at a block's last step.
+    row; at a refresh everything is.
 
     The window of a position c is walked c-1, c+1, c-2, c+2, ... over masked positions that no earlier one (in the
     order of decoding) has taken.
@@ -131,7 +131,7 @@ class Greedy:
         told = (known | ~step.wanted).all(1)
         number = torch.where(told, step.wanted.sum(1), step.quota)
         soon = lowest(key, number) & step.wanted
-        full = due(step, self.refresh) | (~told & (step.index + 1 >= step.steps))[:, None]
+        full = due(step, self.refresh)
         rows = self._window(step, soon | readers_of(soon, step.shift) | step.fresh, soon, key)
         return Plan((full & step.canvas.live) | rows, reads=full | told[:, None] | rows)
 

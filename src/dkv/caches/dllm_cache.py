@@ -23,15 +23,24 @@ from dkv.rules import Parts, Rules, Turn
 __all__ = ["DllmCache", "Verify", "drift"]
 
 _SIMILARITIES = ("cosine", "l2")
+_ROUNDING = 1e-5
+"""Relative change of a vector that different kernels for different shapes can cause in float32, with a margin."""
 _GUIDED = 5
 """Steps at the start of a sequence at which the published program always runs the guide."""
 
 
 def drift(new: Tensor, old: Tensor, similarity: str) -> Tensor:
-    """How far value vectors [N, G, D] moved, [N] float32, over all heads: 1 - cosine, or the Euclidean distance. In
-    float32 because in bfloat16 nearly all cosines tie."""
+    """How far value vectors [N, G, D] moved, [N] float32, over all heads: 1 - cosine, or the Euclidean distance.
+
+    In float32, because in bfloat16 nearly all cosines tie; 1 - cosine as half the squared distance of the unit vectors,
+    because the difference itself rounds away. What has not moved beyond rounding counts as 0: then the lowest position
+    wins, whatever the company of the sequence did to the last bits.
+    """
     a, b = new.float().flatten(1), old.float().flatten(1)
-    return 1 - F.cosine_similarity(a, b, dim=1) if similarity == "cosine" else (a - b).norm(dim=1)
+    if similarity == "cosine":
+        a, b = F.normalize(a, dim=1, eps=1e-8), F.normalize(b, dim=1, eps=1e-8)
+    moved, still = (a - b).norm(dim=1), _ROUNDING * b.norm(dim=1)
+    return torch.where(moved > still, moved.square() / 2 if similarity == "cosine" else moved, 0.0)
 
 
 @dataclass(frozen=True)
