@@ -11,18 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-__all__ = ["Oracle", "Played", "Trace"]
+from tests.support.choosing import even_shares, llada_choice
+from tests.support.network import Table, llada_network
 
-Table = list[dict[int, tuple[Tensor, Tensor]]]
-"""Per layer: position to (key before rotation, value)."""
+__all__ = ["Oracle", "Played", "Trace"]
 
 
 @dataclass
 class Played:
-    """One step: the block, the step in it, what was fed, what was decoded, and the logits of the fed rows."""
+    """One step: the block, the step in it, what was fed, what was decoded and how surely, the logits of the fed rows
+    (before any shift), and, of Dream, the confidence at every masked position."""
 
     block: int
     index: int
@@ -30,15 +30,18 @@ class Played:
     decoded: dict[int, int]
     confidence: dict[int, float]
     logits: dict[int, Tensor]
+    weighed: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
 class Trace:
-    """A whole run: its steps, the final tokens, and the smallest margin by which a choice was made."""
+    """A whole run: its steps, the final tokens, the smallest margin by which a choice was made, and how often the mask
+    token was the likeliest of a candidate position (the published loops would then choose it)."""
 
     tokens: list[int]
     steps: list[Played] = field(default_factory=list)
     margin: float = float("inf")
+    mask_won: int = 0
 
     def note(self, margin: float) -> None:
         self.margin = min(self.margin, margin)
@@ -48,69 +51,16 @@ class Oracle:
     """The model of a published checkpoint, and the three published loops."""
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        self.config = config
-        self.w = {name.removeprefix("model.transformer."): t.double() for name, t in tensors.items()}
-        self.mask: int = config["mask_token_id"]
-        self.head_dim: int = config["d_model"] // config["n_heads"]
-
-    # The model -----------------------------------------------------------------------------------------------------
-
-    def _norm(self, x: Tensor, name: str) -> Tensor:
-        scaled: Tensor = x / (x.square().mean(dim=-1, keepdim=True) + self.config["rms_norm_eps"]).sqrt() * self.w[name]
-        return scaled
-
-    def _rotate(self, heads: Tensor, at: list[int]) -> Tensor:
-        """heads [N, H, D] at positions `at`."""
-        half = self.head_dim // 2
-        rate = self.config["rope_theta"] ** (-torch.arange(half, dtype=torch.float64) / half)
-        angle = (torch.tensor(at)[:, None] * rate)[:, None]
-        low, high = heads[..., :half], heads[..., half:]
-        return torch.cat((low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()), dim=-1)
-
-    def forward(self, tokens: list[int], fed: list[int], table: Table) -> tuple[dict[int, Tensor], Table]:
-        """Logits of the fed positions, and their fresh keys and values per layer."""
-        if not fed:
-            return {}, [{} for _ in table]
-        x, fresh = self.w["wte.weight"][[tokens[p] for p in fed]], []
-        for layer, stored in enumerate(table):
-            at = f"blocks.{layer}."
-            h = self._norm(x, at + "attn_norm.weight")
-            keys, values = h @ self.w[at + "k_proj.weight"].T, h @ self.w[at + "v_proj.weight"].T
-            fresh.append({p: (keys[n], values[n]) for n, p in enumerate(fed)})
-            # A KeyError here would mean that attention reads what nobody computed.
-            everything = [fresh[layer][p] if p in fresh[layer] else stored[p] for p in range(len(tokens))]
-            mixed = self._attend(h @ self.w[at + "q_proj.weight"].T, fed, everything)
-            x = x + mixed @ self.w[at + "attn_out.weight"].T
-            h = self._norm(x, at + "ff_norm.weight")
-            gate, up = h @ self.w[at + "ff_proj.weight"].T, h @ self.w[at + "up_proj.weight"].T
-            x = x + (gate * torch.sigmoid(gate) * up) @ self.w[at + "ff_out.weight"].T
-        head = self.w["wte.weight"] if self.config["weight_tying"] else self.w["ff_out.weight"]
-        logits = self._norm(x, "ln_f.weight") @ head.T
-        return {p: logits[n] for n, p in enumerate(fed)}, fresh
-
-    def _attend(self, query: Tensor, fed: list[int], everything: list[tuple[Tensor, Tensor]]) -> Tensor:
-        heads, groups = self.config["n_heads"], self.config["n_kv_heads"]
-        q = self._rotate(query.view(len(fed), heads, -1), fed)
-        keys = torch.stack([k for k, _ in everything]).view(len(everything), groups, -1)
-        keys = self._rotate(keys, list(range(len(everything))))
-        values = torch.stack([v for _, v in everything]).view(len(everything), groups, -1)
-        out = []
-        for head in range(heads):
-            group = head // (heads // groups)
-            weight = (q[:, head] @ keys[:, group].T / self.head_dim**0.5).softmax(dim=1)
-            out.append(weight @ values[:, group])
-        return torch.cat(out, dim=1)
-
-    # The loops -----------------------------------------------------------------------------------------------------
+        self.network = llada_network(config, tensors)
+        self.mask = self.network.mask
+        self.forward = self.network.forward
 
     def _choose(self, logits: Tensor, trace: Trace) -> tuple[int, float]:
         """The most likely token but the mask, and its probability."""
-        ranked = [t for t in logits.argsort(descending=True).tolist() if t != self.mask]
-        trace.note(float(logits[ranked[0]] - logits[ranked[1]]))
-        return ranked[0], float(logits.softmax(dim=0)[ranked[0]])
-
-    def _shares(self, holes: int, steps: int) -> list[int]:
-        return [holes // steps + (1 if i < holes % steps else 0) for i in range(steps)]
+        choice = llada_choice(logits, self.mask)
+        trace.note(choice.gap)
+        trace.mask_won += choice.mask_won
+        return choice.token, choice.confidence
 
     def confident(
         self, prompt: list[int], gen: int, block_length: int, steps: int, refresh: int | None = None, delay: int = 1
@@ -121,8 +71,8 @@ class Oracle:
         open_positions = set(range(len(prompt), length))
         for block in range(gen // block_length):
             end = len(prompt) + (block + 1) * block_length
-            shares = self._shares(sum(p < end for p in open_positions), per_block)
-            table: Table = [{} for _ in range(self.config["n_layers"])]
+            shares = even_shares(sum(p < end for p in open_positions), per_block)
+            table: Table = [{} for _ in range(self.network.layers)]
             decoded_at_start: list[set[int]] = []
             for i in range(per_block):
                 decoded_at_start.append(set(range(length)) - open_positions)
@@ -162,10 +112,10 @@ class Oracle:
         trace, length, per_block = Trace(tokens), len(tokens), steps // (gen // block_length)
         open_positions = set(range(len(prompt), length))
         for block in range(gen // block_length):
-            shares = self._shares(block_length, per_block)
+            shares = even_shares(block_length, per_block)
             cuts = [sum(shares[:i]) for i in range(per_block + 1)]
             turns = [order[block][cuts[i] : cuts[i + 1]] for i in range(per_block)]
-            table: Table = [{} for _ in range(self.config["n_layers"])]
+            table: Table = [{} for _ in range(self.network.layers)]
             candidates: list[int] = []
             for i, now in enumerate(turns):
                 full = refresh is None or i % refresh == 0
