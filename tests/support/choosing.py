@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["RULES", "Choice", "dream_choice", "dream_shares", "even_shares", "llada_choice", "most_confident"]
+__all__ = [
+    "RULES",
+    "Choice",
+    "Decision",
+    "dream_choice",
+    "dream_shares",
+    "even_shares",
+    "llada_choice",
+    "most_confident",
+]
 
 RULES = ("entropy", "maskgit_plus", "topk_margin")
 """Dream's rules, by their published names."""
@@ -18,19 +27,32 @@ RULES = ("entropy", "maskgit_plus", "topk_margin")
 @dataclass(frozen=True)
 class Choice:
     """A candidate for one position: its token and confidence; by how much the token won (`gap`), and how far the
-    nearest token is from being kept or dropped by a filter (`edge`); whether the mask token was likelier."""
+    nearest token is from being kept or dropped by a filter (`edge`); whether the mask token was likelier, and the
+    confidence of whichever was likeliest, by which the published loops would rank it."""
 
     token: int
     confidence: float
     gap: float
     edge: float
     mask_won: bool
+    published: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to decode; the smallest margin on which that and its tokens hang; whether the published loops would decode
+    a mask here, so that their run and ours part."""
+
+    taken: list[int]
+    margin: float
+    mask_won: bool
 
 
 def llada_choice(logits: Tensor, mask: int) -> Choice:
     """The most likely token but the mask, and its probability."""
     token, gap, mask_won = _best(logits, mask)
-    return Choice(token, float(logits.softmax(dim=0)[token]), gap, math.inf, mask_won)
+    share = logits.softmax(dim=0)
+    return Choice(token, float(share[token]), gap, math.inf, mask_won, float(share.max()))
 
 
 def dream_choice(logits: Tensor, mask: int, rule: str, top_p: float | None, top_k: int | None) -> Choice:
@@ -38,26 +60,28 @@ def dream_choice(logits: Tensor, mask: int, rule: str, top_p: float | None, top_
     token, gap, mask_won = _best(logits, mask)
     kept, edge = _filter(logits, top_p, top_k)
     share = kept.softmax(dim=0)
+    if rule == "maskgit_plus":
+        return Choice(token, float(share[token]), gap, edge, mask_won, float(share.max()))
     if rule == "entropy":
-        confidence = (share * (share + 1e-10).log()).sum()
-    elif rule == "maskgit_plus":
-        confidence = share[token]
+        confidence = float((share * (share + 1e-10).log()).sum())
     elif rule == "topk_margin":
-        first, second = share.topk(2).values
+        first, second = share.topk(2).values.tolist()
         confidence = first - second
     else:
         raise ValueError(rule)
-    return Choice(token, float(confidence), gap, edge, mask_won)
+    return Choice(token, confidence, gap, edge, mask_won, confidence)
 
 
-def most_confident(choices: Mapping[int, Choice], count: int) -> tuple[list[int], float]:
-    """The positions to decode, ties to the lowest, and the smallest margin on which that and their tokens hang."""
+def most_confident(choices: Mapping[int, Choice], count: int) -> Decision:
+    """The `count` most confident positions, ties to the lowest."""
     ranked = sorted(choices, key=lambda p: (-choices[p].confidence, p))
     margins = [choices[p].gap for p in ranked[:count]]
     if 0 < count < len(ranked):
         margins.append(choices[ranked[count - 1]].confidence - choices[ranked[count]].confidence)
         margins += [choice.edge for choice in choices.values()]
-    return ranked[:count], min(margins, default=math.inf)
+    published = sorted(choices, key=lambda p: (-choices[p].published, p))
+    mask_won = any(choices[p].mask_won for p in [*ranked[:count], *published[:count]])
+    return Decision(ranked[:count], min(margins, default=math.inf), mask_won)
 
 
 def even_shares(holes: int, steps: int) -> list[int]:

@@ -73,7 +73,9 @@ class DllmStep:
 
 @dataclass
 class DllmTrace:
-    """A whole run. `margin` is the smallest by which a token or position was chosen, `tie` a row to recompute."""
+    """A whole run: the tokens of the answer, a letter per forward of each branch, and what was recomputed. `margin` is
+    the smallest by which a token or position was chosen, `tie` a row to recompute; `mask_won` says that the published
+    loop would have decoded a mask and gone another way."""
 
     tokens: list[int]
     refresh: str
@@ -81,7 +83,7 @@ class DllmTrace:
     selected: list[Selection]
     steps: list[DllmStep] = field(default_factory=list)
     margin: float = math.inf
-    mask_won: int = 0
+    mask_won: bool = False
 
     @property
     def tie(self) -> float:
@@ -248,7 +250,7 @@ class _Run:
         # Refreshing everything at every forward computes everything afresh.
         self.guide = _Guided(network, Dllm() if cache is None else cache, len(prompt), len(self.tokens), scale)
         self.steps: list[DllmStep] = []
-        self.margin, self.mask_won = math.inf, 0
+        self.margin, self.mask_won = math.inf, False
 
     def masked(self) -> list[int]:
         """Masked positions, counted from the start of the answer."""
@@ -261,14 +263,14 @@ class _Run:
 
     def play(self, block: int, index: int, choices: dict[int, Choice], share: int, forward: DllmForward) -> None:
         """Decode the most confident and note the step."""
-        taken, margin = most_confident(choices, share)
-        self.margin = min(self.margin, margin)
-        self.mask_won += sum(choice.mask_won for choice in choices.values())
-        decoded = {j: choices[j].token for j in taken}
+        decision = most_confident(choices, share)
+        self.margin = min(self.margin, decision.margin)
+        self.mask_won |= decision.mask_won
+        decoded = {j: choices[j].token for j in decision.taken}
         for j, token in decoded.items():
             self.tokens[self.prompt + j] = token
         weighed = {j: choice.confidence for j, choice in choices.items()}
-        certain = {j: weighed[j] for j in taken}
+        certain = {j: weighed[j] for j in decoded}
         self.steps.append(DllmStep(block, index, decoded, certain, weighed, forward))
 
     def trace(self) -> DllmTrace:

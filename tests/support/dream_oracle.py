@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.support.choosing import dream_choice, dream_shares, most_confident
 from tests.support.network import Table, dream_network
-from tests.support.oracle import Played, Trace
+from tests.support.oracle import Trace
 
 __all__ = ["CACHES", "SHIFTS", "DreamOracle"]
 
@@ -58,15 +58,7 @@ class DreamOracle:
                 for p in range(len(tokens))
                 if tokens[p] == mask
             }
-            taken, margin = most_confident(choices, share)
-            trace.note(margin)
-            trace.mask_won += sum(choice.mask_won for choice in choices.values())
-            confidence = {p: choices[p].confidence for p in choices}
-            decoded = {p: choices[p].token for p in taken}
-            for p, token in decoded.items():
-                tokens[p] = token
-            certain = {p: confidence[p] for p in taken}
-            trace.steps.append(Played(0, i, fed, decoded, certain, logits, confidence))
+            trace.play(0, i, fed, choices, most_confident(choices, share), logits)
         return trace
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.support.choosing import even_shares, llada_choice
+from tests.support.choosing import Choice, Decision, even_shares, llada_choice, most_confident
 from tests.support.network import Table, llada_network
 
 __all__ = ["Oracle", "Played", "Trace"]
@@ -22,7 +22,7 @@ __all__ = ["Oracle", "Played", "Trace"]
 @dataclass
 class Played:
     """One step: the block, the step in it, what was fed, what was decoded and how surely, the logits of the fed rows
-    (before any shift), and, of Dream, the confidence at every masked position."""
+    (before any shift), and the confidence of every candidate."""
 
     block: int
     index: int
@@ -35,16 +35,32 @@ class Played:
 
 @dataclass
 class Trace:
-    """A whole run: its steps, the final tokens, the smallest margin by which a choice was made, and how often the mask
-    token was the likeliest of a candidate position (the published loops would then choose it)."""
+    """A whole run: its steps, the final tokens, the smallest margin by which a choice was made, and whether the
+    published loop would have decoded a mask and gone another way."""
 
     tokens: list[int]
     steps: list[Played] = field(default_factory=list)
     margin: float = float("inf")
-    mask_won: int = 0
+    mask_won: bool = False
 
-    def note(self, margin: float) -> None:
-        self.margin = min(self.margin, margin)
+    def play(
+        self,
+        block: int,
+        index: int,
+        fed: list[int],
+        choices: Mapping[int, Choice],
+        decision: Decision,
+        logits: dict[int, Tensor],
+    ) -> None:
+        """Decode what was decided and note the step."""
+        self.margin = min(self.margin, decision.margin)
+        self.mask_won |= decision.mask_won
+        decoded = {p: choices[p].token for p in decision.taken}
+        for p, token in decoded.items():
+            self.tokens[p] = token
+        weighed = {p: choice.confidence for p, choice in choices.items()}
+        confidence = {p: weighed[p] for p in decoded}
+        self.steps.append(Played(block, index, fed, decoded, confidence, logits, weighed))
 
 
 class Oracle:
@@ -54,13 +70,6 @@ class Oracle:
         self.network = llada_network(config, tensors)
         self.mask = self.network.mask
         self.forward = self.network.forward
-
-    def _choose(self, logits: Tensor, trace: Trace) -> tuple[int, float]:
-        """The most likely token but the mask, and its probability."""
-        choice = llada_choice(logits, self.mask)
-        trace.note(choice.gap)
-        trace.mask_won += choice.mask_won
-        return choice.token, choice.confidence
 
     def confident(
         self, prompt: list[int], gen: int, block_length: int, steps: int, refresh: int | None = None, delay: int = 1
@@ -85,13 +94,10 @@ class Oracle:
                 # Only what is decoded by now is kept; with a delay of nought, as the rows of the next step leave out
                 # what this step decodes, it is kept as it was while masked.
                 table = [{**old, **new} for old, new in zip(table, fresh, strict=True)]
-                chosen = {p: self._choose(logits[p], trace) for p in fed if p in open_positions and p < end}
-                ranked = sorted(chosen, key=lambda p: (-chosen[p][1], p))
-                taken = ranked[: shares[i]]
-                if 0 < shares[i] < len(ranked):
-                    trace.note(chosen[ranked[shares[i] - 1]][1] - chosen[ranked[shares[i]]][1])
-                self._play(trace, tokens, block, i, fed, {p: chosen[p] for p in taken}, logits)
-                open_positions -= set(taken)
+                choices = {p: llada_choice(logits[p], self.mask) for p in fed if p in open_positions and p < end}
+                decision = most_confident(choices, shares[i])
+                trace.play(block, i, fed, choices, decision, logits)
+                open_positions -= set(decision.taken)
                 if delay == 1:
                     kept = decoded_at_start[i] if i else set()
                     table = [{p: kv for p, kv in layer.items() if p in kept} for layer in table]
@@ -122,10 +128,10 @@ class Oracle:
                 fed = list(range(length)) if full else sorted(candidates)
                 logits, fresh = self.forward(tokens, fed, table)
                 table = [{**old, **new} for old, new in zip(table, fresh, strict=True)]
-                chosen = {p: self._choose(logits[p], trace) for p in now}
+                choices = {p: llada_choice(logits[p], self.mask) for p in now}
                 if i + 1 < per_block:
                     candidates = self._candidates(turns[i + 1], now, open_positions, length, window)
-                self._play(trace, tokens, block, i, fed, chosen, logits)
+                trace.play(block, i, fed, choices, most_confident(choices, len(now)), logits)
                 open_positions -= set(now)
         return trace
 
@@ -141,18 +147,3 @@ class Oracle:
                         taken.append(p)
                         added += 1
         return taken
-
-    @staticmethod
-    def _play(
-        trace: Trace,
-        tokens: list[int],
-        block: int,
-        index: int,
-        fed: list[int],
-        chosen: dict[int, tuple[int, float]],
-        logits: dict[int, Tensor],
-    ) -> None:
-        for p, (token, _) in chosen.items():
-            tokens[p] = token
-        decoded = {p: token for p, (token, _) in chosen.items()}
-        trace.steps.append(Played(block, index, fed, decoded, {p: c for p, (_, c) in chosen.items()}, logits))
