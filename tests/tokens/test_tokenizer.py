@@ -130,7 +130,8 @@ def test_half_a_surrogate_pair_is_no_text(text: str, plain: Tokenizer) -> None:
 
 
 def test_a_template_that_fails(tmp_path: Path) -> None:
-    tokenizer = made(tmp_path, "{{ raise_exception('no') }}")
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no') }}", encoding="utf-8")
+    tokenizer = made(tmp_path, None)
     with pytest.raises(PromptError, match=r"chat=True: the chat template fails .* pass chat=False"):
         tokenizer.encode_chat("hello")
 
