@@ -22,9 +22,12 @@ test-slow: setup
 
 # Tokenisation and loading beside each major release of transformers, with which the tests compare them.
 test-transformers: .venv-transformers4/ready .venv-transformers5/ready
-	.venv-transformers4/bin/python -m pytest $(BESIDE_TRANSFORMERS)
-	.venv-transformers5/bin/python -m pytest $(BESIDE_TRANSFORMERS)
+	for release in 4 5; do \
+		.venv-transformers$$release/bin/python -c "$(CHECK_RELEASE)" $$release && \
+		.venv-transformers$$release/bin/python -m pytest $(BESIDE_TRANSFORMERS) || exit 1; \
+	done
 
+CHECK_RELEASE := import sys; from transformers import __version__ as v; print('transformers', v); assert v[0] == sys.argv[1]
 BESIDE_TRANSFORMERS := -m 'not slow' tests/tokens tests/models tests/tiny/test_tiny_tokenizer.py
 .venv-transformers4/ready: RELEASE := transformers==4.57.*
 .venv-transformers5/ready: RELEASE := transformers>=5,<6

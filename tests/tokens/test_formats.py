@@ -43,7 +43,7 @@ def test_a_template_that_works_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_a_damaged_template_is_damage_and_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="tokenizer_config.json: the chat template is not usable"):
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: the chat template is not usable"):
         load_tokenizer(write_dream(tmp_path, "{% for %}"))
 
 
