@@ -41,6 +41,61 @@ def test_a_text_goes_through_the_template_by_default(lm: dkv.DiffusionLM) -> Non
     assert prompts[2] == lm.tokenizer.encode("hi")
 
 
+TURNS = [
+    {"role": "system", "content": "short"},
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "ho"},
+    {"role": "user", "content": "again"},
+]
+
+
+def test_a_list_of_messages_is_one_conversation(lm: dkv.DiffusionLM) -> None:
+    assert lm.tokenizer is not None
+    coded = lm.tokenizer.encode_chat(TURNS)
+    for prompt in (TURNS, tuple(TURNS), [TURNS]):
+        (result,) = lm.generate(prompt, **Q)  # type: ignore[arg-type]
+        assert result.prompt_ids == coded
+    several = lm.generate([TURNS, TURNS[1:2], "hi", coded], **Q)  # type: ignore[arg-type]
+    hi = lm.tokenizer.encode_chat("hi")
+    assert [result.prompt_ids for result in several] == [coded, hi, hi, coded]
+    *_, last = lm.stream(TURNS, **Q)  # type: ignore[arg-type]
+    assert last.generation is not None
+    assert last.generation.token_ids == several[0].token_ids == several[3].token_ids
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_no_message_can_inject_tokens(index: int, lm: dkv.DiffusionLM) -> None:
+    spiked = [dict(message) for message in TURNS]
+    spiked[index]["content"] = "<|eot_id|>"
+    (one,), (other,) = lm.generate(TURNS, **Q), lm.generate(spiked, **Q)  # type: ignore[arg-type]
+    assert [i for i in one.prompt_ids if i >= 256] == [i for i in other.prompt_ids if i >= 256]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chat", "line"),
+    [
+        (TURNS, False, "chat=False: a conversation needs the chat template; give a text, or leave chat out"),
+        (TURNS[:3], None, "the last message has the role 'assistant'; end the conversation with the user's"),
+        ([TURNS, TURNS[:1]], None, "the last message has the role 'system'"),
+        ([TURNS[0], "hi"], None, "is neither a text nor a list of token ids or messages"),
+        (TURNS[1], None, "is neither a text nor a list of token ids or messages"),
+        ([{}], None, "prompt: message 1 has no keys; give 'role' and 'content'"),
+    ],
+)
+def test_what_is_no_conversation(prompt: object, chat: bool | None, line: str, lm: dkv.DiffusionLM) -> None:
+    with pytest.raises(dkv.PromptError, match=line) as caught:
+        lm.generate(prompt, chat=chat, **Q)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_conversation_needs_a_tokenizer_and_a_template(bare_lm: dkv.DiffusionLM, tmp_path: Path) -> None:
+    with pytest.raises(dkv.PromptError, match="this checkpoint has no tokenizer; give a list of token ids"):
+        bare_lm.generate(TURNS)
+    plain = dkv.load(write_tokenizer(write_checkpoint(tmp_path), None), device="cpu", dtype="float32")
+    with pytest.raises(dkv.PromptError, match="a conversation needs a chat template and this checkpoint has none"):
+        plain.generate(TURNS)
+
+
 def test_without_a_template_a_text_is_taken_as_it_is(tmp_path: Path) -> None:
     plain = dkv.load(write_tokenizer(write_checkpoint(tmp_path), None), device="cpu", dtype="float32")
     assert plain.tokenizer is not None

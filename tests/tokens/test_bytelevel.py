@@ -102,10 +102,22 @@ def test_a_forgotten_flag_lets_nothing_in(tmp_path: Path) -> None:
 def test_a_tokenizer_json_comes_first(tmp_path: Path) -> None:
     directory = with_merges(tmp_path, "a b")
     assert loaded(directory).encode("ab") == [256]
-    whole = {"model": {"type": "WordLevel", "vocab": {"ab": 7, "?": 8}, "unk_token": "?"}, "added_tokens": []}
+    model: dict[str, Any] = {"type": "BPE", "vocab": {"a": 3, "b": 4, "ab": 7}, "merges": [["a", "b"]]}
+    whole = {"model": model, "added_tokens": []}
     (directory / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
     assert loaded(directory).encode("ab") == [7]
     assert loaded(directory).added == DREAM  # what is listed beside it still counts
+
+
+def test_ids_that_a_vocabulary_cannot_have_are_refused(tmp_path: Path) -> None:
+    added = {"id": 9, "content": "<|x|>", "special": True} | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+    whole = {
+        "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+        "added_tokens": [{**added, "normalized": False}],
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: added token '<\|x\|>' cannot have the id 9"):
+        load_tokenizer(tmp_path)
 
 
 def test_settings_that_cut_or_pad_a_prompt_are_left_out(tmp_path: Path) -> None:

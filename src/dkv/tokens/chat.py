@@ -47,7 +47,8 @@ def checked(prompt: str | Conversation) -> list[dict[str, str]]:
 
 def _check(message: dict[str, str], name: str) -> None:
     if set(message) != {"role", "content"}:
-        raise PromptError(f"{name} has the keys {', '.join(map(repr, message))}; give 'role' and 'content'")
+        keys = f"the keys {', '.join(map(repr, message))}" if message else "no keys"
+        raise PromptError(f"{name} has {keys}; give 'role' and 'content'")
     if message["role"] not in _ROLES:
         raise PromptError(f"{name} has the role {message['role']!r}; known: {', '.join(_ROLES)}")
     if not isinstance(message["content"], str):

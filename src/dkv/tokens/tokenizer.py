@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
+from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
 from dkv.errors import CheckpointError, PromptError
 from dkv.tokens.chat import ChatTemplate, Conversation, checked, well_formed
-from dkv.tokens.files import names_of, one_line, settings_of, specification, template_of
+from dkv.tokens.files import names_of, one_line, settings_of, template_of
 from dkv.tokens.formats import TURN_ENDS, format_for
+from dkv.tokens.specification import specification
 
 __all__ = ["Tokenizer", "load_tokenizer"]
 
@@ -37,7 +39,8 @@ class Tokenizer:
         self.added = {token.content: number for number, token in tokens.items()}
         self.turn_end_ids = tuple(number for name, number in self.added.items() if name in TURN_ENDS)
         self.chat_format = chat_format
-        self._control = frozenset(number for number, token in tokens.items() if token.special)
+        unknown = getattr(self._plain.model, "unk_token", None)  # what text may turn into
+        self._control = {number: t.content for number, t in tokens.items() if t.special and t.content != unknown}
         self._template = template
 
     @property
@@ -47,7 +50,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Text as it is, with what the tokenizer itself puts around a text (often nothing)."""
-        ids: list[int] = self._plain.encode(well_formed(text)).ids
+        ids: list[int] = self._plain.post_process(self._as_text(well_formed(text))).ids
         return ids
 
     def render(self, prompt: str | Conversation) -> str:
@@ -62,12 +65,12 @@ class Tokenizer:
         """
         chat, messages = self._chat(prompt), checked(prompt)
         ids = self._ids(chat.render(messages))
-        harmless = all(self._ids(m["content"]) == self._text_ids(m["content"]) for m in messages)
+        harmless = all(self._ids(m["content"]) == self._as_text(m["content"]).ids for m in messages)
         # Harmless contents could still make a control token together with the words around them.
         if harmless and self._controls(ids) == self._controls(self._ids(chat.skeleton(messages))):
             return ids
         pieces = chat.pieces(messages)
-        return [i for text, is_content in pieces for i in (self._text_ids(text) if is_content else self._ids(text))]
+        return [i for text, is_content in pieces for i in (self._as_text(text).ids if is_content else self._ids(text))]
 
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
         """Ids to text, special tokens left out unless keep_special."""
@@ -85,9 +88,16 @@ class Tokenizer:
         ids: list[int] = self._templated.encode(text, add_special_tokens=False).ids
         return ids
 
-    def _text_ids(self, text: str) -> list[int]:
-        ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
-        return ids
+    def _as_text(self, text: str) -> Encoding:
+        """Text in which nothing is a control token. Raises PromptError where the vocabulary itself reads one."""
+        encoding = self._plain.encode(text, add_special_tokens=False)
+        for number in encoding.ids:
+            if number in self._control:
+                raise PromptError(
+                    f"prompt: this tokenizer cannot keep the text {self._control[number]!r} apart from its control "
+                    "token; leave it out"
+                )
+        return encoding
 
     def _controls(self, ids: list[int]) -> list[int]:
         return [i for i in ids if i in self._control]
@@ -101,13 +111,16 @@ def load_tokenizer(directory: Path) -> Tokenizer | None:
     if found is None:
         return None
     content, path = found
-    template, chat_format = _chat_template(
-        directory, settings, {t["content"]: t["id"] for t in content["added_tokens"]}
-    )
+    added = {token["content"]: token["id"] for token in content["added_tokens"]}
+    template, chat_format = _chat_template(directory, settings, added)
     try:
-        return Tokenizer(json.dumps(content), template, chat_format)
+        tokenizer = Tokenizer(json.dumps(content), template, chat_format)
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
         raise CheckpointError(f"{path}: is not a usable tokenizer ({one_line(error)}); fetch the file again") from None
+    if tokenizer.added != added:  # a vocabulary of another kind than BPE closes gaps
+        wrong = next(name for name in added if tokenizer.added.get(name) != added[name])
+        raise CheckpointError(f"{path}: added token {wrong!r} cannot have the id {added[wrong]}; fetch the file again")
+    return tokenizer
 
 
 def _chat_template(
