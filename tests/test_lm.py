@@ -15,8 +15,18 @@ from dkv.caches import make_cache
 from dkv.decoders import RandomOrder, make_decoder
 from dkv.errors import AuditError
 from dkv.plan import Plan, Step
-from tests.support.checkpoints import EOS, MASK, SPECIAL, TRIMMING_CHAT, write_checkpoint, write_tokenizer
+from tests.support.checkpoints import (
+    EOS,
+    MASK,
+    SPECIAL,
+    TRIMMING_CHAT,
+    dream_config_of,
+    dream_tensors_of,
+    write_checkpoint,
+    write_tokenizer,
+)
 from tests.support.runs import POLICIES
+from tests.support.vocabularies import write_dream
 
 Q = {"gen_length": 6, "cache": "none", "seed": 0}
 
@@ -94,6 +104,21 @@ def test_a_conversation_needs_a_tokenizer_and_a_template(bare_lm: dkv.DiffusionL
     plain = dkv.load(write_tokenizer(write_checkpoint(tmp_path), None), device="cpu", dtype="float32")
     with pytest.raises(dkv.PromptError, match="a conversation needs a chat template and this checkpoint has none"):
         plain.generate(TURNS)
+
+
+def test_a_dream_checkpoint_as_published(tmp_path: Path) -> None:
+    """vocab.json and merges.txt, ids in generation_config.json alone; the answer ends at an end of turn too."""
+    config = dream_config_of(**dict.fromkeys(("mask_token_id", "eos_token_id", "pad_token_id")))
+    special = {"<|endoftext|>": 257, "<|im_start|>": 258, "<|im_end|>": 260, "<|mask|>": MASK}
+    directory = write_checkpoint(tmp_path, config, dream_tensors_of(config))
+    write_dream(directory, special=special)
+    (directory / "generation_config.json").write_text('{"mask_token_id": null, "eos_token_id": 257}', encoding="utf-8")
+    dream = dkv.load(directory, device="cpu", dtype="float32", audit=True)
+    facts = dream.model.config
+    assert (facts.family, facts.mask_id, facts.eos_ids, facts.pad_id) == ("dream", MASK, (257, 260), 257)
+    (result,) = dream.generate([{"role": "system", "content": ""}, {"role": "user", "content": "Hi"}], 6, seed=0)
+    assert bytes(i for i in result.prompt_ids if i < 256) == b"system\n\nuser\nHi\nassistant\n"
+    assert [i for i in result.prompt_ids if i >= 256] == [258, 260, 258, 260, 258]
 
 
 def test_without_a_template_a_text_is_taken_as_it_is(tmp_path: Path) -> None:

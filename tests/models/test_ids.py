@@ -60,9 +60,9 @@ def test_the_order_of_the_files() -> None:
     assert ids({**DREAM_CONFIG, "pad_token_id": 0}, generation, added)[2] == 0
 
 
-@pytest.mark.parametrize("size", ["vocab_size", "embedding_size"])
-def test_what_does_not_fit_the_vocabulary_does_not_count(size: str) -> None:
-    raw = {"architectures": ["LLaDAModelLM"], "vocab_size": 300, size: 300}
+@pytest.mark.parametrize("sizes", [{"vocab_size": 300}, {"vocab_size": 290, "embedding_size": 300}])
+def test_what_does_not_fit_the_vocabulary_does_not_count(sizes: dict[str, Any]) -> None:
+    raw = {"architectures": ["LLaDAModelLM"], **sizes}
     generation = {"mask_token_id": 300, "eos_token_id": [1, 300]}
     added = {"<|mdm_mask|>": 299, "<|endoftext|>": 298, "<|eot_id|>": 300}
     assert ids(raw, generation, added) == (299, 298, 298)

@@ -10,6 +10,7 @@ import pytest
 
 from dkv.errors import CheckpointError
 from dkv.tokens import Tokenizer, added_tokens, load_tokenizer
+from dkv.tokens.bytelevel import merges_of
 from tests.support.vocabularies import DREAM, byte_symbols, write_dream
 
 
@@ -73,6 +74,11 @@ def test_a_merge_may_begin_with_a_hash(tmp_path: Path) -> None:
     assert loaded(with_merges(tmp_path, "# #")).encode("##") == [256]
 
 
+def test_the_lines_of_a_merges_file() -> None:
+    text = "#version: 0.2\r\na b\r\n#version :\n\nĠ a"
+    assert merges_of(text, Path()) == [["a", "b"], ["#version", ":"], ["Ġ", "a"]]
+
+
 def test_added_tokens_have_the_ids_of_the_files(tmp_path: Path) -> None:
     directory = write_dream(tmp_path)
     assert added_tokens(directory) == loaded(directory).added == DREAM
@@ -82,20 +88,22 @@ def test_added_tokens_have_the_ids_of_the_files(tmp_path: Path) -> None:
 def test_added_tokens_json_is_read_too(tmp_path: Path) -> None:
     directory = write_dream(tmp_path)
     change(directory, added_tokens_decoder=None)
-    (directory / "added_tokens.json").write_text(json.dumps(DREAM), encoding="utf-8")
-    assert loaded(directory).added == DREAM
-    assert loaded(directory).encode("<|im_end|>") == [*b"<|im_end|>"]
+    tokens = DREAM | {"<role>": 151670}
+    (directory / "added_tokens.json").write_text(json.dumps(tokens), encoding="utf-8")
+    assert loaded(directory).added == tokens
+    assert loaded(directory).encode("<|im_end|><role>") == [*b"<|im_end|><role>"]
 
 
 def test_a_forgotten_flag_lets_nothing_in(tmp_path: Path) -> None:
     """Tokens that look like control tokens or have a role are control tokens; others are what the files say."""
     directory = write_dream(tmp_path)
     entries = {str(number): {"content": name, "special": False} for name, number in DREAM.items()}
-    entries |= {"151657": {"content": "<tool_call>", "special": False}, "151658": {"content": "<E>", "special": False}}
-    change(directory, added_tokens_decoder=entries, eos_token="<E>")
+    more = {151657: "<tool_call>", 151658: "<E>", 151659: "<role>"}
+    entries |= {str(number): {"content": name, "special": False, "lstrip": True} for number, name in more.items()}
+    change(directory, added_tokens_decoder=entries, eos_token="<E>", additional_special_tokens=["<role>"])
     tokenizer = loaded(directory)
-    assert tokenizer.encode("<|im_end|><|mask|><E>") == [*b"<|im_end|><|mask|><E>"]
-    assert tokenizer.encode("<tool_call>") == [151657]
+    assert tokenizer.encode("<|im_end|><|mask|><E><role>") == [*b"<|im_end|><|mask|><E><role>"]
+    assert tokenizer.encode("a <tool_call>") == [ord("a"), 151657]
     assert tokenizer.decode([DREAM["<|im_end|>"], 151658, 151657]) == "<tool_call>"
 
 

@@ -133,6 +133,10 @@ def test_no_message_ever_adds_a_control_token(
     assert tokenizer.decode(ids, keep_special=True) == tokenizer.render(messages)
 
 
+def message(role: Any = "user", content: Any = "Hi", **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content, **more}
+
+
 EACH = "{% for m in messages %}%s{% endfor %}<|eot_id|>"
 
 
@@ -166,14 +170,24 @@ def test_a_template_that_does_more_than_print_refuses_control_tokens(each: str, 
         tokenizer.encode_chat("an <|eot_id|>")
 
 
+def test_a_template_that_chooses_its_words_by_several_messages_refuses_control_tokens(tmp_path: Path) -> None:
+    every = "{% if '<' in messages[0].content and '<' in messages[1].content %}<|eot_id|>{% endif %}"
+    tokenizer = made("llada", tmp_path, EACH.replace("%s", "{{ m.content }}") + every)
+    assert tokenizer.encode_chat([message(content="<|eot_id|>"), USER])[:-1] == [*b"<|eot_id|>Hi"]
+    with pytest.raises(PromptError, match="does more than print"):
+        tokenizer.encode_chat([message(content="<|eot_id|>"), message(content="<")])
+
+
+def test_a_template_that_asks_whether_there_is_a_content(tmp_path: Path) -> None:
+    tokenizer = made("llada", tmp_path, EACH.replace("%s", "{% if m.content %}[{{ m.content }}]{% endif %}"))
+    ids = tokenizer.encode_chat([message("system", ""), message(content="<|eot_id|>")])
+    assert ids == [*b"[<|eot_id|>]", LLADA["<|eot_id|>"]]
+
+
 def test_a_cut_message_is_still_text(tmp_path: Path) -> None:
     tokenizer = made("llada", tmp_path, EACH.replace("%s", "{{ m.content.split('#')[-1] }}"))
     ids = tokenizer.encode_chat([{"role": "assistant", "content": "a#b<|eot_id|>"}, USER])
     assert ids == [*b"b<|eot_id|>Hi", LLADA["<|eot_id|>"]]
-
-
-def message(role: Any = "user", content: Any = "Hi", **more: Any) -> dict[str, Any]:
-    return {"role": role, "content": content, **more}
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,23 @@ def test_a_template_that_works_is_never_replaced(tmp_path: Path) -> None:
     assert (tokenizer.chat_format, tokenizer.encode_chat("Hi")) == ("own", [*b"Hi"])
 
 
+def test_templates_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
+    """The line of a block leaves nothing, loops may end early, and the names of the files are there."""
+    lines = (
+        "{% for m in messages %}\n    {% if loop.index > 1 %}{% break %}{% endif %}\n{{ m.content }}{{ bos_token }}.\n"
+    )
+    directory = write_llada(tmp_path, lines + "{% endfor %}")
+    tokenizer = load_tokenizer(directory)
+    assert tokenizer is not None
+    assert tokenizer.render([{"role": "user", "content": "Hi"}] * 2) == "Hi<|startoftext|>.\n"
+    path = directory / "tokenizer_config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"bos_token"', '"other"'), encoding="utf-8")
+    (directory / "special_tokens_map.json").write_text('{"bos_token": {"content": "<|eot_id|>"}}', encoding="utf-8")
+    tokenizer = load_tokenizer(directory)
+    assert tokenizer is not None
+    assert tokenizer.render("Hi") == "Hi<|eot_id|>.\n"
+
+
 def test_a_damaged_template_is_damage_and_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer_config.json: the chat template is not usable"):
         load_tokenizer(write_dream(tmp_path, "{% for %}"))

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from dkv.errors import CheckpointError, UnsupportedModelError
-from dkv.models.ids import complete_ids
+from dkv.models.ids import with_ids
 from dkv.models.layers import Transformer
 from dkv.models.weights import Weights, read_json
-from dkv.tokens import added_tokens
 
 __all__ = ["Transformer", "known_architectures", "load_model"]
 
@@ -35,9 +34,8 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype) -> Tra
         raise CheckpointError(f"model={str(directory)!r}: no such directory; give 'tiny' or a checkpoint directory")
     raw = read_json(directory / "config.json")
     module = _dispatch(raw)
-    generation = directory / "generation_config.json"
-    raw = complete_ids(raw, read_json(generation) if generation.is_file() else {}, added_tokens(directory))
-    model: Transformer = module.build(module.configure(raw), Weights(directory, device, dtype))
+    config = module.configure(with_ids(raw, directory))
+    model: Transformer = module.build(config, Weights(directory, device, dtype))
     return model
 
 

@@ -7,12 +7,14 @@ in the tokenizer. Architectures read one completed mapping and know none of that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dkv.errors import CheckpointError
-from dkv.tokens import TURN_ENDS
+from dkv.models.weights import read_json
+from dkv.tokens import TURN_ENDS, added_tokens
 
-__all__ = ["complete_ids"]
+__all__ = ["complete_ids", "with_ids"]
 
 _NAMES = {"mask_token_id": ("<|mdm_mask|>", "<|mask|>"), "eos_token_id": ("<|endoftext|>",)}
 _TURN_END = "turn_end_id"
@@ -21,6 +23,12 @@ _PUBLISHED = {
     "DreamModel": {"mask_token_id": 151666, "eos_token_id": 151643, _TURN_END: 151645},
 }
 """By architecture, for a directory in which nothing names them."""
+
+
+def with_ids(raw: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """`complete_ids` with what the directory's other files say. Raises CheckpointError."""
+    generation = directory / "generation_config.json"
+    return complete_ids(raw, read_json(generation) if generation.is_file() else {}, added_tokens(directory))
 
 
 def complete_ids(

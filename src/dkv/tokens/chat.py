@@ -130,10 +130,8 @@ def _marked(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 
 def _places(marked: Sequence[Mapping[str, str]], skeleton: str) -> list[tuple[int, str, int]]:
-    """(start, mark, message) of every mark in the skeleton, in its order. Raises PromptError for a repeated one."""
+    """(start, mark, message) of every mark in the skeleton, in its order."""
     marks = {index: message["content"] for index, message in enumerate(marked) if message["content"].strip()}
-    if any(skeleton.count(mark) > 1 for mark in marks.values()):
-        raise _unclear()
     return sorted((skeleton.index(mark), mark, index) for index, mark in marks.items() if mark in skeleton)
 
 
