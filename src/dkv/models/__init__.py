@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dkv.errors import CheckpointError, UnsupportedModelError
+from dkv.models.ids import with_ids
 from dkv.models.layers import Transformer
 from dkv.models.weights import Weights, read_json
 
@@ -33,7 +34,8 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype) -> Tra
         raise CheckpointError(f"model={str(directory)!r}: no such directory; give 'tiny' or a checkpoint directory")
     raw = read_json(directory / "config.json")
     module = _dispatch(raw)
-    model: Transformer = module.build(module.configure(raw), Weights(directory, device, dtype))
+    config = module.configure(with_ids(raw, directory))
+    model: Transformer = module.build(config, Weights(directory, device, dtype))
     return model
 
 
