@@ -17,6 +17,7 @@ from dkv.errors import PromptError, SettingError
 from dkv.generation import Frame, Generation, Run
 from dkv.model import Model
 from dkv.models import load_model
+from dkv.models.hub import find_directory
 from dkv.models.layers import bucket_for
 from dkv.plan import CachePolicy, Decoder
 from dkv.settings import Settings, seed_of, texts_of
@@ -31,25 +32,43 @@ Prompt = str | Sequence[int]
 
 
 def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False) -> DiffusionLM:
-    """Load "tiny" (the embedded model) or a directory with a published checkpoint.
+    """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
+    "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
     computed (slow; for tests of policies). A checkpoint without a tokenizer takes token ids only.
 
-    Raises CheckpointError, UnsupportedModelError, and SettingError for the device or dtype.
+    Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device or dtype.
     """
-    directory = _tiny() if str(model) == "tiny" else Path(model)
     place = _device(device)
+    directory = find_model(model)
     network = load_model(directory, place, _dtype(dtype, place))
-    return DiffusionLM(network, load_tokenizer(directory), name=str(model), audit=audit)
+    return DiffusionLM(network, load_tokenizer(directory), name=str(model), audit=audit, directory=directory)
+
+
+def find_model(model: str | Path) -> Path:
+    """The directory of what `load` takes as `model`, fetched if need be. Raises CheckpointError and HubError."""
+    if str(model) != "tiny":
+        return find_directory(model)
+    from dkv.tiny import MODEL_DIR  # the other models need not import it
+
+    return MODEL_DIR
 
 
 class DiffusionLM:
-    """A loaded model: `model` (the network), `tokenizer` (or None), and the two ways to generate."""
+    """A loaded model: `model` (the network), `tokenizer` (or None), `directory` (where both came from, or None), and
+    the two ways to generate."""
 
-    def __init__(self, model: Model, tokenizer: Tokenizer | None, name: str = "", audit: bool = False) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer | None,
+        name: str = "",
+        audit: bool = False,
+        directory: Path | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.name, self.directory = model, tokenizer, name, directory
         self._audit = audit
 
     def generate(
@@ -283,9 +302,3 @@ def _named_dtype(argument: str, name: str) -> torch.dtype:
         known = ("auto", *_DTYPES) if argument == "dtype" else _DTYPES
         raise SettingError(f"{argument}={name!r} is unknown; known: {', '.join(known)}")
     return _DTYPES[name]
-
-
-def _tiny() -> Path:
-    from dkv.tiny import MODEL_DIR  # the other models need not import it
-
-    return MODEL_DIR
