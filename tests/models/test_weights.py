@@ -125,7 +125,7 @@ def test_a_missing_directory_is_named(name: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_directory_says_what_to_give() -> None:
-    with pytest.raises(CheckpointError, match="model='./no/such': no such directory; give 'tiny', a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"model='\./no/such': no such directory; give 'tiny', a checkpoint"):
         dkv.load("./no/such")
 
 

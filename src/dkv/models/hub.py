@@ -13,9 +13,9 @@ from pathlib import Path
 from dkv.errors import CheckpointError, HubError
 from dkv.models.download import Remote, explain, fetch
 from dkv.models.fields import read_json
-from dkv.models.headers import Stored
+from dkv.models.headers import Stored, read_headers
 
-__all__ = ["Hub", "find_directory"]
+__all__ = ["Hub", "find_directory", "is_hub_id"]
 
 _SMALL = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt",
           "added_tokens.json", "chat_template.jinja", "*.safetensors.index.json", "LICENSE*")  # fmt: skip
@@ -29,19 +29,23 @@ def find_directory(model: str | Path) -> Path:
 
     Raises CheckpointError for what is neither a directory nor looks like a hub id, and HubError.
     """
-    return _existing(model) or Hub().directory(str(model))
-
-
-def _existing(model: str | Path) -> Path | None:
-    """The directory `model`, None for a hub id. A Path is never a hub id. Raises CheckpointError."""
     text = str(model)
-    if text and "\0" not in text and Path(model).is_dir():
+    if _is_directory(text):
         return Path(model)
-    if isinstance(model, str) and _ID.fullmatch(model):
-        return None
+    if isinstance(model, str) and is_hub_id(model):
+        return Hub().directory(model)
     raise CheckpointError(
         f"model={text!r}: no such directory; give 'tiny', a checkpoint directory or a hub id like 'owner/name'"
     )
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether a text means a model on the hub: it looks like an id, and nothing here has that path."""
+    return _ID.fullmatch(model) is not None and not Path(model).exists()
+
+
+def _is_directory(text: str) -> bool:
+    return text != "" and "\0" not in text and Path(text).is_dir()
 
 
 @dataclass(frozen=True)
@@ -58,17 +62,27 @@ class Hub:
 
     def peek(self, model: str) -> tuple[Path, dict[str, Stored]]:
         """A directory with everything but the weights, and what the weights' headers say. Raises HubError."""
+        cached = self._cached(self._remote(model, _ALL))
+        if cached is not None:
+            return cached, read_headers(cached)
         directory = self._snapshot(model, _SMALL)
         try:
             return directory, self._headers(model, directory)
-        except Exception as error:
+        except Exception as error:  # as below
             raise explain(model, error) from None
 
-    def _snapshot(self, model: str, patterns: tuple[str, ...]) -> Path:
-        repo, revision = _parsed(model)
-        remote = Remote(repo, revision, patterns, self.endpoint, self.cache)
+    def _remote(self, model: str, patterns: tuple[str, ...]) -> Remote:
+        return Remote(*_parsed(model), patterns, self.endpoint, self.cache)
+
+    def _cached(self, remote: Remote) -> Path | None:
+        """A snapshot in the cache, perhaps another program's, if it has what loading needs."""
         cached = remote.cached()
-        if cached is not None and _whole(cached, weights="*.safetensors" in patterns):
+        return cached if cached is not None and _whole(cached, weights=remote.patterns == _ALL) else None
+
+    def _snapshot(self, model: str, patterns: tuple[str, ...]) -> Path:
+        remote = self._remote(model, patterns)
+        cached = self._cached(remote)
+        if cached is not None:
             return cached
         try:
             return fetch(remote)
@@ -79,13 +93,17 @@ class Hub:
 
     def _headers(self, model: str, directory: Path) -> dict[str, Stored]:
         from huggingface_hub import HfApi
+        from huggingface_hub.errors import EntryNotFoundError
 
         api, (repo, revision) = HfApi(endpoint=self.endpoint), _parsed(model)
         index = directory / "model.safetensors.index.json"
         files = set(read_json(index).get("weight_map", {}).values()) if index.is_file() else {"model.safetensors"}
         found: dict[str, Stored] = {}
         for file in sorted(files):
-            header = api.parse_safetensors_file_metadata(repo, file, revision=revision)
+            try:
+                header = api.parse_safetensors_file_metadata(repo, file, revision=revision)
+            except EntryNotFoundError:  # pickled weights only, perhaps: a fact, and no damage
+                return {}
             found |= {n: Stored(Path(file), t.dtype, tuple(t.shape)) for n, t in header.tensors.items()}
         return found
 
@@ -99,7 +117,7 @@ def _parsed(model: str) -> tuple[str, str]:
 
 
 def _whole(directory: Path, weights: bool) -> bool:
-    """Whether a cached snapshot, perhaps another program's, has what loading needs."""
+    """Whether a directory has a config, and all the weights if those are asked for."""
     if not (directory / "config.json").is_file():
         return False
     index = directory / "model.safetensors.index.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -49,6 +50,14 @@ class Names:
         for layer in range(c.layers):
             for parts in self._layer(c, layer).values():
                 yield from parts.items()
+
+    def parameters(self, c: ModelConfig) -> int:
+        """How many numbers a checkpoint has."""
+
+        def count(fields: dict[str, dict[str, Shape]]) -> int:
+            return sum(prod(shape) for parts in fields.values() for shape in parts.values())
+
+        return count(self._outer(c)) + c.layers * count(self._layer(c, 0))
 
     def build(self, c: ModelConfig, weights: Weights) -> Transformer:
         """Read the network. Raises CheckpointError for a missing or misshapen tensor."""
