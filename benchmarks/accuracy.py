@@ -44,7 +44,7 @@ SETTINGS = [
 def run(lm: DiffusionLM, task: str, decoder: str, cache: str, count: int, batch_size: int) -> dict[str, Any]:
     """Generate and check one task under one setting."""
     examples = load_eval(task)[:count]
-    texts, right, rows, total = [""] * len(examples), [False] * len(examples), 0, 0
+    texts, right, rows, total = [""] * len(examples), [False] * len(examples), 0.0, 0
     for batch in _batches(lm, examples, batch_size):
         made = lm.generate(
             [examples[i].prompt for i in batch],

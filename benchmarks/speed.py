@@ -27,7 +27,8 @@ from dkv.canvas import lay_out
 from dkv.decoders import make_decoder
 from dkv.denoise import Schedule, State, advance
 from dkv.lm import load
-from dkv.models.layers import Transformer, Turn, attention, bucket_for
+from dkv.models.layers import Transformer, attention, bucket_for
+from dkv.rules import Turn
 from dkv.sampling import Sampling
 
 POLICIES = ("dkv-decode", "dkv-prefill", "dkv-pd", "dkv-greedy", "dkv-greedy:refresh=8,window=4")

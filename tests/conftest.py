@@ -52,6 +52,12 @@ def model(bare: Path) -> Transformer:
 
 
 @pytest.fixture(scope="session")
+def dream() -> Transformer:
+    """A small random Dream in float32: grouped keys, biases, and rows that predict their right neighbour."""
+    return load_model(REFERENCE / "dkv" / "dream", torch.device("cpu"), torch.float32)
+
+
+@pytest.fixture(scope="session")
 def lm(spoken: Path) -> dkv.DiffusionLM:
     """`spoken` in float32, audited."""
     return dkv.load(spoken, device="cpu", dtype="float32", audit=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -198,6 +199,7 @@ def test_caches_share_the_noise(decoder: str, model: Transformer) -> None:
     runs = [
         start_and_play(scripted, [[1, 2], [3]], 8, 4, cache=cache, decoder=decoder, temperature=0.9)[0].canvas
         for cache in POLICIES
+        if decoder == "random" or "greedy" not in cache  # which reads less where it must predict the order
     ]
     assert all(run.tokens.equal(runs[0].tokens) for run in runs)
     assert all(run.committed_at.equal(runs[0].committed_at) for run in runs)
@@ -216,6 +218,8 @@ def test_seeds_matter_and_nothing_else_does(model: Transformer) -> None:
 @dataclass(frozen=True)
 class Hasty:
     """Fixes everything that is masked, read or not."""
+
+    adaptive: ClassVar[bool] = False
 
     def rank(self, canvas: Canvas) -> Tensor:
         return torch.full_like(canvas.tokens, NEVER)

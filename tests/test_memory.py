@@ -13,7 +13,8 @@ from dkv.denoise import State, advance
 from dkv.errors import AuditError
 from dkv.memory import Memory
 from dkv.models import Transformer
-from dkv.plan import CachePolicy, Plan, Step, exact, pack
+from dkv.place import exact, pack
+from dkv.plan import CachePolicy, Plan, Step
 from tests.support.runs import POLICIES, play, start
 
 

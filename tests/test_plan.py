@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dkv.models import Transformer
-from dkv.plan import At, CachePolicy, Decoder, exact, pack, readers_of
+from dkv.place import At, exact, pack
+from dkv.plan import CachePolicy, Decoder, readers_of
 from tests.support.runs import Recorder, Scripted, play, start, start_and_play
 
 MASKS = st.integers(1, 4).flatmap(

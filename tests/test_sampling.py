@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dkv.models import Transformer
-from dkv.sampling import Read, keyed_uniform, noise_key
+from dkv.sampling import Read, Sampling, keyed_uniform, noise_key
 from tests.support.runs import Scripted, play, start, start_and_play
 
 VOCAB, MASK = 12, 11
@@ -180,5 +180,6 @@ def test_noise_reaches_deep_into_the_tail() -> None:
 
 
 def test_spread_lays_values_on_the_grid() -> None:
-    got = Read(torch.tensor([1, 5]), (2, 3), torch.tensor([4, 5]), torch.zeros(2), torch.zeros(2, 7))
+    sampling = Sampling(torch.zeros(2), None, None, greedy=True)
+    got = Read(torch.tensor([1, 5]), (2, 3), torch.tensor([4, 5]), torch.zeros(2), torch.zeros(2, 7), sampling)
     assert got.spread(got.token, -1).tolist() == [[-1, 4, -1], [-1, -1, 5]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ class Canvas:
     tokens [B, T] int64; prompt [B] and length [B]: prompt length, and prompt plus response length; committed_at [B, T]:
     the clock of the forward that fixed the token, GIVEN, or NEVER while masked; seed [B]: each request's own seed;
     request [B]: the caller's number of each sequence; position [T]; live and response [B, T]: positions that exist, and
-    those after the prompt. Which positions are masked is read from `committed_at`, never by
+    those after the prompt; guide [B] or None: for guidance, the row whose response this row (with its prompt masked)
+    mirrors, -1 for a sequence of its own. Which positions are masked is read from `committed_at`, never by
     comparing tokens with the mask id: a user's text may contain it, and holes may lie inside given text.
     """
 
@@ -41,6 +43,18 @@ class Canvas:
     position: Tensor
     live: Tensor
     response: Tensor
+    guide: Tensor | None = None
+
+    @cached_property
+    def guides(self) -> Tensor | None:
+        """[B] which rows are guides; None where no row is."""
+        return None if self.guide is None else self.guide >= 0
+
+    def mirrored(self, x: Tensor) -> Tensor:
+        """x [B, ...] with the entry of each guide row taken from the row that it mirrors."""
+        if self.guide is None:
+            return x
+        return x[torch.where(self.guide >= 0, self.guide, torch.arange(len(self.guide), device=x.device))]
 
     @property
     def masked(self) -> Tensor:
@@ -55,8 +69,14 @@ def lay_out(
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
     first_request: int = 0,
+    guided: bool = False,
 ) -> Canvas:
-    """Put each prompt at the left of its row, followed by `gen_length` masked positions; pad on the right."""
+    """Put each prompt at the left of its row, followed by `gen_length` masked positions; pad on the right. guided: add
+    a guide row for each, its prompt masked."""
+    count = len(prompts)
+    if guided:
+        prompts = [*prompts, *([mask_id] * len(p) for p in prompts)]
+        seeds = [*seeds, *seeds]
     batch, width = len(prompts), max(map(len, prompts)) + gen_length
     tokens = torch.full((batch, width), mask_id, dtype=torch.int64)
     for row, prompt in enumerate(prompts):
@@ -66,18 +86,19 @@ def lay_out(
     position = torch.arange(width)
     live = position < length[:, None]
     response = live & (position >= prompt_length[:, None])
-    canvas = Canvas(
-        tokens=tokens,
-        prompt=prompt_length,
-        length=length,
-        committed_at=torch.where(response, NEVER, GIVEN),
-        seed=torch.tensor(list(seeds), dtype=torch.int64),
-        request=torch.arange(first_request, first_request + batch),
-        position=position,
-        live=live,
-        response=response,
+    guide = torch.arange(-count, count).clamp(min=-1) if guided else None
+    return Canvas(
+        tokens=tokens.to(device),
+        prompt=prompt_length.to(device),
+        length=length.to(device),
+        committed_at=torch.where(response, NEVER, GIVEN).to(device),
+        seed=torch.tensor(list(seeds), dtype=torch.int64, device=device),
+        request=(first_request + torch.arange(batch) % count).to(device),
+        position=position.to(device),
+        live=live.to(device),
+        response=response.to(device),
+        guide=None if guide is None else guide.to(device),
     )
-    return Canvas(**{name: tensor.to(device) for name, tensor in vars(canvas).items()})
 
 
 def lowest(key: Tensor, count: Tensor) -> Tensor:

@@ -14,9 +14,12 @@ from torch.nn import functional as F
 
 from dkv.canvas import Canvas
 from dkv.errors import AuditError
+from dkv.guidance import Guidance
 from dkv.memory import Memory
 from dkv.model import Model
-from dkv.plan import At, Bucket, CachePolicy, Decoder, Step, exact, pack
+from dkv.place import At, Bucket, exact, narrow, pack
+from dkv.plan import CachePolicy, Decoder, Plan, Step
+from dkv.rules import DENSE
 from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key
 
 __all__ = ["Schedule", "State", "Tick", "advance", "finish"]
@@ -34,7 +37,7 @@ class Schedule:
 @dataclass
 class State:
     """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas; bucket: how row counts
-    round up; audit: check every read.
+    round up; guidance: where the canvas has guide rows; audit: check every read.
 
     What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; rank,
     score, fresh [B, T] as in `Step`; ragged: whether any position is padding.
@@ -49,6 +52,7 @@ class State:
     schedule: Schedule
     stop_ids: tuple[int, ...] = ()
     bucket: Bucket = exact
+    guidance: Guidance | None = None
     audit: bool = False
     clock: Tensor = field(init=False)
     index: Tensor = field(init=False)
@@ -70,12 +74,14 @@ class State:
 
 @dataclass(frozen=True)
 class Tick:
-    """What one step did. step: what was seen; rows [B, T]: what was computed; counts: rows of each sequence; done:
-    which sequences were finished before; read: what was read, or None; committed [B, T]: what the decoder fixed."""
+    """What one step did. step: what was seen; rows [B, T]: what was carried; counts: carried rows of each sequence;
+    work: rows of each sequence that passed through an MLP, averaged over layers; done: which sequences were finished
+    before; read: what was read, or None; committed [B, T]: what the decoder fixed."""
 
     step: Step
     rows: Tensor
     counts: list[int]
+    work: list[float]
     done: list[bool]
     read: Read | None
     committed: Tensor
@@ -88,26 +94,49 @@ def advance(state: State) -> Tick | None:
     Raises AuditError under audit, where a plan would let attention read a slot that was never computed, or a decoder
     fixes what was not read.
     """
-    step = _observe(state)
-    plan = state.policy.plan(step)
-    rows = (plan.rows | step.readers) & ~state.done[:, None]
+    step, plan, rows = _plan(state)
+    carried = rows.sum(1)
+    picks = carried if plan.rules == DENSE else plan.picks(rows)
     # The only host sync of a step: the shapes, and who is finished.
-    reads, *numbers = torch.cat((step.wanted.sum().view(1), rows.sum(1), state.done)).tolist()
-    counts, done = numbers[: len(rows)], [bool(n) for n in numbers[len(rows) :]]
+    told = torch.cat((_read_by(step).sum().view(1), carried, picks, state.done)).tolist()
+    reads, counts, picked, done = told[0], *(told[1 + n * len(rows) : 1 + (n + 1) * len(rows)] for n in range(3))
     if all(done):
         return None
     read = None
     if any(counts):  # else a step without work: the schedule has more steps than tokens
-        at = pack(rows, counts, _mask(state, rows, plan.visible), state.bucket)
-        hidden = state.model.forward(F.pad(state.canvas.tokens, (0, 1)).view(-1)[at.flat], at, state.memory)
-        read = _read(state, step, at, rows, hidden, reads) if reads else None
+        at = pack(rows, counts, _mask(state, rows, plan), state.bucket)
+        if plan.rules != DENSE:
+            at = replace(at, narrow=narrow(at, counts, picked, plan.forced, plan.frozen, state.bucket))
+        tokens = F.pad(state.canvas.tokens, (0, 1)).view(-1)[at.flat]
+        hidden = state.model.forward(tokens, at, state.memory, plan.rules)
+        read = _read(state, step, plan, at, rows, hidden, reads) if reads else None
     committed = _commit(state, step, read)
-    _turn(state)
-    return Tick(step, rows, counts, done, read, committed)
+    _turn(state, plan.rest)
+    layers = state.model.config.layers
+    share = plan.rules.narrowed(layers) / layers
+    work = [n + (m - n) * share for n, m in zip(counts, picked, strict=True)]
+    return Tick(step, rows, counts, work, [bool(d) for d in done], read, committed)
+
+
+def _plan(state: State) -> tuple[Step, Plan, Tensor]:
+    """What is seen, what the policy answers to it, and the rows [B, T] to carry."""
+    step = _observe(state)
+    plan = state.policy.plan(step)
+    if plan.reads is not None:
+        step = replace(step, wanted=step.wanted & plan.reads)
+    rows = (plan.rows | step.readers) & ~state.done[:, None]
+    return step, plan, rows if plan.rest is None else rows & ~plan.rest[:, None]
+
+
+def _read_by(step: Step) -> Tensor:
+    """[B, T] what is read: the wanted positions, guide rows aside."""
+    guides = step.canvas.guides
+    return step.wanted if guides is None else step.wanted & ~guides[:, None]
 
 
 def finish(state: State, which: Tensor) -> None:
-    """Finish the sequences `which` [B]: what is still masked there becomes the end-of-text."""
+    """Finish the sequences `which` [B], and their guides: what is still masked there becomes the end-of-text."""
+    which = state.canvas.mirrored(which)
     canvas, fill = state.canvas, state.canvas.masked & which[:, None]
     canvas.tokens = torch.where(fill, state.model.config.eos_ids[0], canvas.tokens)
     canvas.committed_at = torch.where(fill, state.clock[:, None], canvas.committed_at)
@@ -134,28 +163,45 @@ def _observe(state: State) -> Step:
     return replace(step, wanted=state.decoder.wanted(step))
 
 
-def _mask(state: State, rows: Tensor, visible: Tensor | None) -> Tensor | None:
+def _mask(state: State, rows: Tensor, plan: Plan) -> Tensor | None:
     """Note what is about to be computed; the slots that attention may read, [B, 1, 1, T], or None for all."""
-    state.memory.note(rows, state.clock)
-    readable = state.canvas.live if visible is None else state.canvas.live & visible & state.memory.computed
+    state.memory.note(rows if plan.frozen is None else rows & ~plan.frozen, state.clock)
+    live, visible = state.canvas.live, plan.visible
+    readable = live if visible is None else live & visible & state.memory.computed
     if state.audit:
         state.memory.audit(readable, ~state.done)
     return readable[:, None, None] if state.ragged or visible is not None else None
 
 
-def _read(state: State, step: Step, at: At, rows: Tensor, hidden: Tensor, reads: int) -> Read:
+def _read(state: State, step: Step, plan: Plan, at: At, rows: Tensor, hidden: Tensor, reads: int) -> Read:
     """Run the head on the rows that predict the wanted positions, and choose a candidate for each."""
     batch, width = rows.shape
-    flat = torch.nonzero_static(step.wanted.view(-1), size=reads).view(-1)
+    flat = torch.nonzero_static(_read_by(step).view(-1), size=reads).view(-1)
     sequence, position = flat // width, flat % width
-    reader = sequence * width + (position - step.shift).clamp(min=0)
-    carried = reader if at.whole else (rows.view(-1).cumsum(0) - 1)[reader]
-    logits = state.model.logits(hidden[carried])
-    token = choose(logits, state.model.config.mask_id)
-    if not state.sampling.greedy:
+    logits = _logits(state, plan, at, rows, hidden, sequence, (position - step.shift).clamp(min=0))
+    token, sampling = choose(logits, state.model.config.mask_id), state.sampling.at(sequence)
+    if not sampling.greedy:
         key = noise_key(state.canvas.seed[sequence], state.clock[sequence], position)
-        token = draw(logits, token, state.sampling.at(sequence), state.model.config.mask_id, key)
-    return Read(flat, (batch, width), token, log_confidence(logits, token), logits)
+        token = draw(logits, token, sampling, state.model.config.mask_id, key)
+    return Read(flat, (batch, width), token, log_confidence(logits, token), logits, sampling)
+
+
+def _logits(state: State, plan: Plan, at: At, rows: Tensor, hidden: Tensor, sequence: Tensor, slot: Tensor) -> Tensor:
+    """Logits [M, V] of the carried rows slot [M] of sequence [M], guided where there are guides."""
+    width, guidance = rows.shape[1], state.guidance
+    carried = None if at.whole else rows.view(-1).cumsum(0) - 1
+
+    def of(row: Tensor) -> Tensor:
+        place = row * width + slot
+        return hidden[place if carried is None else carried[place]]
+
+    logits = state.model.logits(of(sequence))
+    if guidance is None:
+        return logits
+    if plan.rest is None:
+        return guidance.apply(state.model, logits, sequence, slot, of(guidance.partner[sequence]))
+    guidance.keep(at, hidden, plan.rest)
+    return guidance.apply(state.model, logits, sequence, slot, None)
 
 
 def _commit(state: State, step: Step, read: Read | None) -> Tensor:
@@ -163,23 +209,26 @@ def _commit(state: State, step: Step, read: Read | None) -> Tensor:
     if read is None:
         state.fresh = torch.zeros_like(state.fresh)
         return state.fresh
-    canvas, chosen = state.canvas, state.decoder.commit(step, read)
+    canvas, chosen = state.canvas, state.canvas.mirrored(state.decoder.commit(step, read))
     if state.audit and bool((chosen & ~step.wanted).any()):
         raise AuditError("the decoder fixed a position that it had not read")
-    candidates = canvas.tokens.view(-1).scatter(0, read.flat, read.token).view_as(canvas.tokens)
+    candidates = canvas.mirrored(canvas.tokens.view(-1).scatter(0, read.flat, read.token).view_as(canvas.tokens))
     canvas.tokens = torch.where(chosen, candidates, canvas.tokens)
     canvas.committed_at = torch.where(chosen, state.clock[:, None], canvas.committed_at)
-    state.score = state.score.view(-1).scatter(0, read.flat, read.confidence).view_as(state.score)
+    state.score = canvas.mirrored(state.score.view(-1).scatter(0, read.flat, read.confidence).view_as(state.score))
     state.fresh = chosen
     return chosen
 
 
-def _turn(state: State) -> None:
+def _turn(state: State, rest: Tensor | None) -> None:
     """Move clocks, steps and blocks on, and finish the sequences that are complete or have ended their text."""
     going = (~state.done).long()
-    state.clock = state.clock + going
+    state.clock = state.clock + (going if rest is None else going * ~rest)
     index = state.index + going
     ended = index >= state.schedule.steps
+    if state.decoder.adaptive:
+        last = state.canvas.prompt + (state.block + 1) * state.schedule.block_length
+        ended = ended | ~(state.canvas.masked & (state.canvas.position < last[:, None])).any(1)
     state.index = torch.where(ended, 0, index)
     state.block = state.block + ended
     state.done = state.done | (state.block >= state.schedule.blocks)

@@ -10,8 +10,9 @@ import torch
 
 from dkv.canvas import lay_out
 from dkv.denoise import Schedule, State, Tick, advance, finish
+from dkv.guidance import Guidance
 from dkv.model import Model
-from dkv.plan import Bucket
+from dkv.place import Bucket
 from dkv.sampling import Sampling
 from dkv.settings import Settings
 from dkv.tokens import Tokenizer
@@ -21,12 +22,13 @@ __all__ = ["Frame", "Generation", "Run", "Stats"]
 
 @dataclass(frozen=True)
 class Stats:
-    """Of one sequence. forwards: network evaluations; rows_computed: rows through the MLP, averaged over layers;
-    rows_total: what no cache computes in as many forwards; new_tokens: up to the end-of-text, which is not counted;
+    """Of one sequence. forwards: network evaluations (with its guide's, which runs beside it, counted as one);
+    rows_computed: rows through the MLP, averaged over layers, the guide's included; rows_total: what no cache computes
+    in as many forwards; new_tokens: up to the end-of-text, which is not counted;
     seconds: wall-clock time from the sequence's start to its end."""
 
     forwards: int
-    rows_computed: int
+    rows_computed: float
     rows_total: int
     new_tokens: int
     seconds: float
@@ -79,7 +81,7 @@ class _Tally:
     """Running counts of one sequence."""
 
     forwards: int = 0
-    rows: int = 0
+    rows: float = 0
     seconds: float | None = None
     trace: list[list[tuple[int, int]]] = field(default_factory=list)
 
@@ -105,7 +107,8 @@ class Run:
         self._tokenizer, self._prompts, self._seeds = tokenizer, prompts, seeds
         self._settings, self._version, self._trace = settings, version, trace
         config, device = model.config, model.device
-        canvas = lay_out(prompts, settings.gen_length, config.mask_id, seeds, device, first_request)
+        guided = settings.cfg_scale > 0
+        canvas = lay_out(prompts, settings.gen_length, config.mask_id, seeds, device, first_request, guided)
         batch, width = canvas.tokens.shape
         self.stop_ids = tuple(dict.fromkeys((*config.eos_ids, *(tokenizer.turn_end_ids if tokenizer else ()))))
         self.state = State(
@@ -118,6 +121,7 @@ class Run:
             schedule=_schedule(settings, batch, device),
             stop_ids=self.stop_ids if settings.stop_at_eos else (),
             bucket=bucket,
+            guidance=Guidance(canvas, settings.cfg_scale) if guided else None,
             audit=audit,
         )
         self._tallies = [_Tally() for _ in prompts]
@@ -140,10 +144,10 @@ class Run:
         return tick
 
     def _count(self, tick: Tick) -> None:
-        self._clock_out(tick.done)
-        for tally, rows in zip(self._tallies, tick.counts, strict=True):
-            tally.forwards += rows > 0
-            tally.rows += rows
+        self._clock_out(tick.done[: len(self._tallies)])
+        for row, tally in enumerate(self._tallies):
+            tally.forwards += tick.counts[row] > 0
+            tally.rows += sum(tick.work[row :: len(self._tallies)])  # its own and its guide's
         if self._trace:
             fixed = tick.committed.nonzero().tolist()
             for row, tally in enumerate(self._tallies):
@@ -164,7 +168,9 @@ class Run:
             response = masked[row][len(prompt) : len(prompt) + self._settings.gen_length]
             settled = response.index(True) if True in response else len(response)
             hit[row] = self._find_stop(self._response(row)[:settled]) is not None
-        finish(self.state, torch.tensor(hit, device=self.state.done.device) & ~self.state.done)
+        hits = torch.zeros_like(self.state.done)
+        hits[: len(hit)] = torch.tensor(hit, device=hits.device)
+        finish(self.state, hits & ~self.state.done)
 
     def _response(self, row: int) -> list[int]:
         first = len(self._prompts[row])
@@ -220,7 +226,8 @@ class Run:
             (text, count), stopped = cut, True
         if len(kept) < len(ids) and self._settings.stop_at_eos:
             ids = kept + [ids[len(kept)]] + [self.state.model.config.eos_ids[0]] * (len(ids) - len(kept) - 1)
-        total = tally.forwards * (len(self._prompts[row]) + self._settings.gen_length)
+        rows = 2 if self._settings.cfg_scale else 1
+        total = tally.forwards * (len(self._prompts[row]) + self._settings.gen_length) * rows
         return Generation(
             prompt_ids=list(self._prompts[row]),
             token_ids=ids,

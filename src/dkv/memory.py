@@ -13,14 +13,16 @@ from torch import Tensor
 
 from dkv.canvas import NEVER
 from dkv.errors import AuditError
-from dkv.plan import At
+from dkv.place import At
+from dkv.rules import Rules
 
 __all__ = ["LayerMemory", "Memory"]
 
 
 @dataclass(frozen=True)
 class LayerMemory:
-    """One layer's buffers, [B, kv_heads, T + 1, head_dim] each; the last slot is scratch."""
+    """One layer's buffers: k and v, [B, kv_heads, T + 1, head_dim] each, and features of a rule, [B, 1, T + 1, C]. The
+    last slot is scratch."""
 
     buffers: dict[str, Tensor]
 
@@ -31,6 +33,10 @@ class LayerMemory:
             buffer[:, :, :-1] = value.view(*at.shape, *value.shape[1:]).transpose(1, 2)
         else:
             buffer[at.sequence, :, at.slot] = value.to(buffer.dtype)
+
+    def take(self, name: str, at: At) -> Tensor:
+        """What the slots of the carried rows hold, [N, heads, D]."""
+        return self.buffers[name][at.sequence, :, at.slot]
 
     @property
     def kv(self) -> tuple[Tensor, Tensor]:
@@ -56,6 +62,14 @@ class Memory:
         k, v = torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
         self.layers = [LayerMemory({"k": k[i], "v": v[i]}) for i in range(layers)]
         self.computed_at = torch.full((batch, width), NEVER, dtype=torch.int64, device=device)
+
+    def keep(self, rules: Rules, width: int) -> None:
+        """Make sure of the feature buffers [B, 1, T + 1, width] that the rules of the layers ask for."""
+        for number, layer in enumerate(self.layers):
+            k, rule = layer.buffers["k"], rules.of(number)
+            for name in () if rule is None else rule.buffers:
+                if name not in layer.buffers:
+                    layer.buffers[name] = torch.zeros((len(k), 1, k.shape[2], width), dtype=k.dtype, device=k.device)
 
     @property
     def nbytes(self) -> int:

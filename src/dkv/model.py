@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dkv.memory import Memory
-from dkv.plan import At
+from dkv.place import At
+from dkv.rules import Rules
 
 __all__ = ["Model", "ModelConfig"]
 
@@ -66,8 +67,8 @@ class Model(Protocol):
         """A memory for `batch` sequences of `width` slots."""
         ...
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory) -> Tensor:
-        """Carry the rows `at`, holding tokens [N], through every layer: hidden states [N, C]."""
+    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
+        """Carry the rows `at`, holding tokens [N], through every layer under its rule: hidden states [N, C]."""
         ...
 
     def logits(self, x: Tensor) -> Tensor:

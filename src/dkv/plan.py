@@ -1,4 +1,4 @@
-"""What a cache policy sees (`Step`), what it answers (`Plan`), and where the planned rows sit (`At`).
+"""What a cache policy sees (`Step`), what it answers (`Plan`), and what a decoder is.
 
 A policy is one function from the state of the canvas to the boolean mask of rows to compute. Everything that is not
 computed is read from the slots as they were left; that is all that caching is here.
@@ -6,19 +6,19 @@ computed is read from the slots as they were left; that is all that caching is h
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.canvas import Canvas
+from dkv.rules import DENSE, Rules
 from dkv.sampling import Read
 
-__all__ = ["At", "Bucket", "CachePolicy", "Decoder", "Plan", "Step", "exact", "pack", "readers_of"]
+__all__ = ["CachePolicy", "Decoder", "Plan", "Step", "readers_of"]
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,33 @@ def readers_of(wanted: Tensor, shift: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one forward computes. rows [B, T]: carried through the network; the core adds the rows that predict
-    `wanted`, so that no token is ever chosen from a stale row. visible [B, T]: slots that attention may read, None =
-    all live ones."""
+    """What one forward computes.
+
+    rows [B, T]: carried through the network; the core adds the rows that predict what is read, so that no token is ever
+    chosen from a row that was not carried. visible [B, T]: slots that attention may read, None = all live ones.
+    reads [B, T]: which of `wanted` are read now, None = all. rest [B]: guide rows that skip this forward, their last
+    output standing in; None = none.
+
+    For layers that pick rows of their own (`rules`): forced [B, T] are always recomputed, frozen [B, T] never, and of
+    the other carried rows budget [B], the most drifted ones.
+    """
 
     rows: Tensor
     visible: Tensor | None = None
+    reads: Tensor | None = None
+    rest: Tensor | None = None
+    rules: Rules = DENSE
+    forced: Tensor | None = None
+    frozen: Tensor | None = None
+    budget: Tensor | None = None
+
+    def picks(self, rows: Tensor) -> Tensor:
+        """[B] rows that each picking layer recomputes, of the carried `rows` [B, T]."""
+        none = torch.zeros_like(rows)
+        forced = rows & (none if self.forced is None else self.forced)
+        free = rows & ~forced & ~(none if self.frozen is None else self.frozen)
+        count = forced.sum(1)
+        return count if self.budget is None else count + torch.minimum(self.budget, free.sum(1))
 
 
 @runtime_checkable
@@ -99,7 +120,9 @@ class CachePolicy(Protocol):
 @runtime_checkable
 class Decoder(Protocol):
     """An unmasking rule. It keeps nothing between steps: what it knows ahead is its order, what it learns is in Step.
-    Each sequence is treated on its own."""
+    Each sequence is treated on its own. adaptive: a block ends as soon as it is complete, not after its steps."""
+
+    adaptive: ClassVar[bool]
 
     def rank(self, canvas: Canvas) -> Tensor:
         """[B, T] the commit order, 0 first, as far as it is known when the sequences join; NEVER where it is not."""
@@ -112,64 +135,3 @@ class Decoder(Protocol):
     def commit(self, step: Step, read: Read) -> Tensor:
         """[B, T] positions to fix now, each among those read."""
         ...
-
-
-@dataclass(frozen=True)
-class At:
-    """Where N carried rows sit in B sequences of T slots (slot T is scratch).
-
-    sequence [N] and slot [N], flat [N] = sequence * (T + 1) + slot; shape (B, R); group [B, R] indexes the carried rows
-    of each sequence, None where they are regular (every sequence has R rows, in order); place [N] is the way back;
-    whole: every slot is carried; mask [B, 1, 1, T]: slots that attention may read, None = all.
-    """
-
-    sequence: Tensor
-    slot: Tensor
-    flat: Tensor
-    shape: tuple[int, int]
-    group: Tensor | None
-    place: Tensor | None
-    whole: bool
-    mask: Tensor | None
-
-    def regroup(self, x: Tensor) -> Tensor:
-        """[N, H, D] of carried rows to [B, H, R, D] by sequence."""
-        x = x.view(*self.shape, *x.shape[1:]) if self.group is None else x[self.group]
-        return x.transpose(1, 2)
-
-    def flatten(self, x: Tensor) -> Tensor:
-        """[B, H, R, D] by sequence to [N, H * D] of carried rows."""
-        x = x.transpose(1, 2).flatten(0, 1).flatten(1)
-        return x if self.place is None else x[self.place]
-
-
-Bucket = Callable[[int], int]
-"""Rounds a number of rows up to a size that the kernels are prepared for."""
-
-
-def exact(rows: int) -> int:
-    """The bucket that adds nothing."""
-    return rows
-
-
-def pack(rows: Tensor, counts: list[int], mask: Tensor | None, bucket: Bucket = exact) -> At:
-    """Turn rows [B, T] bool, of which `counts` per sequence are set, into the places of N = bucket(sum) carried rows.
-
-    Ascending by sequence and slot. Rows that only fill the bucket point at sequence 0's scratch slot T, which nothing
-    ever reads, so raggedness needs no branch and their writes do no harm.
-    """
-    batch, width = rows.shape
-    total = sum(counts)
-    whole = total == batch * width
-    size = total if whole else bucket(total)
-    grid = F.pad(rows, (0, 1)).view(-1)
-    flat = torch.nonzero_static(grid, size=size, fill_value=width).view(-1)
-    sequence, slot = flat // (width + 1), flat % (width + 1)
-    if batch == 1 or (size == total == batch * counts[0] and len(set(counts)) == 1):
-        return At(sequence, slot, flat, (batch, size // batch), None, None, whole, mask)
-    most = max(counts)
-    first = torch.tensor([0, *counts[:-1]], device=rows.device).cumsum(0)
-    order = torch.arange(most, device=rows.device)
-    group = (first[:, None] + order).clamp(max=size - 1)
-    within = (torch.arange(size, device=rows.device) - first[sequence]).clamp(max=most - 1)
-    return At(sequence, slot, flat, (batch, most), group, sequence * most + within, whole, mask)

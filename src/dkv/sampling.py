@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,13 +42,22 @@ class Sampling:
 @dataclass(frozen=True)
 class Read:
     """What was read at M positions of the canvas: flat [M] = sequence * T + position, ascending; shape = (B, T);
-    token [M] the candidate; confidence [M] its log-probability; logits [M, V] float32, unaltered."""
+    token [M] the candidate; confidence [M] its log-probability; logits [M, V] float32, unaltered; sampling: one entry
+    for each of the M."""
 
     flat: Tensor
     shape: tuple[int, int]
     token: Tensor
     confidence: Tensor
     logits: Tensor
+    sampling: Sampling
+
+    @cached_property
+    def altered(self) -> Tensor:
+        """Logits [M, V] after temperature, top-p and top-k: what Dream's rules take their confidences from."""
+        s = self.sampling
+        warm = torch.where(s.temperature > 0, s.temperature, 1.0)[:, None]
+        return _filtered(self.logits if s.greedy else self.logits / warm, s)
 
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Lay values [M] out on a [B, T] grid of `fill`."""

@@ -67,8 +67,6 @@ class Settings:
             _whole("top_k", self.top_k)
         if not (_is_number(self.cfg_scale) and 0 <= self.cfg_scale < math.inf):
             raise SettingError(f"cfg_scale={self.cfg_scale!r} must be 0 (no guidance) or a positive number")
-        if self.cfg_scale:
-            raise SettingError(f"cfg_scale={self.cfg_scale!r}: guidance is not available yet; use cfg_scale=0")
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise SettingError(f"stop={list(self.stop)!r} must be a text or several, none empty")
 

@@ -12,7 +12,7 @@ from dkv.caches.dkv_cache import Decode, Greedy, Prefill, PrefillAndDecode
 from dkv.decoders import RandomOrder
 from dkv.errors import SpecError
 from dkv.models import Transformer
-from tests.support.runs import positions, start_and_play
+from tests.support.runs import Recorder, positions, start_and_play
 
 PROMPT, GEN = [1, 2, 3], 6  # positions 0-2 are the prompt, 3-8 the response
 ORDER = [[[5, 3, 8, 4, 7, 6]]]
@@ -112,16 +112,30 @@ def test_rows_do_not_depend_on_the_neighbours(model: Transformer) -> None:
     ]  # fmt: skip
 
 
-def test_greedy_without_a_known_order_reads_the_block(model: Transformer) -> None:
-    """The confidence decoder chooses among all masked positions of the block, so all of them are computed."""
-    _, ticks = start_and_play(model, [PROMPT], GEN, 3, cache="dkv-greedy:refresh=100,window=2")
-    fixed: list[int] = []
+@pytest.mark.parametrize("window", [0, 2])
+def test_greedy_without_a_known_order_predicts_it(window: int, model: Transformer) -> None:
+    """Next is what was read with the highest confidence; only what is computed is read."""
+    recorder = Recorder(make_cache(f"dkv-greedy:refresh=100,window={window}"))
+    _, ticks = start_and_play(model, [PROMPT], 12, 6, 12, cache=recorder)
     for number, tick in enumerate(ticks):
-        block = [3, 4, 5] if number < 3 else [6, 7, 8]
-        left = [p for p in block if p not in fixed]
-        wanted = EVERY if number % 3 == 0 else sorted({*left, *fixed[-1:]})
-        assert positions(tick.rows)[0] == wanted
-        fixed += positions(tick.committed)[0]
+        read = [] if tick.read is None else (tick.read.flat % 15).tolist()
+        fresh = positions(recorder.fresh[number])[0]
+        masked, score = recorder.masked[number][0], recorder.score[number][0]
+        block = [p for p in range(3 + number // 6 * 6, 9 + number // 6 * 6) if masked[p]]
+        if number % 6 == 0:
+            assert read == block
+            assert tick.counts == [15]
+            continue
+        best = max(block, key=lambda p: (float(score[p]), -p))
+        near = sorted((p for p in range(15) if masked[p] and p != best), key=lambda p: (abs(p - best), p))[:window]
+        assert positions(tick.rows)[0] == sorted({best, *fresh, *near})
+        assert read == sorted({best, *near} & {*block})
+
+
+def test_greedy_predicts_as_many_as_the_schedule_fixes(model: Transformer) -> None:
+    _, ticks = start_and_play(model, [PROMPT], 12, 12, 4, cache="dkv-greedy:refresh=100,window=0")
+    assert [tick.counts[0] for tick in ticks] == [15, 6, 6, 6]
+    assert [len(positions(tick.committed)[0]) for tick in ticks] == [3, 3, 3, 3]
 
 
 def test_several_tokens_a_step_are_all_delayed(model: Transformer) -> None:

@@ -37,7 +37,7 @@ def test_generate_json_is_what_python_gives(cli: Cli, checkpoint: Path) -> None:
 
 def test_settings_reach_the_library(cli: Cli, checkpoint: Path) -> None:
     options = "--block-length 8 --steps 8 --temperature 0.5 --top-p 0.9 --top-k 5 --no-stop-at-eos --stop xyz --stop zy"
-    spec = "dkv-decode:refresh=4,delay=2,warmup=1"
+    spec = "dkv-decode:refresh=4,delay=2,warmup=1,shift=un"
     specs = ["--cache", spec, "--decoder", "random:seed=9", "--cache-dtype", "bfloat16"]
     result = cli("generate", "hi", "--model", str(checkpoint), *SHORT, *options.split(), *specs, "--no-chat", "--json")
     settings = json.loads(result.stdout)["settings"]

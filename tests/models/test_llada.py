@@ -11,7 +11,7 @@ import torch
 from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.models import Transformer, known_architectures, load_model
 from dkv.models.llada import configure
-from dkv.plan import pack
+from dkv.place import pack
 from tests.support.checkpoints import EOS, MASK, VOCAB, config_of, tensors_of, write_checkpoint
 from tests.support.oracle import Oracle
 

@@ -12,9 +12,12 @@ from dkv.caches import make_cache
 from dkv.canvas import lay_out
 from dkv.decoders import make_decoder
 from dkv.denoise import Schedule, State, Tick, advance
+from dkv.guidance import Guidance
 from dkv.memory import Memory
 from dkv.model import Model, ModelConfig
-from dkv.plan import At, Bucket, CachePolicy, Decoder, Plan, Step, exact
+from dkv.place import At, Bucket, exact
+from dkv.plan import CachePolicy, Decoder, Plan, Step
+from dkv.rules import Rules
 from dkv.sampling import Sampling
 
 __all__ = ["POLICIES", "Recorder", "Scripted", "Watched", "play", "positions", "start", "start_and_play"]
@@ -28,6 +31,11 @@ POLICIES = (
     "dkv-prefill",
     "dkv-prefill:refresh=3",
     "dkv-pd:refresh=3",
+    "dllm-cache:kp=5,kr=3,rho=0.4",
+    "dllm-cache:kp=4,kr=2,rho=0",
+    "dllm-cache:kp=3,kr=100,rho=0.3,first_layer=false,similarity=l2",
+    "fast-prefix",
+    "fast-dual",
 )
 """Every policy, at settings under which it really caches in a short run."""
 
@@ -48,11 +56,14 @@ def start(
     stop_ids: tuple[int, ...] = (),
     bucket: Bucket = exact,
     audit: bool = True,
+    cfg_scale: float = 0.0,
 ) -> State:
     """A batch ready to advance."""
-    batch, block_length = len(prompts), gen_length if block_length is None else block_length
-    blocks = gen_length // block_length
-    canvas = lay_out(prompts, gen_length, model.config.mask_id, list(range(batch)) if seeds is None else seeds)
+    block_length = gen_length if block_length is None else block_length
+    blocks, guided = gen_length // block_length, cfg_scale > 0
+    seeds = list(range(len(prompts))) if seeds is None else seeds
+    canvas = lay_out(prompts, gen_length, model.config.mask_id, seeds, guided=guided)
+    batch = len(canvas.tokens)
     steps_in_block = (gen_length if steps is None else steps) // blocks
     warmth = torch.tensor([temperature] * batch if isinstance(temperature, float) else temperature)
 
@@ -70,6 +81,7 @@ def start(
         schedule=schedule,
         stop_ids=stop_ids,
         bucket=bucket,
+        guidance=Guidance(canvas, cfg_scale) if guided else None,
         audit=audit,
     )
 
@@ -140,8 +152,8 @@ class Watched:
     def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
         return self.inner.remember(batch, width, dtype)
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory) -> Tensor:
-        hidden = self.inner.forward(tokens, at, memory)
+    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
+        hidden = self.inner.forward(tokens, at, memory, rules)
         self.seen.append((at, self.inner.logits(hidden)))
         return hidden
 
@@ -167,7 +179,7 @@ class Scripted:
     def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
         return Memory(1, batch, 1, width, 2, dtype or self.dtype)
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory) -> Tensor:
+    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
         self.forwards += 1
         return at.slot[:, None]
 

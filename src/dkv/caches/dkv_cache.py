@@ -4,8 +4,10 @@ A decoded token's representation still moves during the step after its decoding,
 more with its real embedding (the delay), then read from its slot until the next refresh. Four policies, one idea; in
 all of them m = the masked positions and those fixed in the last `delay` forwards.
 
-This file covers models that predict in place (shift 0); where row p predicts token p + 1, the rows that a policy leaves
-out of its plan but that predict a wanted position are added by the core.
+Where row p predicts token p + 1 (`shift`: Dream), a row must also stay while its right neighbour is in m, since it
+predicts that one. "un_right" computes m and the left neighbours of m. "un" computes the left neighbours alone, as the
+program first had it: a row is then read from its slot once its successor is settled, even with the keys and values of
+its mask.
 """
 
 from __future__ import annotations
@@ -15,12 +17,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dkv.canvas import NEVER, lowest
 from dkv.errors import SpecError
-from dkv.plan import Plan, Step
+from dkv.plan import Plan, Step, readers_of
 
 __all__ = ["Decode", "Greedy", "Prefill", "PrefillAndDecode"]
+
+_SHIFTS = ("un", "un_right")
 
 
 def unsettled(step: Step, delay: int) -> Tensor:
@@ -28,9 +33,33 @@ def unsettled(step: Step, delay: int) -> Tensor:
     return step.canvas.committed_at >= (step.clock - delay).clamp(min=0)[:, None]
 
 
+def live_rows(step: Step, m: Tensor, shift: str) -> Tensor:
+    """[B, T] the rows that cannot be read from their slots yet: m, or what m needs where rows predict their right
+    neighbour (the complement of the program's set S)."""
+    if not step.shift:
+        return m
+    left = F.pad(m[:, 1:], (0, 1))
+    last = step.canvas.position == step.canvas.length[:, None] - 1
+    if shift == "un":  # the last row predicts nothing; the program drops it once its first step's set has passed
+        return left | (last & (step.clock <= 1)[:, None])
+    return m | left | (last & F.pad(m[:, :-1], (1, 0)))
+
+
+def region(step: Step) -> Tensor:
+    """[B, T] the response, and with a shift the last prompt row, which predicts its first token."""
+    canvas = step.canvas
+    return canvas.response | (canvas.position == canvas.prompt[:, None] - 1) if step.shift else canvas.response
+
+
+def begins(step: Step) -> Tensor:
+    """[B, 1] whether the prompt is due: at the first forward of a block (LLaDA's loop drops its cache there) or, with a
+    shift, of the sequence (Dream's loop has no blocks)."""
+    return ((step.clock if step.shift else step.index) == 0)[:, None]
+
+
 def due(step: Step, every: int) -> Tensor:
-    """[B, 1] whether the step within the block is a multiple of `every`; 0 means the block's first forward only."""
-    return (step.index % every == 0 if every else step.index == 0)[:, None]
+    """[B, 1] whether the step within the block is a multiple of `every`."""
+    return (step.index % every == 0)[:, None]
 
 
 def require(name: str, key: str, value: int, least: int) -> None:
@@ -39,37 +68,52 @@ def require(name: str, key: str, value: int, least: int) -> None:
         raise SpecError(f"cache={name!r}: {key}={value!r} must be a whole number of at least {least} (and below 2**31)")
 
 
+def require_shift(name: str, shift: str) -> None:
+    """Raises SpecError."""
+    if shift not in _SHIFTS:
+        raise SpecError(f"cache={name!r}: shift={shift!r} is unknown; known: {', '.join(_SHIFTS)}")
+
+
 @dataclass(frozen=True)
 class Decode:
-    """dKV-Cache-Decode. rows = live at warm-up and at every `refresh`-th step of the block, else m.
+    """dKV-Cache-Decode. rows = live at warm-up and at every `refresh`-th step of the block, else m (see `shift`).
 
-    delay 1 is the paper's; 0 and 2 are its ablation. warmup: full forwards at the start of each block (the published
-    program spends 2 on LLaDA, of which the second only exists because the first stores nothing).
+    delay 1 is the paper's; 0 and 2 are its ablation. warmup: full forwards at the start of each block; None = 2 on
+    LLaDA, where the published program spends a second one only because its first stores nothing, and 1 on Dream.
     """
 
     name: ClassVar[str] = "dkv-decode"
     refresh: int = 8
     delay: int = 1
-    warmup: int = 2
+    warmup: int | None = None
+    shift: str = "un_right"
 
     def __post_init__(self) -> None:
-        for key, least in (("refresh", 1), ("delay", 0), ("warmup", 1)):
+        for key, least in (("refresh", 1), ("delay", 0)):
             require(self.name, key, getattr(self, key), least)
+        if self.warmup is not None:
+            require(self.name, "warmup", self.warmup, 1)
+        require_shift(self.name, self.shift)
 
     def plan(self, step: Step) -> Plan:
         """Refresh, or compute what has not settled."""
-        full = due(step, self.refresh) | (step.index < self.warmup)[:, None]
-        return Plan((full & step.canvas.live) | unsettled(step, self.delay))
+        warmup = 2 - step.shift if self.warmup is None else self.warmup
+        full = due(step, self.refresh) | (step.index < warmup)[:, None]
+        return Plan((full & step.canvas.live) | live_rows(step, unsettled(step, self.delay), self.shift))
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """dKV-Cache-Greedy. rows = live at every `refresh`-th step, else wanted, fresh, and `window` masked rows near each
-    wanted one: the cost of a step no longer grows with the length.
+    """dKV-Cache-Greedy. rows = live at every `refresh`-th step, else next, fresh, and `window` masked rows near each of
+    the next: the cost of a step no longer grows with the length.
 
-    The window of a wanted position c is walked c-1, c+1, c-2, c+2, ... over masked positions that no earlier wanted
-    position (in commit order) has taken. Exact with a decoder that knows its order ahead (`random`); a decoder that
-    reads every masked position to choose from makes all of them wanted, and leaves little to save.
+    next: the positions decoded now. With a decoder that knows its order (`random`) these are what it wants, as
+    published. With any other they are predicted: the schedule's number of positions that were read with the highest
+    confidence when they were last read. Then only what is computed is read, so that nothing is committed from a stale
+    row; at a refresh everything is.
+
+    The window of a position c is walked c-1, c+1, c-2, c+2, ... over masked positions that no earlier one (in the
+    order of decoding) has taken.
     """
 
     name: ClassVar[str] = "dkv-greedy"
@@ -82,34 +126,36 @@ class Greedy:
 
     def plan(self, step: Step) -> Plan:
         """Refresh, or compute what is being decoded, what just was, and the window."""
-        rows = step.readers | step.wanted | step.fresh
-        if self.window:
-            rows = self._window(step, rows)
-        return Plan((due(step, self.refresh) & step.canvas.live) | rows)
+        known = step.rank < NEVER
+        key = torch.where(step.wanted, torch.where(known, step.rank.float(), -step.score), torch.inf)
+        told = (known | ~step.wanted).all(1)
+        number = torch.where(told, step.wanted.sum(1), step.quota)
+        soon = lowest(key, number) & step.wanted
+        full = due(step, self.refresh)
+        rows = self._window(step, soon | readers_of(soon, step.shift) | step.fresh, soon, key)
+        return Plan((full & step.canvas.live) | rows, reads=full | told[:, None] | rows)
 
-    def _window(self, step: Step, rows: Tensor) -> Tensor:
+    def _window(self, step: Step, rows: Tensor, soon: Tensor, key: Tensor) -> Tensor:
+        """rows [B, T] and the windows of `soon` [B, T], taken in the order of `key` [B, T]."""
+        if not self.window:
+            return rows
         position, free = step.canvas.position, step.masked & ~rows
-        for centre in self._centres(step):
+        order = torch.where(soon, key, torch.inf).sort(dim=1, stable=True)
+        for turn in range(int(soon.sum(1).max())):
+            centre, real = order.indices[:, turn], order.values[:, turn] < torch.inf
             # Doubled distance, less one on the left: the order in which the walk comes by.
             apart = position - centre[:, None]
             walk = 2 * apart.abs() - (apart < 0).long()
-            near = torch.where(free & (centre >= 0)[:, None], walk, NEVER)
+            near = torch.where(free & real[:, None], walk, NEVER)
             taken = lowest(near, torch.full_like(centre, self.window)) & (near < NEVER)
             rows, free = rows | taken, free & ~taken
         return rows
 
-    def _centres(self, step: Step) -> list[Tensor]:
-        """The wanted positions in commit order, one [B] tensor per turn; -1 where a sequence has fewer. Without a known
-        order there is no window to draw: the rows around are wanted themselves."""
-        key = torch.where(step.wanted, step.rank, NEVER)
-        turns = int((key < NEVER).sum(1).max())
-        ranks, order = key.sort(dim=1, stable=True)
-        return [torch.where(ranks[:, turn] < NEVER, order[:, turn], -1) for turn in range(turns)]
-
 
 @dataclass(frozen=True)
 class Prefill:
-    """dKV-Cache-Prefill. rows = live at the block's first forward (and every `refresh`-th step), else the response."""
+    """dKV-Cache-Prefill. rows = live at the first forward (and every `refresh`-th step), else the response, with a
+    shift also the last prompt row."""
 
     name: ClassVar[str] = "dkv-prefill"
     refresh: int = 0
@@ -119,22 +165,25 @@ class Prefill:
 
     def plan(self, step: Step) -> Plan:
         """Keep the prompt's slots, compute the rest."""
-        return Plan((due(step, self.refresh) & step.canvas.live) | step.canvas.response)
+        full = begins(step) | due(step, self.refresh) if self.refresh else begins(step)
+        return Plan((full & step.canvas.live) | region(step))
 
 
 @dataclass(frozen=True)
 class PrefillAndDecode:
-    """dKV-Cache-PD: Prefill's prompt and Decode's response. rows = live at the block's first forward; the response at
-    every `refresh`-th step; else m. The prompt is not computed again within a block."""
+    """dKV-Cache-PD: Prefill's prompt and Decode's response. rows = live at the first forward; the response (with a
+    shift and the last prompt row) at every `refresh`-th step; else Decode's rows there. The prompt is not computed
+    again."""
 
     name: ClassVar[str] = "dkv-pd"
     refresh: int = 4
+    shift: str = "un_right"
 
     def __post_init__(self) -> None:
         require(self.name, "refresh", self.refresh, 1)
+        require_shift(self.name, self.shift)
 
     def plan(self, step: Step) -> Plan:
         """Refresh the response only."""
-        first = due(step, 0) & step.canvas.live
-        again = due(step, self.refresh) & step.canvas.response
-        return Plan(first | again | (unsettled(step, 1) & step.canvas.response))
+        rows = due(step, self.refresh) | live_rows(step, unsettled(step, 1), self.shift)
+        return Plan((begins(step) & step.canvas.live) | (rows & region(step)))

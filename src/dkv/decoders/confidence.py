@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from dkv.canvas import Canvas, lowest
-from dkv.decoders.base import no_rank
+from dkv.canvas import Canvas
+from dkv.decoders.base import most, no_rank
 from dkv.plan import Step
 from dkv.sampling import Read
 
@@ -24,6 +23,7 @@ class Confidence:
     """Fix the `quota` most confident positions of the block; ties go to the lowest position."""
 
     name: ClassVar[str] = "confidence"
+    adaptive: ClassVar[bool] = False
 
     def rank(self, canvas: Canvas) -> Tensor:
         """Not known before the forward."""
@@ -35,5 +35,4 @@ class Confidence:
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """The most confident of those read."""
-        doubt = read.spread(-read.confidence, torch.inf)
-        return lowest(doubt, step.quota)  # the quota is never more than was read
+        return most(read, read.confidence, step.quota)

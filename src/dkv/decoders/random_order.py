@@ -23,6 +23,8 @@ __all__ = ["Random", "RandomOrder"]
 class _Ordered:
     """Fix the next `quota` positions of a known order."""
 
+    adaptive: ClassVar[bool] = False
+
     def wanted(self, step: Step) -> Tensor:
         """The next positions in the order."""
         key = torch.where(step.open, step.rank, NEVER)

@@ -6,7 +6,6 @@ Plain tensors, inference only. N carried rows, C model width, H query and G key/
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,23 +14,10 @@ from torch.nn import functional as F
 
 from dkv.memory import LayerMemory, Memory
 from dkv.model import ModelConfig
-from dkv.plan import At, Bucket, exact
+from dkv.place import At, Bucket, exact
+from dkv.rules import DENSE, Rules, Turn
 
-__all__ = ["Block", "LayerRule", "Rotary", "Transformer", "Turn", "attention", "bucket_for", "dense", "rotary_table"]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """The rotation of the carried rows: cos and signed sin, [N, 1, D] float32."""
-
-    cos: Tensor
-    sin: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Rotate x [N, heads, D], in float32, pairing each channel with the one half a head away."""
-        wide = x.float()
-        turned = torch.addcmul(wide * self.cos, wide.roll(x.shape[-1] // 2, dims=-1), self.sin)
-        return turned.to(x.dtype)
+__all__ = ["Block", "Rotary", "Transformer", "attention", "bucket_for", "dense", "rotary_table"]
 
 
 def rotary_table(head_dim: int, positions: int, theta: float, device: torch.device) -> Tensor:
@@ -121,10 +107,6 @@ class Block:
         return F.linear(F.silu(gate) * up, self.down_weight)
 
 
-LayerRule = Callable[[Block, Tensor, At, Turn, LayerMemory], Tensor]
-"""(block, x [N, C] of the carried rows, where they sit, their rotation, the layer's memory) to x [N, C]."""
-
-
 def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
     """The ordinary layer: every carried row writes its slot, attends and passes through the MLP."""
     h = block.norm(x, block.attn_norm)
@@ -162,12 +144,13 @@ class Transformer:
         self.rotary.reach(width + 1)
         return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, dtype or self.dtype, self.device)
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory, rule: LayerRule = dense) -> Tensor:
-        """Carry the rows `at` of tokens [N] through every layer: hidden states [N, C]."""
+    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules = DENSE) -> Tensor:
+        """Carry the rows `at` of tokens [N] through every layer under its rule: hidden states [N, C]."""
         x = F.embedding(tokens, self.embedding)
         turn = Turn(*self.rotary.table[:, at.slot].unsqueeze(2))
-        for block, layer in zip(self.blocks, memory.layers, strict=True):
-            x = rule(block, x, at, turn, layer)
+        memory.keep(rules, self.config.width)
+        for number, (block, layer) in enumerate(zip(self.blocks, memory.layers, strict=True)):
+            x = (rules.of(number) or dense)(block, x, at, turn, layer)
         return x
 
     def logits(self, x: Tensor) -> Tensor:

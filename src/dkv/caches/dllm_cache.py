@@ -1,0 +1,152 @@
+"""dLLM-Cache: the prompt's features for long, the response's for short, and between refreshes only the response tokens
+whose value vectors drifted most (Liu et al., arXiv 2506.06295; its published program).
+
+A layer keeps what its attention and its feed-forward added to the stream, so that a row which is not recomputed still
+carries its new embedding upwards, with stale additions. Keys of such rows are stale, values always fresh: as published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dkv.errors import SpecError
+from dkv.memory import LayerMemory
+from dkv.place import At, Narrowing
+from dkv.plan import Plan, Step
+from dkv.rules import Parts, Rules, Turn
+
+__all__ = ["DllmCache", "Verify", "drift"]
+
+_SIMILARITIES = ("cosine", "l2")
+_ROUNDING = 1e-5
+"""Relative change of a vector that different kernels for different shapes can cause in float32, with a margin."""
+_GUIDED = 5
+"""Steps at the start of a sequence at which the published program always runs the guide."""
+
+
+def drift(new: Tensor, old: Tensor, similarity: str) -> Tensor:
+    """How far value vectors [N, G, D] moved, [N] float32, over all heads: 1 - cosine, or the Euclidean distance.
+
+    In float32, because in bfloat16 nearly all cosines tie; 1 - cosine as half the squared distance of the unit vectors,
+    because the difference itself rounds away. What has not moved beyond rounding counts as 0: then the lowest position
+    wins, whatever the company of the sequence did to the last bits.
+    """
+    a, b = new.float().flatten(1), old.float().flatten(1)
+    if similarity == "cosine":
+        a, b = F.normalize(a, dim=1, eps=1e-8), F.normalize(b, dim=1, eps=1e-8)
+    moved, still = (a - b).norm(dim=1), _ROUNDING * b.norm(dim=1)
+    return torch.where(moved > still, moved.square() / 2 if similarity == "cosine" else moved, 0.0)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """V-verify: recompute the forced rows and the most drifted of the others, and keep what a layer adds to the stream.
+
+    adaptive: whether rows that are not forced are looked at, and their values replaced, at all.
+    """
+
+    similarity: str
+    adaptive: bool
+    buffers: ClassVar[tuple[str, ...]] = ("attn", "mlp")
+
+    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+        """One layer: x [N, C] of the carried rows to x [N, C]."""
+        h = block.norm(x, block.attn_norm)
+        index, inner = self.pick(block, h, at, memory)
+        if len(index):
+            q, k = block.qk(h[index], turn.at(index))
+            memory.put("k", inner, k)
+            memory.put("attn", inner, block.attend(q, *memory.kv, inner).unsqueeze(1))
+        x = x + memory.take("attn", at).squeeze(1)
+        if len(index):
+            memory.put("mlp", inner, block.mlp(x[index]).unsqueeze(1))
+        return x + memory.take("mlp", at).squeeze(1)
+
+    def pick(self, block: Parts, h: Tensor, at: At, memory: LayerMemory) -> tuple[Tensor, At]:
+        """Renew the values and choose the rows to recompute: which of the carried ones, and where they sit."""
+        narrow = _narrowing(at)
+        if not self.adaptive:
+            index, inner = narrow.pick(at, torch.zeros_like(at.slot, dtype=torch.float32))
+            if len(index):
+                memory.put("v", inner, block.value(h[index]))
+            return index, inner
+        value = block.value(h)
+        index, inner = narrow.pick(at, drift(value, memory.take("v", at), self.similarity))
+        memory.put("v", at if narrow.frozen is None else at.sheltered(narrow.frozen), value)
+        return index, inner
+
+
+def _narrowing(at: At) -> Narrowing:
+    if at.narrow is None:
+        raise RuntimeError("V-verify needs a plan that says what each layer picks")
+    return at.narrow
+
+
+@dataclass(frozen=True)
+class DllmCache:
+    """dLLM-Cache. rows = the response, and the prompt every `kp`-th forward; above layer 0 each layer recomputes the
+    whole response every `kr`-th forward, else the share `rho` of it, by drift of V.
+
+    Forwards are counted over the whole sequence, whatever its blocks. rho outside (0, 1] recomputes nothing between
+    refreshes; int(gen_length * rho) may be 0, and then only values are renewed. cfg_interval: with guidance, the guide
+    runs at its multiples and the first 5 steps. first_layer: compute layer 0 of every carried row (the program since
+    July 2025; false: as first published). similarity: "cosine" or "l2".
+
+    With a shift the last prompt row predicts the response's first token: it is carried always, but above layer 0 only
+    recomputed with the prompt.
+    """
+
+    name: ClassVar[str] = "dllm-cache"
+    kp: int = 50
+    kr: int = 7
+    rho: float = 0.25
+    cfg_interval: int = 1
+    first_layer: bool = True
+    similarity: str = "cosine"
+
+    def __post_init__(self) -> None:
+        for key in ("kp", "kr", "cfg_interval"):
+            value = getattr(self, key)
+            if type(value) is not int or not 1 <= value < 1 << 31:
+                raise SpecError(f"cache='dllm-cache': {key}={value!r} must be a whole number of at least 1")
+        if not -1e6 <= self.rho <= 1e6:
+            raise SpecError(f"cache='dllm-cache': rho={self.rho!r} must be a share such as 0.25")
+        if self.similarity not in _SIMILARITIES:
+            known = ", ".join(_SIMILARITIES)
+            raise SpecError(f"cache='dllm-cache': similarity={self.similarity!r} is unknown; known: {known}")
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether anything is recomputed between refreshes."""
+        return 0 < self.rho <= 1
+
+    def plan(self, step: Step) -> Plan:
+        """Carry the response and what is due; say what each layer must recompute."""
+        canvas, verify = step.canvas, Verify(self.similarity, self.adaptive)
+        prompt = canvas.live & ~canvas.response
+        prompt_due, response_due = (step.clock % self.kp == 0)[:, None], (step.clock % self.kr == 0)[:, None]
+        forced = (prompt & prompt_due) | (canvas.response & response_due)
+        last = prompt & (canvas.position == canvas.prompt[:, None] - 1) if step.shift else None
+        rows = canvas.response | forced
+        budget = ((canvas.length - canvas.prompt).double() * self.rho).long()
+        return Plan(
+            rows if last is None else rows | last,
+            rest=self._rest(step),
+            rules=Rules(None if self.first_layer else verify, verify),
+            forced=forced,
+            frozen=None if last is None else last & ~forced,
+            budget=budget * ~response_due[:, 0] if self.adaptive else None,
+        )
+
+    def _rest(self, step: Step) -> Tensor | None:
+        """[B] the guides that skip this step; None where none ever does."""
+        guide = step.canvas.guide
+        if guide is None or self.cfg_interval == 1:
+            return None
+        clock = step.clock[guide.clamp(min=0)]
+        return (guide >= 0) & (clock % self.cfg_interval != 0) & (clock >= _GUIDED)

@@ -1,0 +1,150 @@
+"""Dream's unmasking rules on Dream's schedule (arXiv 2508.15487; its published sampler).
+
+Time runs linearly from 1 to `eps` over the steps of a block; going from t to s, a share 1 - s / t of what is masked is
+fixed, and all of it at the last step. Confidences come from the distribution after temperature, top-p and top-k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dkv.canvas import Canvas
+from dkv.decoders.base import most, no_rank
+from dkv.errors import SpecError
+from dkv.plan import Step
+from dkv.sampling import Read, keyed_uniform, log_confidence, noise_key
+
+__all__ = ["Entropy", "MaskgitPlus", "Origin", "TopkMargin", "share"]
+
+_RULE, _ORDER = -2, -(1 << 40)
+"""Clocks that no forward has, so that these draws never meet those of the sampling noise, nor each other."""
+
+
+def share(step: Step, eps: float) -> Tensor:
+    """[B] float32 share 1 - s / t of the masked positions that the step from t to s fixes; 1 at the last step."""
+    t, s = (_time(step.index + ahead, step.steps, eps) for ahead in (0, 1))
+    return torch.where(step.index + 1 == step.steps, 1.0, 1.0 - s / t)
+
+
+def _time(index: Tensor, steps: Tensor, eps: float) -> Tensor:
+    """Entry `index` of linspace(1, eps, steps + 1) in float32, counted from the nearer end as torch.linspace does."""
+    width = (torch.tensor(eps, dtype=torch.float32) - 1.0).to(index.device) / steps
+    near = index < (steps + 1) // 2
+    return torch.where(near, 1.0 + width * index, eps - width * (steps - index))
+
+
+@dataclass(frozen=True)
+class _Scheduled:
+    """Fix the positions with the highest score, as many as Dream's schedule says. alg_temp: temperature of a draw by
+    score instead, 0 = the highest; eps: where time ends."""
+
+    adaptive: ClassVar[bool] = False
+    alg_temp: float = 0.0
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_eps(type(self).__name__, self.eps)
+        if not 0 <= self.alg_temp <= 1e6:
+            raise SpecError(f"alg_temp={self.alg_temp!r} must be 0 (highest score first) or a positive number")
+
+    def rank(self, canvas: Canvas) -> Tensor:
+        """Not known before the forward."""
+        return no_rank(canvas)
+
+    def wanted(self, step: Step) -> Tensor:
+        """Every masked position of the block."""
+        return step.open
+
+    def score(self, read: Read) -> Tensor:
+        """[M] what ranks the positions read."""
+        raise NotImplementedError
+
+    def commit(self, step: Step, read: Read) -> Tensor:
+        """The highest scores, or a draw by them."""
+        score = self.score(read)
+        if self.alg_temp:
+            score = score / self.alg_temp + _gumbel(step, read)
+        return most(read, score, (step.open.sum(1).float() * share(step, self.eps)).long())
+
+
+@dataclass(frozen=True)
+class Entropy(_Scheduled):
+    """Score: minus the entropy of the distribution."""
+
+    name: ClassVar[str] = "entropy"
+
+    def score(self, read: Read) -> Tensor:
+        """Sum of p log p; a filtered token has p = 0 and adds nothing."""
+        disorder: Tensor = torch.special.entr(read.altered.softmax(dim=1)).sum(dim=1)
+        return -disorder
+
+
+@dataclass(frozen=True)
+class MaskgitPlus(_Scheduled):
+    """Score: the probability of the token itself."""
+
+    name: ClassVar[str] = "maskgit-plus"
+
+    def score(self, read: Read) -> Tensor:
+        """Its logarithm, which ranks alike and does not round to 1."""
+        return log_confidence(read.altered, read.token)
+
+
+@dataclass(frozen=True)
+class TopkMargin(_Scheduled):
+    """Score: by how much the best token's probability exceeds the second's."""
+
+    name: ClassVar[str] = "topk-margin"
+
+    def score(self, read: Read) -> Tensor:
+        """Minus (the others' probability + the second's), which is the margin less 1 and does not round to 0."""
+        top = read.altered.topk(2, dim=1).values
+        others = (read.altered - top[:, :1]).exp().scatter(1, read.altered.argmax(1, keepdim=True), 0.0).sum(1)
+        return -(others + (top[:, 1] - top[:, 0]).exp()) / (1 + others)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Fix each masked position with the schedule's share as its probability: random order, drawn before the forward, so
+    only what is fixed is read."""
+
+    name: ClassVar[str] = "origin"
+    adaptive: ClassVar[bool] = False
+    eps: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _check_eps("origin", self.eps)
+
+    def rank(self, canvas: Canvas) -> Tensor:
+        """Not known before its step."""
+        return no_rank(canvas)
+
+    def wanted(self, step: Step) -> Tensor:
+        """The positions whose draw falls under the share."""
+        draw = _draw(step, step.canvas.position, _RULE)
+        return step.open & (draw <= share(step, self.eps)[:, None])
+
+    def commit(self, step: Step, read: Read) -> Tensor:
+        """All that was read."""
+        return step.wanted
+
+
+def _draw(step: Step, position: Tensor, stream: int) -> Tensor:
+    """A uniform number in (0, 1] for each sequence and position, [B, T], keyed by seed and clock."""
+    key = noise_key(step.canvas.seed[:, None], (stream - step.clock)[:, None], position)
+    return keyed_uniform(key.flatten(), 1).view(key.shape)
+
+
+def _gumbel(step: Step, read: Read) -> Tensor:
+    """Gumbel noise [M] for the positions read: adding it to scores draws without replacement by their softmax."""
+    uniform = _draw(step, step.canvas.position, _ORDER).view(-1)[read.flat]
+    return -(-torch.log1p(-uniform)).log()
+
+
+def _check_eps(name: str, eps: float) -> None:
+    if not 0 < eps < 1:
+        raise SpecError(f"decoder={name!r}: eps={eps!r} must lie in (0, 1)")

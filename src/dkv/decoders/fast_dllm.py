@@ -1,0 +1,74 @@
+"""Fast-dLLM's confidence-parallel decoding (Wu et al., arXiv 2505.22618): fix every position that the model is sure of.
+
+A step fixes at least what LLaDA's schedule asks, so `steps` bounds the number of forwards: one token a step at
+steps = gen_length, as published. A block ends as soon as it is complete. Sequences commit unequal numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dkv.canvas import Canvas
+from dkv.decoders.base import most, no_rank
+from dkv.errors import SpecError
+from dkv.plan import Step
+from dkv.sampling import Read
+
+__all__ = ["Factor", "Threshold"]
+
+
+class _Parallel:
+    """Read every masked position of the block."""
+
+    adaptive: ClassVar[bool] = True
+
+    def rank(self, canvas: Canvas) -> Tensor:
+        """Not known before the forward."""
+        return no_rank(canvas)
+
+    def wanted(self, step: Step) -> Tensor:
+        """Every masked position of the block."""
+        return step.open
+
+
+@dataclass(frozen=True)
+class Threshold(_Parallel):
+    """Fix every position whose confidence is above `tau`, and at least the schedule's share."""
+
+    name: ClassVar[str] = "threshold"
+    tau: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau <= 1:
+            raise SpecError(f"decoder='threshold': tau={self.tau!r} must lie in (0, 1]")
+
+    def commit(self, step: Step, read: Read) -> Tensor:
+        """The sure ones, and the most confident."""
+        sure = read.spread(read.confidence > math.log(self.tau), False)
+        return sure | most(read, read.confidence, step.quota)
+
+
+@dataclass(frozen=True)
+class Factor(_Parallel):
+    """Fix the n most confident positions for the largest n with (n + 1) * (1 - c_n) < `factor`, where c_n is the n-th
+    highest confidence: the more at once, the surer each must be."""
+
+    name: ClassVar[str] = "factor"
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.factor < math.inf:
+            raise SpecError(f"decoder='factor': factor={self.factor!r} must be a positive number")
+
+    def commit(self, step: Step, read: Read) -> Tensor:
+        """The most confident n, and at least the schedule's share."""
+        doubt = read.spread(-torch.expm1(read.confidence), torch.inf)  # 1 - c, precise where c is near 1
+        turn = torch.arange(1, doubt.shape[1] + 1, device=doubt.device)
+        held = (turn + 1) * doubt.sort(dim=1).values < self.factor
+        count = torch.where(held, turn, 0).amax(1)
+        return most(read, read.confidence, torch.maximum(count, step.quota))

@@ -1,0 +1,101 @@
+"""Layer rules: how a layer's parts are composed, for the caches that pick rows layer by layer.
+
+Most caches need none: every carried row passes through every layer (`DENSE`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from dkv.place import At
+
+if TYPE_CHECKING:
+    from dkv.memory import LayerMemory
+
+__all__ = ["DENSE", "LayerRule", "Parts", "Rules", "Turn"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The rotation of the carried rows: cos and signed sin, [N, 1, D] float32."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def at(self, index: Tensor) -> Turn:
+        """The rotation of some of the rows."""
+        return Turn(self.cos[index], self.sin[index])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Rotate x [N, heads, D], in float32, pairing each channel with the one half a head away."""
+        wide = x.float()
+        turned = torch.addcmul(wide * self.cos, wide.roll(x.shape[-1] // 2, dims=-1), self.sin)
+        return turned.to(x.dtype)
+
+
+class Parts(Protocol):
+    """One layer as verbs, which a rule composes. N rows, C model width, H query and G key/value heads, D head size."""
+
+    @property
+    def attn_norm(self) -> Tensor:
+        """Weight [C] of the norm before attention."""
+        ...
+
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMS norm of x [N, C]."""
+        ...
+
+    def qk(self, h: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+        """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]."""
+        ...
+
+    def value(self, h: Tensor) -> Tensor:
+        """Values [N, G, D] of h [N, C]."""
+        ...
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
+        """Attention of the carried queries over every slot, projected: [N, C]."""
+        ...
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The feed-forward of x [N, C], norm included, residual not."""
+        ...
+
+
+class LayerRule(Protocol):
+    """How a layer's parts are composed. Hashable. buffers: names of the feature buffers that it keeps."""
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """Names of the feature buffers that it keeps between forwards."""
+        ...
+
+    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+        """x [N, C] of the carried rows, where they sit, their rotation, the layer's memory; to x [N, C]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which composition of a block's parts each layer uses; hashable, so that sequences with equal rules share one
+    forward. first: layer 0, rest: the layers above; None = dense. A rule that is given computes the rows that it picks
+    by `At.narrow`, and names the feature buffers that it keeps in `buffers`."""
+
+    first: LayerRule | None = None
+    rest: LayerRule | None = None
+
+    def of(self, layer: int) -> LayerRule | None:
+        """The rule of a layer."""
+        return self.rest if layer else self.first
+
+    def narrowed(self, layers: int) -> int:
+        """How many of `layers` layers compute only the rows that they pick."""
+        return (self.first is not None) + (layers - 1) * (self.rest is not None)
+
+
+DENSE = Rules()
+"""Every layer dense."""
