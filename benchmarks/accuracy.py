@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,63 @@ from dkv import DiffusionLM, load
 from dkv.tiny import TASKS, load_eval
 from dkv.tiny.tasks import Example
 
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table."""
+
+    decoder: str
+    cache: str
+    cfg_scale: float = 0.0
+    block_length: int | None = None
+
+    @property
+    def base(self) -> Setting:
+        """What it is compared with: no cache, all else equal."""
+        return replace(self, cache="none")
+
+    def __str__(self) -> str:
+        guided = f", cfg_scale={self.cfg_scale:g}" if self.cfg_scale else ""
+        return self.decoder + guided + (f", block_length={self.block_length}" if self.block_length else "")
+
+
 SETTINGS = [
-    ("confidence", "none"),
-    ("confidence", "dkv-decode:refresh=4"),
-    ("confidence", "dkv-decode:refresh=8"),
-    ("confidence", "dkv-decode:refresh=16"),
-    ("confidence", "dkv-decode:refresh=8,delay=0"),
-    ("confidence", "dkv-decode:refresh=8,delay=2"),
-    ("random:seed=1", "none"),
-    ("random:seed=1", "dkv-greedy:refresh=2,window=4"),
-    ("random:seed=1", "dkv-greedy:refresh=8,window=4"),
-    ("confidence", "dkv-prefill"),
-    ("confidence", "dkv-pd"),
-    ("confidence", "dkv-decode:refresh=4,delay=0"),
-    ("confidence", "dkv-decode:refresh=4,delay=2"),
-    ("confidence", "dkv-decode:refresh=16,delay=0"),
-    ("confidence", "dkv-decode:refresh=16,delay=2"),
+    Setting("confidence", "none"),
+    Setting("confidence", "dkv-decode:refresh=4"),
+    Setting("confidence", "dkv-decode:refresh=8"),
+    Setting("confidence", "dkv-decode:refresh=16"),
+    Setting("confidence", "dkv-decode:refresh=4,delay=0"),
+    Setting("confidence", "dkv-decode:refresh=8,delay=0"),
+    Setting("confidence", "dkv-decode:refresh=16,delay=0"),
+    Setting("confidence", "dkv-decode:refresh=4,delay=2"),
+    Setting("confidence", "dkv-decode:refresh=8,delay=2"),
+    Setting("confidence", "dkv-decode:refresh=16,delay=2"),
+    Setting("confidence", "dkv-prefill"),
+    Setting("confidence", "dkv-pd"),
+    Setting("random:seed=1", "none"),
+    Setting("random:seed=1", "dkv-greedy:refresh=2,window=4"),
+    Setting("random:seed=1", "dkv-greedy:refresh=8,window=4"),
+    Setting("confidence", "dkv-greedy:refresh=2,window=4"),
+    Setting("confidence", "dkv-greedy:refresh=8,window=4"),
+    Setting("confidence", "dllm-cache:rho=0"),
+    Setting("confidence", "dllm-cache:rho=0.1"),
+    Setting("confidence", "dllm-cache:rho=0.25"),
+    Setting("confidence", "dllm-cache:rho=0.5"),
+    Setting("confidence", "dllm-cache:rho=0.25,similarity=l2"),
+    Setting("confidence", "none", cfg_scale=0.5),
+    Setting("confidence", "dkv-decode:refresh=4", cfg_scale=0.5),
+    Setting("confidence", "dllm-cache:rho=0.25", cfg_scale=0.5),
+    Setting("confidence", "dllm-cache:rho=0.25,cfg_interval=3", cfg_scale=0.5),
+    Setting("confidence", "none", block_length=16),
+    Setting("confidence", "fast-prefix", block_length=16),
+    Setting("confidence", "fast-dual", block_length=16),
+    Setting("threshold:tau=0.9", "none", block_length=16),
+    Setting("threshold:tau=0.9", "fast-dual", block_length=16),
 ]
-"""Decoder and cache of each row, the most telling first."""
+"""The rows, in the table's order."""
 
 
-def run(lm: DiffusionLM, task: str, decoder: str, cache: str, count: int, batch_size: int) -> dict[str, Any]:
+def run(lm: DiffusionLM, task: str, setting: Setting, count: int, batch_size: int) -> dict[str, Any]:
     """Generate and check one task under one setting."""
     examples = load_eval(task)[:count]
     texts, right, rows, total = [""] * len(examples), [False] * len(examples), 0.0, 0
@@ -49,8 +86,10 @@ def run(lm: DiffusionLM, task: str, decoder: str, cache: str, count: int, batch_
         made = lm.generate(
             [examples[i].prompt for i in batch],
             gen_length=examples[batch[0]].gen_length,
-            cache=cache,
-            decoder=decoder,
+            block_length=setting.block_length,
+            cfg_scale=setting.cfg_scale,
+            cache=setting.cache,
+            decoder=setting.decoder,
             seed=0,
             batch_size=batch_size,
         )
@@ -58,7 +97,13 @@ def run(lm: DiffusionLM, task: str, decoder: str, cache: str, count: int, batch_
             texts[i] = result.text or ""
             right[i] = TASKS[task].check(examples[i], texts[i])
             rows, total = rows + result.stats.rows_computed, total + result.stats.rows_total
-    return {"task": task, "decoder": decoder, "cache": cache, "right": right, "texts": texts, "rows": rows / total}
+    return {"task": task, **asdict(setting), "right": right, "texts": texts, "rows": rows / total}
+
+
+def _key(record: dict[str, Any]) -> tuple[Setting, str]:
+    """Which cell of the table a record fills."""
+    known = {f.name: record[f.name] for f in fields(Setting) if f.name in record}
+    return Setting(**known), record["task"]
 
 
 def _batches(lm: DiffusionLM, examples: list[Example], size: int) -> Iterator[list[int]]:
@@ -78,18 +123,17 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown: a row per setting, a column per task."""
-    found = {(r["decoder"], r["cache"], r["task"]): r for r in results}
-    tasks = [t for t in TASKS if any(key[2] == t for key in found)]
+    found = {_key(r): r for r in results}
+    tasks = [t for t in TASKS if any(task == t for _, task in found)]
     lines = ["| decoder | cache | " + " | ".join(tasks) + " |", "|---" * (2 + len(tasks)) + "|"]
-    for decoder, cache in SETTINGS:
-        cells = [_cell(found, decoder, cache, task) for task in tasks]
+    for setting in SETTINGS:
+        cells = [_cell(found.get((setting, task)), found.get((setting.base, task))) for task in tasks]
         if any(cells):
-            lines.append(f"| {decoder} | {cache} | " + " | ".join(cells) + " |")
+            lines.append(f"| {setting} | {setting.cache} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(found: dict[tuple[str, str, str], dict[str, Any]], decoder: str, cache: str, task: str) -> str:
-    result, base = found.get((decoder, cache, task)), found.get((decoder, "none", task))
+def _cell(result: dict[str, Any] | None, base: dict[str, Any] | None) -> str:
     if result is None or base is None:
         return ""
     right, count = sum(result["right"]), len(result["right"])
@@ -113,16 +157,16 @@ def main() -> None:
     given = parser.parse_args()
     files = [path for path in (given.out, *given.merge) if path.exists()]
     results = [json.loads(line) for path in files for line in path.read_text(encoding="utf-8").splitlines()]
-    done = {(r["decoder"], r["cache"], r["task"]) for r in results}
+    done = {_key(r) for r in results}
     lm = None if given.table else load(given.model, dtype=given.dtype)
-    for decoder, cache in (SETTINGS[i] for i in given.settings):
+    for setting in (SETTINGS[i] for i in given.settings):
         for task in given.tasks:
-            if lm is None or (decoder, cache, task) in done:
+            if lm is None or (setting, task) in done:
                 continue
-            results.append(run(lm, task, decoder, cache, given.count, given.batch_size))
+            results.append(run(lm, task, setting, given.count, given.batch_size))
             with given.out.open("a", encoding="utf-8") as out:
                 print(json.dumps(results[-1]), file=out)
-            print(decoder, cache, task, f"{sum(results[-1]['right'])}/{len(results[-1]['right'])}", flush=True)
+            print(setting, setting.cache, task, f"{sum(results[-1]['right'])}/{len(results[-1]['right'])}", flush=True)
     print(table(results))
 
 

@@ -38,7 +38,7 @@ def test_every_cache_has_a_page_with_its_keys_and_defaults() -> None:
         page = (ROOT / "docs" / "caches" / f"{name}.md").read_text(encoding="utf-8")
         for key, default in keys_of(kind).items():
             assert f"| `{key}` | {default} |" in page
-        spec = ",".join(f"{key}={default}" for key, default in keys_of(kind).items())
+        spec = ",".join(f"{key}={default}" for key, default in keys_of(kind).items() if default is not None)
         assert f"[`{name}{':' * bool(spec)}{spec}`](docs/caches/{name}.md)" in readme
 
 

@@ -139,6 +139,7 @@ POISONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@torch.inference_mode()
 def poison_scratch(state: State, poison: Callable[[torch.Tensor], torch.Tensor]) -> None:
     for layer in state.memory.layers:
         for buffer in layer.buffers.values():

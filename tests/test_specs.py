@@ -27,7 +27,7 @@ from dkv.specs import discover, keys_of, make
     ("spec", "policy"),
     [
         ("none", NoCache()),
-        ("dkv-decode", Decode(refresh=8, delay=1, warmup=2)),
+        ("dkv-decode", Decode(refresh=8, delay=1, warmup=None, shift="un_right")),
         ("dkv-decode:refresh=4", Decode(refresh=4)),
         (" dkv-decode: refresh=4 , delay=0, ", Decode(refresh=4, delay=0)),
         ("dkv-decode:", Decode()),
@@ -73,7 +73,7 @@ def test_unknown_names_and_keys_are_listed(spec: str, message: str) -> None:
 
 
 def test_unknown_decoders_are_listed() -> None:
-    with pytest.raises(SpecError, match="decoder='greedy': unknown name 'greedy'; known: confidence, random"):
+    with pytest.raises(SpecError, match="decoder='greedy': unknown name 'greedy'; known: confidence, entropy, factor"):
         make_decoder("greedy")
 
 

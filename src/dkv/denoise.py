@@ -75,13 +75,13 @@ class State:
 @dataclass(frozen=True)
 class Tick:
     """What one step did. step: what was seen; rows [B, T]: what was carried; counts: carried rows of each sequence;
-    work: rows of each sequence that passed through an MLP, averaged over layers; done: which sequences were finished
+    work: rows of each sequence that passed through an MLP, summed over layers; done: which sequences were finished
     before; read: what was read, or None; committed [B, T]: what the decoder fixed."""
 
     step: Step
     rows: Tensor
     counts: list[int]
-    work: list[float]
+    work: list[int]
     done: list[bool]
     read: Read | None
     committed: Tensor
@@ -109,12 +109,14 @@ def advance(state: State) -> Tick | None:
             at = replace(at, narrow=narrow(at, counts, picked, plan.forced, plan.frozen, state.bucket))
         tokens = F.pad(state.canvas.tokens, (0, 1)).view(-1)[at.flat]
         hidden = state.model.forward(tokens, at, state.memory, plan.rules)
+        if state.guidance is not None and plan.rest is not None:  # also where nothing is read: a later step may need it
+            state.guidance.keep(at, hidden, plan.rest)
         read = _read(state, step, plan, at, rows, hidden, reads) if reads else None
     committed = _commit(state, step, read)
     _turn(state, plan.rest)
     layers = state.model.config.layers
-    share = plan.rules.narrowed(layers) / layers
-    work = [n + (m - n) * share for n, m in zip(counts, picked, strict=True)]
+    narrowed = plan.rules.narrowed(layers)
+    work = [n * (layers - narrowed) + m * narrowed for n, m in zip(counts, picked, strict=True)]
     return Tick(step, rows, counts, work, [bool(d) for d in done], read, committed)
 
 
@@ -200,7 +202,6 @@ def _logits(state: State, plan: Plan, at: At, rows: Tensor, hidden: Tensor, sequ
         return logits
     if plan.rest is None:
         return guidance.apply(state.model, logits, sequence, slot, of(guidance.partner[sequence]))
-    guidance.keep(at, hidden, plan.rest)
     return guidance.apply(state.model, logits, sequence, slot, None)
 
 

@@ -81,7 +81,7 @@ class _Tally:
     """Running counts of one sequence."""
 
     forwards: int = 0
-    rows: float = 0
+    work: int = 0
     seconds: float | None = None
     trace: list[list[tuple[int, int]]] = field(default_factory=list)
 
@@ -147,7 +147,7 @@ class Run:
         self._clock_out(tick.done[: len(self._tallies)])
         for row, tally in enumerate(self._tallies):
             tally.forwards += tick.counts[row] > 0
-            tally.rows += sum(tick.work[row :: len(self._tallies)])  # its own and its guide's
+            tally.work += sum(tick.work[row :: len(self._tallies)])  # its own and its guide's
         if self._trace:
             fixed = tick.committed.nonzero().tolist()
             for row, tally in enumerate(self._tallies):
@@ -226,14 +226,15 @@ class Run:
             (text, count), stopped = cut, True
         if len(kept) < len(ids) and self._settings.stop_at_eos:
             ids = kept + [ids[len(kept)]] + [self.state.model.config.eos_ids[0]] * (len(ids) - len(kept) - 1)
-        rows = 2 if self._settings.cfg_scale else 1
+        layers, rows = self.state.model.config.layers, 2 if self._settings.cfg_scale else 1
+        computed = tally.work / layers if tally.work % layers else tally.work // layers
         total = tally.forwards * (len(self._prompts[row]) + self._settings.gen_length) * rows
         return Generation(
             prompt_ids=list(self._prompts[row]),
             token_ids=ids,
             text=text,
             finish_reason="stop" if stopped else "length",
-            stats=Stats(tally.forwards, tally.rows, total, count, tally.seconds or 0.0),
+            stats=Stats(tally.forwards, computed, total, count, tally.seconds or 0.0),
             settings=self._settings,
             seed=self._seeds[row],
             version=self._version,

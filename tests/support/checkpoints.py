@@ -1,4 +1,4 @@
-"""Tiny random LLaDA checkpoints in the published format, and byte-level tokenizers to go with them."""
+"""Tiny random LLaDA and Dream checkpoints in the published format, and byte-level tokenizers to go with them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 __all__ = [
     "CHAT",
     "CONFIG",
+    "DREAM_CONFIG",
     "EOS",
     "EOT",
     "MASK",
@@ -22,6 +23,8 @@ __all__ = [
     "TRIMMING_CHAT",
     "VOCAB",
     "config_of",
+    "dream_config_of",
+    "dream_tensors_of",
     "tensors_of",
     "write_checkpoint",
     "write_tokenizer",
@@ -80,10 +83,43 @@ CONFIG: dict[str, Any] = {
     "weight_tying": False,
 }
 
+DREAM_CONFIG: dict[str, Any] = {
+    "architectures": ["DreamModel"],
+    "attention_dropout": 0.0,
+    "bos_token_id": EOS,
+    "eos_token_id": EOS,
+    "hidden_act": "silu",
+    "hidden_size": 32,
+    "initializer_range": 0.02,
+    "intermediate_size": 48,
+    "mask_token_id": MASK,
+    "max_position_embeddings": 96,
+    "max_window_layers": 2,
+    "model_type": "Dream",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "pad_token_id": EOS,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "use_cache": False,
+    "use_sliding_window": False,
+    "vocab_size": VOCAB,
+}
+
 
 def config_of(**changes: Any) -> dict[str, Any]:
     """CONFIG with changes."""
     return {**CONFIG, **changes}
+
+
+def dream_config_of(**changes: Any) -> dict[str, Any]:
+    """DREAM_CONFIG with changes."""
+    return {**DREAM_CONFIG, **changes}
 
 
 def tensors_of(config: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
@@ -117,6 +153,35 @@ def tensors_of(config: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
     return {f"model.transformer.{name}": tensor for name, tensor in tensors.items()}
 
 
+def dream_tensors_of(config: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
+    """The same for Dream, its queries, keys and values with biases."""
+    source = torch.Generator().manual_seed(seed)
+    width, vocab, mlp = config["hidden_size"], config["vocab_size"], config["intermediate_size"]
+    keys = width // config["num_attention_heads"] * config["num_key_value_heads"]
+
+    def matrix(rows: int, columns: int, gain: float = 1.5) -> Tensor:
+        return torch.randn(rows, columns, generator=source).mul(gain / columns**0.5)
+
+    def norm() -> Tensor:
+        return 1 + 0.2 * torch.randn(width, generator=source)
+
+    tensors = {"model.embed_tokens.weight": torch.randn(vocab, width, generator=source), "model.norm.weight": norm()}
+    if not config["tie_word_embeddings"]:
+        tensors["lm_head.weight"] = matrix(vocab, width, 2.5)
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        tensors[at + "input_layernorm.weight"] = norm()
+        tensors[at + "post_attention_layernorm.weight"] = norm()
+        for part, rows in (("q", width), ("k", keys), ("v", keys)):
+            tensors[at + f"self_attn.{part}_proj.weight"] = matrix(rows, width)
+            tensors[at + f"self_attn.{part}_proj.bias"] = 0.3 * torch.randn(rows, generator=source)
+        tensors[at + "self_attn.o_proj.weight"] = matrix(width, width)
+        tensors[at + "mlp.gate_proj.weight"] = matrix(mlp, width)
+        tensors[at + "mlp.up_proj.weight"] = matrix(mlp, width)
+        tensors[at + "mlp.down_proj.weight"] = matrix(width, mlp)
+    return tensors
+
+
 def write_checkpoint(
     directory: Path,
     config: Mapping[str, Any] | None = None,
@@ -127,7 +192,8 @@ def write_checkpoint(
     """Write config.json and the weights, in one file or in several with an index."""
     directory.mkdir(parents=True, exist_ok=True)
     config = CONFIG if config is None else config
-    tensors = tensors_of(config, seed) if tensors is None else tensors
+    if tensors is None:
+        tensors = (dream_tensors_of if config.get("model_type") == "Dream" else tensors_of)(config, seed)
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     if shards == 1:
         save_file(dict(tensors), directory / "model.safetensors")
