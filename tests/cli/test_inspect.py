@@ -44,6 +44,7 @@ def test_a_config_alone_is_enough(cli: Cli, full: Path) -> None:
     memory = found["memory"]
     assert memory["weights"] == 2 * found["parameters"]
     assert memory["caches"]["dkv-decode"] == 2 * 32 * 2 * 32 * 1501 * 128 * 2
+    assert memory["caches"]["dllm-cache"] == (2 * 32 + 2 * 31) * 2 * 1501 * 4096 * 2
     assert (memory["dtype"], memory["fits_context"]) == ("bfloat16", True)
     assert facts(cli, str(full.parent))["problems"] == [f"{full.parent}: has no *.safetensors"]
 
@@ -75,7 +76,7 @@ def test_missing_and_misshapen_tensors_are_reported(cli: Cli, tmp_path: Path) ->
     shape, missing = facts(cli, str(directory))["problems"]
     assert "wte.weight' has shape [3, 3], config.json asks [272, 32]" in shape
     assert "ln_f.weight' is missing" in missing
-    (directory / "config.json").write_text(json.dumps(config_of(n_layers=2**30)))
+    (directory / "config.json").write_text(json.dumps(config_of(n_layers=4000)))
     problems = facts(cli, str(directory))["problems"]
     assert (len(problems), problems[-1]) == (11, "and more")
 
@@ -130,6 +131,7 @@ def test_damaged_weights_are_an_error(cli: Cli, tmp_path: Path) -> None:
         ([], "PATH"),
         (["/no/such"], "no such directory"),
         (["tiny", "--batch", "0"], "batch=0"),
+        (["tiny", "--batch", "1000000000000000000", "--gen-length", "0"], "gen_length=0"),
         (["tiny", "--prompt-length", "-1"], "prompt_length=-1"),
         (["tiny", "--dtype", "int3"], "dtype='int3' is unknown; known: auto, float32"),
     ],

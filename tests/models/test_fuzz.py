@@ -122,7 +122,7 @@ def mutated(files: dict[str, bytes], seed: int) -> dict[str, bytes]:
     return files | {name: draw.choice(TARGETS[name])(files[name], draw) for name in targets}
 
 
-class Counted(TorchDispatchMode):
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes of every tensor that an operation makes anew."""
 
     total = 0
@@ -156,7 +156,7 @@ def watched(directory: Path) -> tuple[Transformer | CheckpointError, int]:
     """The model or the typed error, and how many bytes were asked for. Anything else is raised."""
     tracemalloc.start()
     try:
-        with Counted() as tensors, in_time(20):
+        with Counted() as tensors, in_time(20):  # type: ignore[no-untyped-call]
             result: Transformer | CheckpointError
             try:
                 result = load_model(directory, CPU, torch.float32)
@@ -179,7 +179,7 @@ def is_correct(model: Transformer, files: dict[str, bytes]) -> bool:
 def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a sound checkpoint; what torch imports at the first use of a mode is not the mutations' cost."""
     directory = write_checkpoint(tmp_path_factory.mktemp("sound"))
-    with Counted():
+    with Counted():  # type: ignore[no-untyped-call]
         load_model(directory, CPU, torch.float32)
     return {name: (directory / name).read_bytes() for name in TARGETS}
 

@@ -125,15 +125,17 @@ def _dtype(raw: Mapping[str, Any], stored: Mapping[str, Stored]) -> torch.dtype:
 def _memory(c: ModelConfig, module: ModuleType, length: Length, dtype: torch.dtype) -> dict[str, Any]:
     """Bytes of the weights and of each cache; caches whose keys have no defaults are left out."""
     from dkv.caches import known_caches
-    from dkv.memory_needed import cache_bytes
+    from dkv.footprint import cache_bytes
 
+    slots = length.batch * (length.prompt + length.gen + 1)
     caches: dict[str, int] = {}
     for name, kind in known_caches().items():
         try:
             policy = kind()
         except TypeError:
             continue
-        caches[name] = cache_bytes(c, policy, length.prompt, length.gen, length.batch, dtype)
+        # Bytes go with the slots; multiplied here, where no length or batch is too large to count.
+        caches[name] = cache_bytes(c, policy, 1, 1, 1, dtype) // 3 * slots
     return {
         "prompt_length": length.prompt,
         "gen_length": length.gen,

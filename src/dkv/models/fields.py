@@ -10,7 +10,10 @@ from typing import Any
 
 from dkv.errors import CheckpointError, UnsupportedModelError
 
-__all__ = ["Fields", "read_json"]
+__all__ = ["MOST_LAYERS", "Fields", "read_json"]
+
+MOST_LAYERS = 4096
+"""More is no model but damage, and counting through it would take forever."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -44,12 +47,12 @@ class Fields:
                     f"config.json: {key}={value!r} is not supported; {family} has {allowed[0]!r}"
                 )
 
-    def size(self, key: str, default: int | None = None) -> int:
-        """A positive int."""
+    def size(self, key: str, default: int | None = None, most: int = (1 << 31) - 1) -> int:
+        """A positive int, at most `most`."""
         value = self.raw.get(key)
         value = default if value is None else value
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise CheckpointError(f"config.json: {key}={value!r} must be a positive whole number")
+        if type(value) is not int or not 0 < value <= most:
+            raise CheckpointError(f"config.json: {key}={value!r} must be a positive whole number of at most {most}")
         return value
 
     def number(self, key: str, default: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dkv.errors import CheckpointError
 from dkv.model import ModelConfig
-from dkv.models.fields import Fields
+from dkv.models.fields import MOST_LAYERS, Fields
 from dkv.models.naming import Names
 
 __all__ = ["ARCHITECTURES", "NAMES", "configure"]
@@ -68,7 +68,7 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
     eos_ids = fields.ids("eos_token_id", vocab)
     return ModelConfig(
         family="llada",
-        layers=fields.size("n_layers"),
+        layers=fields.size("n_layers", most=MOST_LAYERS),
         width=width,
         heads=heads,
         kv_heads=kv_heads,
