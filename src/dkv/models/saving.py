@@ -6,21 +6,18 @@ tokenizer's and template's files. Code is never copied.
 
 from __future__ import annotations
 
-import errno
 import json
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from dkv.errors import CheckpointError, SettingError
 from dkv.models import architecture_of
 from dkv.models.fields import read_json
 from dkv.models.layers import Transformer
+from dkv.models.new import new_directory
 from dkv.models.shards import Planned, write_shards
 from dkv.models.weights import Weights
 
@@ -67,7 +64,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 def _write(source: Path, destination: Path, tensors: Mapping[str, Planned], most: int) -> None:
     needed = sum(tensor.nbytes for tensor in tensors.values()) + _HEADROOM
-    with _whole_or_nothing(destination, needed) as part:
+    with new_directory(destination, needed) as part:
         write_shards(part, tensors, most)
         raw = read_json(source / "config.json")
         dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
@@ -77,28 +74,3 @@ def _write(source: Path, destination: Path, tensors: Mapping[str, Planned], most
         for pattern in _COPIED:
             for file in source.glob(pattern):
                 shutil.copyfile(file, part / file.name)
-
-
-@contextmanager
-def _whole_or_nothing(destination: Path, needed: int) -> Iterator[Path]:
-    """A directory beside `destination` that takes its place at the end, or is removed. Raises as `save` says."""
-    parent = destination.absolute().parent
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise SettingError(f"directory={str(destination)!r} is in use; give one that does not exist or is empty")
-    if not parent.is_dir():
-        raise SettingError(f"directory={str(destination)!r}: {parent} does not exist; make it first")
-    if (free := shutil.disk_usage(parent).free) < needed:
-        raise CheckpointError(f"{destination}: needs {needed} bytes and the disk has {free}; free some")
-    part = parent / f".{destination.name}.{secrets.token_hex(4)}.part"
-    try:
-        part.mkdir()
-        yield part
-        if destination.is_dir():
-            destination.rmdir()
-        part.rename(destination)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        fix = "free some space" if full else "choose another place"
-        raise CheckpointError(f"{destination}: cannot be written ({error.strerror or error}); {fix}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
