@@ -1,7 +1,7 @@
 """Checkpoints of the published shapes with random weights, and what loading and generating with one takes.
 
-    python -m benchmarks.synthetic --family llada --layers 2 --out DIR     # full width and vocabulary
-    python -m benchmarks.synthetic --measure DIR
+    python benchmarks/synthetic.py --family llada --layers 2 --out DIR     # full width and vocabulary
+    python benchmarks/synthetic.py --measure DIR
 
 One tensor is in memory at a time, and the directory appears when it is whole.
 """

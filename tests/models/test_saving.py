@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ import dkv
 from dkv.errors import CheckpointError, SettingError
 from dkv.models.saving import convert
 from dkv.models.shards import parse_size
-from tests.support.checkpoints import CONFIG, config_of, tensors_of, write_checkpoint, write_tokenizer
+from tests.support.checkpoints import CONFIG, config_of, dream_config_of, tensors_of, write_checkpoint, write_tokenizer
 
 
 def everything(directory: Path) -> dict[str, torch.Tensor]:
@@ -36,11 +35,20 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     )
 
 
-@pytest.mark.parametrize("changes", [{}, {"n_kv_heads": 2}, {"weight_tying": True, "n_layers": 3}])
-def test_a_loaded_model_is_saved_as_it_was(changes: dict[str, Any], tmp_path: Path) -> None:
-    config = config_of(**changes)
-    tensors = tensors_of(config, seed=2)
-    source = write_tokenizer(write_checkpoint(tmp_path / "source", config, tensors, shards=3))
+CONFIGS = {
+    "llada": config_of(),
+    "llada, grouped": config_of(n_kv_heads=2),
+    "llada, tied": config_of(weight_tying=True, n_layers=3),
+    "dream": dream_config_of(),
+    "dream, tied": dream_config_of(tie_word_embeddings=True, num_key_value_heads=1),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_loaded_model_is_saved_as_it_was(case: str, tmp_path: Path) -> None:
+    config = CONFIGS[case]
+    source = write_tokenizer(write_checkpoint(tmp_path / "source", config, seed=2, shards=3))
+    tensors = everything(source)
     lm = dkv.load(source, device="cpu", dtype="float32")
     lm.save(tmp_path / "saved")
     assert same(everything(tmp_path / "saved"), tensors)
