@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dkv.model import ModelConfig
-from dkv.models.layers import Block, Transformer, rotary_table
+from dkv.models.layers import Block, Rotary, Transformer
 
 __all__ = ["random_model", "shape"]
 
@@ -60,5 +60,5 @@ def random_model(config: ModelConfig, dtype: torch.dtype, seed: int = 0) -> Tran
         blocks=blocks,
         final_norm=torch.ones(c.width, dtype=dtype),
         head_weight=weight(c.vocab, c.width),
-        rotary=rotary_table(c.head_dim, c.context + 1, c.rope_theta, torch.device("cpu")),
+        rotary=Rotary(c, torch.device("cpu")),
     )

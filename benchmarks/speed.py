@@ -65,7 +65,8 @@ class Bare:
         """One forward."""
         model = self.model
         x = F.embedding(torch.zeros(rows, dtype=torch.int64), model.embedding)
-        turn = Turn(*model.rotary[:, :rows].unsqueeze(2))
+        model.rotary.reach(rows)
+        turn = Turn(*model.rotary.table[:, :rows].unsqueeze(2))
         for block in model.blocks:
             h = block.norm(x, block.attn_norm)
             q, _ = block.qk(h, turn)

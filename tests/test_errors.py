@@ -13,6 +13,7 @@ PARENTS = {
     "SpecError": "SettingError",
     "PromptError": "DkvError",
     "CheckpointError": "DkvError",
+    "HubError": "CheckpointError",
     "UnsupportedModelError": "CheckpointError",
     "AuditError": "DkvError",
 }

@@ -5,6 +5,7 @@
     |   `-- SpecError      an unknown name or key in a `name:key=value` spec
     |-- PromptError        a prompt that cannot be used: empty, too long, no tokenizer for text (also a ValueError)
     |-- CheckpointError    a checkpoint that is missing, damaged or incomplete
+    |   |-- HubError                a model that cannot be fetched: no such one, no access, no connection, damaged
     |   `-- UnsupportedModelError   a sound checkpoint whose mathematics dkv does not implement
     `-- AuditError         a policy or a decoder broke its contract (only under audit)
 
@@ -15,6 +16,7 @@ __all__ = [
     "AuditError",
     "CheckpointError",
     "DkvError",
+    "HubError",
     "PromptError",
     "SettingError",
     "SpecError",
@@ -40,6 +42,10 @@ class PromptError(DkvError, ValueError):
 
 class CheckpointError(DkvError):
     """A checkpoint is missing, damaged or incomplete."""
+
+
+class HubError(CheckpointError):
+    """A model cannot be fetched from the hub; what was fetched so far is kept, what arrived damaged is not."""
 
 
 class UnsupportedModelError(CheckpointError):

@@ -14,11 +14,15 @@ from rich.progress import Progress
 
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
-from dkv.errors import PromptError, SettingError
+from dkv.dtypes import named_dtype
+from dkv.errors import CheckpointError, PromptError, SettingError
 from dkv.generation import Frame, Generation, Run
 from dkv.model import Model
-from dkv.models import load_model
+from dkv.models import Transformer, load_model
+from dkv.models.hub import find_directory
 from dkv.models.layers import bucket_for
+from dkv.models.saving import save
+from dkv.models.shards import parse_size
 from dkv.plan import CachePolicy, Decoder
 from dkv.settings import Settings, seed_of, texts_of
 from dkv.tokens import Conversation, Tokenizer, is_conversation, load_tokenizer
@@ -26,31 +30,47 @@ from dkv.version import installed_version
 
 __all__ = ["DiffusionLM", "load"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-
 Prompt = str | Sequence[int] | Conversation
 
 
 def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False) -> DiffusionLM:
-    """Load "tiny" (the embedded model) or a directory with a published checkpoint.
+    """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
+    "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
     computed (slow; for tests of policies). A checkpoint without a tokenizer takes token ids only.
 
-    Raises CheckpointError, UnsupportedModelError, and SettingError for the device or dtype.
+    Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device or dtype.
     """
-    directory = _tiny() if str(model) == "tiny" else Path(model)
     place = _device(device)
+    directory = find_model(model)
     network = load_model(directory, place, _dtype(dtype, place))
-    return DiffusionLM(network, load_tokenizer(directory), name=str(model), audit=audit)
+    return DiffusionLM(network, load_tokenizer(directory), name=str(model), audit=audit, directory=directory)
+
+
+def find_model(model: str | Path) -> Path:
+    """The directory of what `load` takes as `model`, fetched if need be. Raises CheckpointError and HubError."""
+    if str(model) != "tiny":
+        return find_directory(model)
+    from dkv.tiny import MODEL_DIR  # the other models need not import it
+
+    return MODEL_DIR
 
 
 class DiffusionLM:
-    """A loaded model: `model` (the network), `tokenizer` (or None), and the two ways to generate."""
+    """A loaded model: `model` (the network), `tokenizer` (or None), `directory` (where both came from, or None), and
+    the two ways to generate."""
 
-    def __init__(self, model: Model, tokenizer: Tokenizer | None, name: str = "", audit: bool = False) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Tokenizer | None,
+        name: str = "",
+        audit: bool = False,
+        directory: Path | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.name, self.directory = model, tokenizer, name, directory
         self._audit = audit
 
     def generate(
@@ -130,6 +150,17 @@ class DiffusionLM:
         run = self._run([self._encode(prompt, chat, settings)], settings, 0, 1, trace)
         return _frames(run)
 
+    def save(self, directory: str | Path, dtype: str | None = None, max_shard_size: str = "5GB") -> None:
+        """Write the model in the published format to a directory that does not exist or is empty: all or nothing.
+
+        dtype: of the weights, None = the model's. Config, tokenizer and chat template are those that it was loaded
+        with. Raises SettingError, and CheckpointError where that cannot be read or the directory cannot be written.
+        """
+        if self.directory is None or not isinstance(self.model, Transformer):
+            raise CheckpointError("save: this model was not loaded from a directory, so its config is not known")
+        kind = None if dtype is None else named_dtype("dtype", dtype)
+        save(self.model, self.directory, Path(directory), kind, parse_size(max_shard_size))
+
     def _settings(
         self,
         gen_length: int,
@@ -195,7 +226,7 @@ class DiffusionLM:
 
     def _run(self, prompts: list[list[int]], settings: Settings, first: int, count: int, trace: bool) -> Run:
         some = slice(first, first + count)
-        dtype = None if settings.cache_dtype is None else _named_dtype("cache_dtype", settings.cache_dtype)
+        dtype = None if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
         return Run(
             self.model,
             self.tokenizer,
@@ -277,7 +308,7 @@ def _device(device: str) -> torch.device:
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype:
     if dtype != "auto":
-        return _named_dtype("dtype", dtype)
+        return named_dtype("dtype", dtype, ("auto",))
     return torch.bfloat16 if device.type != "cpu" or _cpu_has_bfloat16() else torch.float32
 
 
@@ -285,16 +316,3 @@ def _cpu_has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 natively; elsewhere it would be emulated, slower than float32."""
     has = torch.cpu.get_capabilities()
     return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def _named_dtype(argument: str, name: str) -> torch.dtype:
-    if name not in _DTYPES:
-        known = ("auto", *_DTYPES) if argument == "dtype" else _DTYPES
-        raise SettingError(f"{argument}={name!r} is unknown; known: {', '.join(known)}")
-    return _DTYPES[name]
-
-
-def _tiny() -> Path:
-    from dkv.tiny import MODEL_DIR  # the other models need not import it
-
-    return MODEL_DIR

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dkv.cli import caches, compare, generate
+from dkv.cli import caches, compare, convert, generate, inspect
 from dkv.cli.guard import guarded
 from dkv.version import installed_version
 
@@ -29,6 +29,8 @@ app = typer.Typer(cls=_Guarded, name="dkv", add_completion=False, rich_markup_mo
 app.command()(generate.generate)
 app.command()(compare.compare)
 app.command()(caches.caches)
+app.command()(inspect.inspect)
+app.command()(convert.convert)
 
 
 def run() -> int:

@@ -71,7 +71,7 @@ _AS_LONG = "Default: as --gen-length."
 Prompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from standard input.", show_default=False)
 ]
-Model = Annotated[str, _text("--model", "tiny (the embedded model) or a checkpoint directory.")]
+Model = Annotated[str, _text("--model", "tiny (the embedded model), a directory, or a hub id (owner/name[@revision]).")]
 Device = Annotated[str, _text("--device", "auto, cpu, cuda, ...")]
 Dtype = Annotated[str, _text("--dtype", "auto, float32, bfloat16, ...")]
 GenLength = Annotated[int, _whole("--gen-length", "Canvas length of the response.")]

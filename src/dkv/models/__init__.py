@@ -1,5 +1,5 @@
 """Architectures, one file each (config mapping and weight names). A new file with `ARCHITECTURES`, `configure` and
-`build` adds one. Dispatch is on `architectures`, since `model_type` collides between families."""
+`NAMES` adds one. Dispatch is on `architectures`, since `model_type` collides between families."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from dkv.errors import CheckpointError, UnsupportedModelError
+from dkv.models.fields import read_json
 from dkv.models.ids import with_ids
 from dkv.models.layers import Transformer
-from dkv.models.weights import Weights, read_json
+from dkv.models.refused import REFUSED
+from dkv.models.weights import Weights
 
-__all__ = ["Transformer", "known_architectures", "load_model"]
+__all__ = ["Transformer", "architecture_of", "known_architectures", "load_model", "named_architecture"]
 
 
 def known_architectures() -> dict[str, ModuleType]:
@@ -30,21 +32,30 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype) -> Tra
 
     Raises CheckpointError (missing, damaged, misshapen) and UnsupportedModelError (mathematics not implemented here).
     """
-    if not directory.is_dir():
-        raise CheckpointError(f"model={str(directory)!r}: no such directory; give 'tiny' or a checkpoint directory")
     raw = read_json(directory / "config.json")
-    module = _dispatch(raw)
+    module = architecture_of(raw)
     config = module.configure(with_ids(raw, directory))
-    model: Transformer = module.build(config, Weights(directory, device, dtype))
+    with Weights(directory, device, dtype) as weights:
+        model: Transformer = module.NAMES.build(config, weights)
     return model
 
 
-def _dispatch(raw: dict[str, Any]) -> ModuleType:
-    known, named = known_architectures(), raw.get("architectures")
-    if not isinstance(named, list) or not named:
+def architecture_of(raw: dict[str, Any]) -> ModuleType:
+    """The module that implements what a config.json asks for. Raises CheckpointError and UnsupportedModelError."""
+    known, name = known_architectures(), named_architecture(raw)
+    if name is None:
         raise CheckpointError("config.json: architectures is missing; dkv needs it to tell model families apart")
-    if named[0] not in known:
-        raise UnsupportedModelError(
-            f"config.json: architectures={named[0]!r} is not supported; known: {', '.join(known)}"
-        )
-    return known[named[0]]
+    if name in REFUSED:
+        raise UnsupportedModelError(f"config.json: architectures={name!r} is not supported: {REFUSED[name]}")
+    if name not in known:
+        raise UnsupportedModelError(f"config.json: architectures={name!r} is not supported; known: {', '.join(known)}")
+    return known[name]
+
+
+def named_architecture(raw: dict[str, Any]) -> str | None:
+    """The first of `architectures`, else the class that `auto_map` names; its code is never fetched or run."""
+    named, mapped = raw.get("architectures"), raw.get("auto_map")
+    if isinstance(named, list) and named and isinstance(named[0], str):
+        return named[0]
+    classes = [mapped.get(key) for key in ("AutoModel", "AutoModelForCausalLM")] if isinstance(mapped, dict) else []
+    return next((name.rpartition(".")[2] for name in classes if isinstance(name, str)), None)

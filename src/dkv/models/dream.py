@@ -8,16 +8,31 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.model import ModelConfig
-from dkv.models.layers import Block, Transformer, rotary_table
-from dkv.models.weights import Fields, Weights
+from dkv.models.fields import MOST_LAYERS, Fields
+from dkv.models.naming import Names
 
-__all__ = ["ARCHITECTURES", "build", "configure"]
+__all__ = ["ARCHITECTURES", "NAMES", "configure"]
 
 ARCHITECTURES = ("DreamModel",)
+
+NAMES = Names(
+    embedding="model.embed_tokens.weight",
+    final_norm="model.norm.weight",
+    head="lm_head.weight",
+    block="model.layers.{}.",
+    attn_norm="input_layernorm.weight",
+    mlp_norm="post_attention_layernorm.weight",
+    q="self_attn.q_proj.weight",
+    k="self_attn.k_proj.weight",
+    v="self_attn.v_proj.weight",
+    out="self_attn.o_proj.weight",
+    gate="mlp.gate_proj.weight",
+    up="mlp.up_proj.weight",
+    down="mlp.down_proj.weight",
+    biases=("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
+)
 
 _REQUIRED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
@@ -28,11 +43,8 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
 
 def configure(raw: dict[str, Any]) -> ModelConfig:
     """Read a published config.json. Raises UnsupportedModelError and CheckpointError, naming the key."""
-    for key, allowed in _REQUIRED.items():
-        value = raw.get(key, allowed[-1])
-        if not any(value is a or (a is not None and value == a and type(value) is type(a)) for a in allowed):
-            raise UnsupportedModelError(f"config.json: {key}={value!r} is not supported; Dream has {allowed[0]!r}")
     fields = Fields(raw)
+    fields.require(_REQUIRED, "Dream")
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     kv_heads = fields.size("num_key_value_heads", heads)
     head_dim = fields.size("head_dim", max(width // heads, 1))
@@ -45,7 +57,7 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
     eos_ids = fields.ids("eos_token_id", vocab)
     return ModelConfig(
         family="dream",
-        layers=fields.size("num_hidden_layers"),
+        layers=fields.size("num_hidden_layers", most=MOST_LAYERS),
         width=width,
         heads=heads,
         kv_heads=kv_heads,
@@ -76,36 +88,3 @@ def _theta(raw: dict[str, Any], fields: Fields) -> float:
     if isinstance(newer, dict) and "rope_theta" in newer:
         return Fields(newer).number("rope_theta", 10000.0)
     return fields.number("rope_theta", 10000.0)
-
-
-def build(config: ModelConfig, weights: Weights) -> Transformer:
-    """Read the tensors under their published names. Raises CheckpointError for a missing or misshapen one."""
-    c = config
-    embedding = weights.take("model.embed_tokens.weight", (c.vocab, c.width))
-    return Transformer(
-        config=c,
-        embedding=embedding,
-        blocks=tuple(_block(c, weights, f"model.layers.{i}.") for i in range(c.layers)),
-        final_norm=weights.take("model.norm.weight", (c.width,)),
-        head_weight=embedding if c.tied else weights.take("lm_head.weight", (c.vocab, c.width)),
-        rotary=rotary_table(c.head_dim, c.context + 1, c.rope_theta, torch.device(weights.device)),
-    )
-
-
-def _block(c: ModelConfig, weights: Weights, at: str) -> Block:
-    queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    attn, mlp = at + "self_attn.", at + "mlp."
-    return Block(
-        config=c,
-        attn_norm=weights.take(at + "input_layernorm.weight", (c.width,)),
-        mlp_norm=weights.take(at + "post_attention_layernorm.weight", (c.width,)),
-        qk_weight=weights.fuse({attn + "q_proj.weight": (queries, c.width), attn + "k_proj.weight": (keys, c.width)}),
-        v_weight=weights.take(attn + "v_proj.weight", (keys, c.width)),
-        out_weight=weights.take(attn + "o_proj.weight", (c.width, queries)),
-        gate_up_weight=weights.fuse(
-            {mlp + "gate_proj.weight": (c.mlp_width, c.width), mlp + "up_proj.weight": (c.mlp_width, c.width)}
-        ),
-        down_weight=weights.take(mlp + "down_proj.weight", (c.width, c.mlp_width)),
-        qk_bias=weights.fuse({attn + "q_proj.bias": (queries,), attn + "k_proj.bias": (keys,)}),
-        v_bias=weights.take(attn + "v_proj.bias", (keys,)),
-    )

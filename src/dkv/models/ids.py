@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dkv.errors import CheckpointError
-from dkv.models.weights import read_json
+from dkv.models.fields import read_json
 from dkv.tokens import TURN_ENDS, added_tokens
 
 __all__ = ["complete_ids", "with_ids"]

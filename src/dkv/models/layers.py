@@ -17,7 +17,7 @@ from dkv.model import ModelConfig
 from dkv.place import At, Bucket, exact
 from dkv.rules import DENSE, Rules, Turn
 
-__all__ = ["Block", "Transformer", "attention", "bucket_for", "dense", "rotary_table"]
+__all__ = ["Block", "Rotary", "Transformer", "attention", "bucket_for", "dense", "rotary_table"]
 
 
 def rotary_table(head_dim: int, positions: int, theta: float, device: torch.device) -> Tensor:
@@ -26,6 +26,32 @@ def rotary_table(head_dim: int, positions: int, theta: float, device: torch.devi
     angle = torch.arange(positions, dtype=torch.float32, device=device)[:, None] * rate
     sign = torch.tensor([-1.0, 1.0], device=device).repeat_interleave(head_dim // 2)
     return torch.stack((angle.cos().repeat(1, 2), angle.sin().repeat(1, 2) * sign))
+
+
+class Rotary:
+    """The rotary table of a model, made as far as its longest memory so far needs: a context of 131,072 positions, or
+    a damaged config that asks for billions, costs nothing until it is used.
+
+    Lengths double up to the context. Shorter tables are kept, all of them together no longer than the last, since a
+    captured graph may still read one.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        self._config, self._device = config, device
+        self._tables: list[Tensor] = []
+
+    @property
+    def table(self) -> Tensor:
+        """[2, positions, head_dim] float32, for as many positions as `reach` was asked for."""
+        return self._tables[-1]
+
+    def reach(self, positions: int) -> None:
+        """Make sure of the table for `positions`."""
+        if self._tables and self.table.shape[1] >= positions:
+            return
+        c, doubled = self._config, 1 << (positions - 1).bit_length()
+        length = max(positions, min(doubled, c.context + 1))
+        self._tables.append(rotary_table(c.head_dim, length, c.rope_theta, self._device))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -93,14 +119,14 @@ def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> T
 
 @dataclass(frozen=True)
 class Transformer:
-    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table [2, positions + 1, D]."""
+    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table."""
 
     config: ModelConfig
     embedding: Tensor
     blocks: tuple[Block, ...]
     final_norm: Tensor
     head_weight: Tensor
-    rotary: Tensor
+    rotary: Rotary
 
     @property
     def device(self) -> torch.device:
@@ -113,14 +139,15 @@ class Transformer:
         return self.embedding.dtype
 
     def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
-        """A memory for `batch` sequences of `width` slots."""
+        """A memory for `batch` sequences of `width` slots, and the rotary table as far as it reaches."""
         c = self.config
+        self.rotary.reach(width + 1)
         return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, dtype or self.dtype, self.device)
 
     def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules = DENSE) -> Tensor:
         """Carry the rows `at` of tokens [N] through every layer under its rule: hidden states [N, C]."""
         x = F.embedding(tokens, self.embedding)
-        turn = Turn(*self.rotary[:, at.slot].unsqueeze(2))
+        turn = Turn(*self.rotary.table[:, at.slot].unsqueeze(2))
         memory.keep(rules, self.config.width)
         for number, (block, layer) in enumerate(zip(self.blocks, memory.layers, strict=True)):
             x = (rules.of(number) or dense)(block, x, at, turn, layer)

@@ -8,16 +8,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from dkv.errors import CheckpointError, UnsupportedModelError
+from dkv.errors import CheckpointError
 from dkv.model import ModelConfig
-from dkv.models.layers import Block, Transformer, rotary_table
-from dkv.models.weights import Fields, Weights
+from dkv.models.fields import MOST_LAYERS, Fields
+from dkv.models.naming import Names
 
-__all__ = ["ARCHITECTURES", "build", "configure"]
+__all__ = ["ARCHITECTURES", "NAMES", "configure"]
 
 ARCHITECTURES = ("LLaDAModelLM",)
+
+NAMES = Names(
+    embedding="model.transformer.wte.weight",
+    final_norm="model.transformer.ln_f.weight",
+    head="model.transformer.ff_out.weight",
+    block="model.transformer.blocks.{}.",
+    attn_norm="attn_norm.weight",
+    mlp_norm="ff_norm.weight",
+    q="q_proj.weight",
+    k="k_proj.weight",
+    v="v_proj.weight",
+    out="attn_out.weight",
+    gate="ff_proj.weight",
+    up="up_proj.weight",
+    down="ff_out.weight",
+)
 
 _REQUIRED: dict[str, tuple[Any, ...]] = {
     "alibi": (False, None),
@@ -42,11 +56,8 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
 
 def configure(raw: dict[str, Any]) -> ModelConfig:
     """Read a published config.json. Raises UnsupportedModelError and CheckpointError, naming the key."""
-    for key, allowed in _REQUIRED.items():
-        value = raw.get(key, allowed[-1])
-        if not any(value is a or (a is not None and value == a and type(value) is type(a)) for a in allowed):
-            raise UnsupportedModelError(f"config.json: {key}={value!r} is not supported; LLaDA has {allowed[0]!r}")
     fields = Fields(raw)
+    fields.require(_REQUIRED, "LLaDA")
     width, heads = fields.size("d_model"), fields.size("n_heads")
     kv_heads = fields.size("n_kv_heads", heads)
     if width % (2 * heads) or heads % kv_heads:
@@ -57,7 +68,7 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
     eos_ids = fields.ids("eos_token_id", vocab)
     return ModelConfig(
         family="llada",
-        layers=fields.size("n_layers"),
+        layers=fields.size("n_layers", most=MOST_LAYERS),
         width=width,
         heads=heads,
         kv_heads=kv_heads,
@@ -73,34 +84,4 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
         shift=0,
         tied=bool(raw.get("weight_tying", False)),
         default_decoder="confidence",
-    )
-
-
-def build(config: ModelConfig, weights: Weights) -> Transformer:
-    """Read the tensors under their published names. Raises CheckpointError for a missing or misshapen one."""
-    c, root = config, "model.transformer."
-    embedding = weights.take(root + "wte.weight", (c.vocab, c.width))
-    return Transformer(
-        config=c,
-        embedding=embedding,
-        blocks=tuple(_block(c, weights, f"{root}blocks.{i}.") for i in range(c.layers)),
-        final_norm=weights.take(root + "ln_f.weight", (c.width,)),
-        head_weight=embedding if c.tied else weights.take(root + "ff_out.weight", (c.vocab, c.width)),
-        rotary=rotary_table(c.head_dim, c.context + 1, c.rope_theta, torch.device(weights.device)),
-    )
-
-
-def _block(c: ModelConfig, weights: Weights, at: str) -> Block:
-    queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    return Block(
-        config=c,
-        attn_norm=weights.take(at + "attn_norm.weight", (c.width,)),
-        mlp_norm=weights.take(at + "ff_norm.weight", (c.width,)),
-        qk_weight=weights.fuse({at + "q_proj.weight": (queries, c.width), at + "k_proj.weight": (keys, c.width)}),
-        v_weight=weights.take(at + "v_proj.weight", (keys, c.width)),
-        out_weight=weights.take(at + "attn_out.weight", (c.width, queries)),
-        gate_up_weight=weights.fuse(
-            {at + "ff_proj.weight": (c.mlp_width, c.width), at + "up_proj.weight": (c.mlp_width, c.width)}
-        ),
-        down_weight=weights.take(at + "ff_out.weight", (c.width, c.mlp_width)),
     )

@@ -1,0 +1,34 @@
+"""`dkv convert`: a checkpoint in another dtype or other shards, in the published format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["convert"]
+
+_Source = Annotated[str, typer.Argument(metavar="SRC", help="tiny, a directory, or a hub id.", show_default=False)]
+_Destination = Annotated[
+    Path, typer.Argument(metavar="DST", help="A directory that does not exist or is empty.", show_default=False)
+]
+_Dtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16, ... Default: as stored.")
+]
+_Size = Annotated[str, typer.Option("--max-shard-size", metavar="SIZE", help="Most bytes of tensors in a file.")]
+
+
+def convert(source: _Source, destination: _Destination, dtype: _Dtype = None, max_shard_size: _Size = "5GB") -> None:
+    """Write SRC anew as DST, cast and re-sharded: all or nothing, with one tensor in memory at a time."""
+    from dkv.dtypes import named_dtype
+    from dkv.lm import find_model
+    from dkv.models import saving
+    from dkv.models.shards import parse_size
+
+    kind, most = None if dtype is None else named_dtype("dtype", dtype), parse_size(max_shard_size)
+    saving.convert(find_model(source), destination, kind, most)
+    files = sorted(destination.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in files)
+    print(f"{destination}: {len(files)} file{'s' * (len(files) > 1)}, {size / 1e9:.2f} GB", file=sys.stderr)

@@ -1,0 +1,107 @@
+"""`dkv inspect`: what a checkpoint is, what it needs, and whether dkv can run it; no weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from dkv.cli import options
+from dkv.cli.console import printable
+
+__all__ = ["inspect"]
+
+_Path = Annotated[
+    str,
+    typer.Argument(metavar="PATH", help="A directory, a config.json, tiny, or a hub id.", show_default=False),
+]
+_PromptLength = Annotated[
+    int, typer.Option("--prompt-length", parser=options.whole, metavar="N", help="Prompt tokens to reckon memory for.")
+]
+_Batch = Annotated[int, typer.Option("--batch", parser=options.whole, metavar="N", help="Sequences at a time.")]
+_Dtype = Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto (as stored), float32, bfloat16, ...")]
+
+
+def inspect(
+    path: _Path,
+    prompt_length: _PromptLength = 128,
+    gen_length: options.GenLength = 128,
+    batch: _Batch = 1,
+    dtype: _Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Show what a checkpoint is: sizes, dtypes, ids, template, memory, and what of it is not supported."""
+    from dkv.cli.facts import Length, facts_of
+    from dkv.dtypes import named_dtype
+
+    kind = None if dtype == "auto" else named_dtype("dtype", dtype, ("auto",))
+    facts = facts_of(path, Length(prompt_length, gen_length, batch, kind))
+    if as_json:
+        from dkv.cli.record import print_json
+
+        print_json(facts)
+        return
+    for name, value in _lines(facts):
+        print(f"{name:<14}{printable(value)}")
+
+
+def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is printed, as names and values."""
+    yield "model", facts["model"]
+    yield "architecture", str(facts["architecture"])
+    for reason in facts["unsupported"]:
+        yield "unsupported", reason
+    if "sizes" in facts:
+        yield from _config_lines(facts)
+    weights = facts["weights"]
+    if weights is None:
+        yield "weights", "none here"
+    else:
+        dtypes = ", ".join(f"{name} {_count(numbers)}" for name, numbers in weights["dtypes"].items())
+        yield "weights", f"{weights['tensors']} tensors in {_plural(weights['files'], 'file')}: {dtypes}"
+    for problem in facts.get("problems", ()):
+        yield "problem", problem
+    yield "tokenizer", "yes" if facts["tokenizer"] else "no: token ids only"
+    yield "chat template", "yes" if facts["template"] else "no"
+    if "memory" in facts:
+        yield from _memory_lines(facts["memory"])
+
+
+def _config_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    ids = facts["ids"]
+    yield "family", facts["family"]
+    yield "parameters", _count(facts["parameters"])
+    yield "sizes", ", ".join(f"{name} {value}" for name, value in facts["sizes"].items())
+    yield "rotary base", f"{facts['rope_theta']:g}, norm eps {facts['norm_eps']:g}"
+    yield "head", "tied to the embedding" if facts["tied"] else "of its own"
+    yield "predicts", "the next position (shift 1)" if facts["shift"] else "its own position (shift 0)"
+    yield "decoder", facts["decoder"]
+    yield "ids", f"mask {ids['mask']}, end-of-text {', '.join(map(str, ids['eos']))}, padding {ids['pad']}"
+
+
+def _memory_lines(memory: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    length = f"prompt {memory['prompt_length']} + response {memory['gen_length']}"
+    beyond = "" if memory["fits_context"] else "; BEYOND THE CONTEXT"
+    yield "memory", f"{length}, {_plural(memory['batch'], 'sequence')}, {memory['dtype']}{beyond}"
+    yield "  weights", _bytes(memory["weights"])
+    for name, needed in memory["caches"].items():
+        yield f"  {name}", _bytes(needed)
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _count(numbers: int) -> str:
+    for unit, size in (("billion", 10**9), ("million", 10**6), ("thousand", 10**3)):
+        if numbers >= size:
+            return f"{numbers / size:.2f} {unit}"
+    return str(numbers)
+
+
+def _bytes(number: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return f"{number} bytes"

@@ -1,0 +1,73 @@
+"""Typed reads of a checkpoint's JSON files. Every error names the file or the key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dkv.errors import CheckpointError, UnsupportedModelError
+
+__all__ = ["MOST_LAYERS", "Fields", "read_json"]
+
+MOST_LAYERS = 4096
+"""More is no model but damage, and counting through it would take forever."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises CheckpointError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); is this a checkpoint directory?") from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{path}: is not valid JSON; fetch the file again") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds {type(value).__name__}, not an object; fetch the file again")
+    return value
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Typed reads of a config.json; every method raises CheckpointError naming the key."""
+
+    raw: Mapping[str, Any]
+
+    def require(self, required: Mapping[str, tuple[Any, ...]], family: str) -> None:
+        """Every key has one of its allowed values; the last of them stands for a key left out.
+
+        Raises UnsupportedModelError naming the first that has not.
+        """
+        for key, allowed in required.items():
+            value = self.raw.get(key, allowed[-1])
+            if not any(value is a or (a is not None and value == a and type(value) is type(a)) for a in allowed):
+                raise UnsupportedModelError(
+                    f"config.json: {key}={value!r} is not supported; {family} has {allowed[0]!r}"
+                )
+
+    def size(self, key: str, default: int | None = None, most: int = (1 << 31) - 1) -> int:
+        """A positive int, at most `most`."""
+        value = self.raw.get(key)
+        value = default if value is None else value
+        if type(value) is not int or not 0 < value <= most:
+            raise CheckpointError(f"config.json: {key}={value!r} must be a positive whole number of at most {most}")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """A positive finite float."""
+        value = self.raw.get(key)
+        value = default if value is None else value
+        if type(value) not in (int, float) or not 0 < value < float("inf"):
+            raise CheckpointError(f"config.json: {key}={value!r} must be a positive number")
+        return float(value)
+
+    def ids(self, key: str, vocab: int, default: int | None = None) -> tuple[int, ...]:
+        """One token id or a list of them, each within the vocabulary."""
+        value = self.raw.get(key)
+        value = default if value is None else value
+        listed = value if isinstance(value, list) else [value]
+        if not listed or any(type(v) is not int or not 0 <= v < vocab for v in listed):
+            raise CheckpointError(f"config.json: {key}={value!r} must be a token id below {vocab}")
+        return tuple(listed)

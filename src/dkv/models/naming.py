@@ -1,0 +1,112 @@
+"""The published names of a network's tensors: one table for each architecture, used to read and to write.
+
+Here stands what the tables share: the shape of each tensor, and which of them the network keeps fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from dkv.model import ModelConfig
+from dkv.models.headers import Shape
+from dkv.models.layers import Block, Rotary, Transformer
+from dkv.models.weights import Weights
+
+__all__ = ["Names"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What an architecture calls the tensors of a LLaMA-shaped network.
+
+    block: what the names of a layer begin with, {} being its number; the names after it are the rest. Biases are of
+    q, k and v, or None. The head has no name of its own where it is tied to the embedding.
+    """
+
+    embedding: str
+    final_norm: str
+    head: str
+    block: str
+    attn_norm: str
+    mlp_norm: str
+    q: str
+    k: str
+    v: str
+    out: str
+    gate: str
+    up: str
+    down: str
+    biases: tuple[str, str, str] | None = None
+
+    def shapes(self, c: ModelConfig) -> Iterator[tuple[str, Shape]]:
+        """Every tensor of a checkpoint by name, with its shape; lazily, since a damaged config may ask for billions."""
+        for parts in self._outer(c).values():
+            yield from parts.items()
+        for layer in range(c.layers):
+            for parts in self._layer(c, layer).values():
+                yield from parts.items()
+
+    def parameters(self, c: ModelConfig) -> int:
+        """How many numbers a checkpoint has."""
+
+        def count(fields: dict[str, dict[str, Shape]]) -> int:
+            return sum(prod(shape) for parts in fields.values() for shape in parts.values())
+
+        return count(self._outer(c)) + c.layers * count(self._layer(c, 0))
+
+    def build(self, c: ModelConfig, weights: Weights) -> Transformer:
+        """Read the network. Raises CheckpointError for a missing or misshapen tensor."""
+        weights.check(self.shapes(c))
+        outer = {field: weights.fuse(parts) for field, parts in self._outer(c).items()}
+        blocks = (self._layer(c, layer).items() for layer in range(c.layers))
+        return Transformer(
+            config=c,
+            embedding=outer["embedding"],
+            blocks=tuple(Block(config=c, **{field: weights.fuse(parts) for field, parts in block}) for block in blocks),
+            final_norm=outer["final_norm"],
+            head_weight=outer["embedding" if c.tied else "head_weight"],
+            rotary=Rotary(c, weights.device),
+        )
+
+    def tensors(self, model: Transformer) -> Iterator[tuple[str, Tensor]]:
+        """The network's tensors under their published names, fused ones apart again: views, nothing is copied."""
+        c = model.config
+        for field, parts in self._outer(c).items():
+            yield from _split(getattr(model, field), parts)
+        for layer, block in enumerate(model.blocks):
+            for field, parts in self._layer(c, layer).items():
+                yield from _split(getattr(block, field), parts)
+
+    def _outer(self, c: ModelConfig) -> dict[str, dict[str, Shape]]:
+        """Names and shapes of the parts of each field of a Transformer."""
+        fields: dict[str, dict[str, Shape]] = {
+            "embedding": {self.embedding: (c.vocab, c.width)},
+            "final_norm": {self.final_norm: (c.width,)},
+        }
+        return fields if c.tied else {**fields, "head_weight": {self.head: (c.vocab, c.width)}}
+
+    def _layer(self, c: ModelConfig, layer: int) -> dict[str, dict[str, Shape]]:
+        """Names and shapes of the parts of each field of a Block, in the order in which they are stacked."""
+        queries, keys, at = c.heads * c.head_dim, c.kv_heads * c.head_dim, self.block.format(layer)
+        fields: dict[str, dict[str, Shape]] = {
+            "attn_norm": {self.attn_norm: (c.width,)},
+            "mlp_norm": {self.mlp_norm: (c.width,)},
+            "qk_weight": {self.q: (queries, c.width), self.k: (keys, c.width)},
+            "v_weight": {self.v: (keys, c.width)},
+            "out_weight": {self.out: (c.width, queries)},
+            "gate_up_weight": {self.gate: (c.mlp_width, c.width), self.up: (c.mlp_width, c.width)},
+            "down_weight": {self.down: (c.width, c.mlp_width)},
+        }
+        if self.biases is not None:
+            q, k, v = self.biases
+            fields |= {"qk_bias": {q: (queries,), k: (keys,)}, "v_bias": {v: (keys,)}}
+        return {field: {at + name: shape for name, shape in parts.items()} for field, parts in fields.items()}
+
+
+def _split(fused: Tensor, parts: dict[str, Shape]) -> Iterator[tuple[str, Tensor]]:
+    return zip(parts, torch.split(fused, [shape[0] for shape in parts.values()]), strict=True)

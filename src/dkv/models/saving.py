@@ -1,0 +1,76 @@
+"""Saving in the published format, from a loaded model or from directory to directory: cast, re-sharded, all or nothing.
+
+What is written: the weights under their published names, config.json as it was but for the dtype, and copies of the
+tokenizer's and template's files. Code is never copied.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from dkv.models import architecture_of
+from dkv.models.fields import read_json
+from dkv.models.layers import Transformer
+from dkv.models.new import new_directory
+from dkv.models.shards import Planned, write_shards
+from dkv.models.weights import Weights
+
+__all__ = ["convert", "save"]
+
+_COPIED = ("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+           "merges.txt", "chat_template.jinja", "LICENSE*")  # fmt: skip
+_HEADROOM = 1 << 20  # for config, tokenizer and headers
+
+
+def save(model: Transformer, source: Path, destination: Path, dtype: torch.dtype | None, most: int) -> None:
+    """Write a loaded model, whose config and tokenizer are in `source`. dtype None = the model's; most: bytes a shard.
+
+    Raises SettingError for a destination that is in use, CheckpointError for what cannot be read or written.
+    """
+    names = architecture_of(read_json(source / "config.json")).NAMES
+    tensors = {
+        name: Planned(tuple(tensor.shape), dtype or tensor.dtype, partial(_same, tensor))
+        for name, tensor in names.tensors(model)
+    }
+    _write(source, destination, tensors, most)
+
+
+def convert(source: Path, destination: Path, dtype: torch.dtype | None, most: int) -> None:
+    """Write what is in `source` anew without loading it: one tensor is in memory at a time. dtype None = as stored.
+
+    Raises as `save` does, and UnsupportedModelError.
+    """
+    raw = read_json(source / "config.json")
+    module = architecture_of(raw)
+    wanted = dict(module.NAMES.shapes(module.configure(raw)))
+    with Weights(source, "cpu", dtype or torch.float32) as weights:
+        weights.check(wanted.items())
+        tensors = {
+            name: Planned(shape, dtype or weights.view(name).dtype, partial(weights.view, name))
+            for name, shape in wanted.items()
+        }
+        _write(source, destination, tensors, most)
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _write(source: Path, destination: Path, tensors: Mapping[str, Planned], most: int) -> None:
+    needed = sum(tensor.nbytes for tensor in tensors.values()) + _HEADROOM
+    with new_directory(destination, needed) as part:
+        write_shards(part, tensors, most)
+        raw = read_json(source / "config.json")
+        dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
+        if len(dtypes) == 1:  # a checkpoint of several dtypes says of itself what it said before
+            raw |= dict.fromkeys(("torch_dtype", *({"dtype"} & raw.keys())), dtypes.pop())
+        (part / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
+        for pattern in _COPIED:
+            for file in source.glob(pattern):
+                shutil.copyfile(file, part / file.name)

@@ -1,0 +1,218 @@
+"""Models by hub id: fetched once, resumed, verified, and refused in one line; against a hub on the loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dkv
+from dkv.errors import CheckpointError, HubError
+from dkv.models.hub import Hub, find_directory
+from tests.support.checkpoints import write_checkpoint, write_tokenizer
+from tests.support.hub import COMMIT, REPO, FakeHub, fake_hub
+
+FIRST = "model-00001-of-00002.safetensors"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository's files: what is wanted, and what must never be fetched."""
+    directory = write_tokenizer(write_checkpoint(tmp_path_factory.mktemp("published"), shards=2))
+    for unwanted in ("modeling_llada.py", "pytorch_model.bin", "README.md", "training.pt"):
+        (directory / unwanted).write_text("never fetched", encoding="utf-8")
+    return directory
+
+
+@pytest.fixture
+def served(published: Path) -> Iterator[FakeHub]:
+    with fake_hub(published) as hub:
+        yield hub
+
+
+def client(served: FakeHub, tmp_path: Path) -> Hub:
+    return Hub(served.endpoint, tmp_path / "hub")
+
+
+def blobs(tmp_path: Path) -> set[str]:
+    return {path.name for path in tmp_path.glob("hub/models--*/blobs/*")}
+
+
+def test_a_model_is_fetched_and_loads(served: FakeHub, tmp_path: Path, published: Path) -> None:
+    directory = client(served, tmp_path).directory(REPO)
+    unwanted = {"modeling_llada.py", "pytorch_model.bin", "README.md", "training.pt"}
+    assert {path.name for path in directory.iterdir()} == {path.name for path in published.iterdir()} - unwanted
+    assert all(path.read_bytes() == (published / path.name).read_bytes() for path in directory.iterdir())
+    remote, local = (dkv.load(place, device="cpu", dtype="float32") for place in (directory, published))
+    one, other = (lm.generate("hello", gen_length=8, cache="none")[0].token_ids for lm in (remote, local))
+    assert one == other
+    assert not [line for line in served.log if line.endswith((".py", ".bin", ".md", ".pt"))]
+    assert len(served.requests("GET /" + REPO)) == len(list(directory.iterdir()))  # each file once
+
+
+def test_the_second_time_asks_nothing(served: FakeHub, tmp_path: Path) -> None:
+    first = client(served, tmp_path).directory(REPO)
+    served.log.clear()
+    assert client(served, tmp_path).directory(REPO) == first
+    assert client(served, tmp_path).directory(f"{REPO}@main") == first
+    assert client(served, tmp_path).directory(f"{REPO}@{COMMIT}") == first
+    assert served.log == []
+
+
+def test_a_cut_connection_goes_on_where_it_stopped(
+    served: FakeHub, tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # the client keeps whole chunks
+    served.cut[FIRST] = 5500
+    directory = client(served, tmp_path).directory(REPO)
+    assert (directory / FIRST).read_bytes() == (published / FIRST).read_bytes()
+    assert served.requests(f"GET /{REPO}/resolve/{COMMIT}/{FIRST}")[1:] == [
+        f"GET /{REPO}/resolve/{COMMIT}/{FIRST} bytes=5000-"
+    ]
+
+
+def test_a_stopped_process_goes_on_where_it_stopped(served: FakeHub, tmp_path: Path) -> None:
+    part = tmp_path / f"hub/models--{REPO.replace('/', '--')}/blobs/{served.etag(FIRST)}.dkv.incomplete"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(served.files[FIRST][:7000])
+    directory = client(served, tmp_path).directory(REPO)
+    assert (directory / FIRST).read_bytes() == served.files[FIRST]
+    assert served.requests(f"GET /{REPO}/resolve/{COMMIT}/{FIRST}") == [
+        f"GET /{REPO}/resolve/{COMMIT}/{FIRST} bytes=7000-"
+    ]
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("name", [FIRST, "config.json"])
+def test_a_damaged_file_is_refused_and_removed(name: str, served: FakeHub, tmp_path: Path) -> None:
+    served.damaged.add(name)
+    with pytest.raises(HubError, match=f"{name} arrived damaged .wrong checksum. and was removed; load it again"):
+        client(served, tmp_path).directory(REPO)
+    assert served.etag(name) not in blobs(tmp_path)
+    assert not [blob for blob in blobs(tmp_path) if "incomplete" in blob]
+    served.damaged.clear()
+    assert (client(served, tmp_path).directory(REPO) / name).read_bytes() == served.files[name]
+
+
+def test_a_file_that_is_too_long_starts_again(served: FakeHub, tmp_path: Path) -> None:
+    part = tmp_path / f"hub/models--{REPO.replace('/', '--')}/blobs/{served.etag(FIRST)}.dkv.incomplete"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(served.files[FIRST] + b"more")
+    assert (client(served, tmp_path).directory(REPO) / FIRST).read_bytes() == served.files[FIRST]
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        ((401, "GatedRepo"), "is gated on the hub .401.; accept its terms on its page and log in"),
+        ((403, "GatedRepo"), "is gated on the hub .403.; accept its terms"),
+        ((401, "RepoNotFound"), "neither a directory nor a repository on the hub .401.; if it is private, log in"),
+        ((404, "RepoNotFound"), "neither a directory nor a repository on the hub .404."),
+        ((401, ""), "the hub refuses access .401.; log in"),
+        ((403, ""), "the hub refuses access .403.; log in"),
+        ((418, ""), "the hub answered with status 418; try again later"),
+    ],
+)
+def test_refusals_of_the_hub(status: tuple[int, str], message: str, served: FakeHub, tmp_path: Path) -> None:
+    served.status = status
+    with pytest.raises(HubError, match=f"model='{REPO}': {message}") as caught:
+        client(served, tmp_path).directory(REPO)
+    assert "\n" not in str(caught.value)
+    assert blobs(tmp_path) == set()
+
+
+def test_other_repositories_and_revisions_are_not_there(served: FakeHub, tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="model='no/such': neither a directory nor a repository on the hub"):
+        client(served, tmp_path).directory("no/such")
+    with pytest.raises(HubError, match=r"the hub has no such revision .404."):
+        client(served, tmp_path).directory(f"{REPO}@nightly")
+
+
+def test_a_repository_without_a_config_is_no_model(served: FakeHub, tmp_path: Path) -> None:
+    del served.files["config.json"]
+    with pytest.raises(HubError, match=r"holds no config\.json"):
+        client(served, tmp_path).directory(REPO)
+
+
+def test_a_full_disk_is_named_before_anything_is_fetched(
+    served: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(HubError, match=r"needs [0-9]+ bytes, .* has 10; free some, or set HF_HOME"):
+        client(served, tmp_path).directory(REPO)
+    assert served.requests("GET /" + REPO) == []
+
+
+def test_an_incomplete_snapshot_is_completed(served: FakeHub, tmp_path: Path) -> None:
+    directory = client(served, tmp_path).directory(REPO)
+    (directory / FIRST).unlink()
+    assert (client(served, tmp_path).directory(REPO) / FIRST).read_bytes() == served.files[FIRST]
+
+
+def test_peeking_fetches_no_weights(served: FakeHub, tmp_path: Path) -> None:
+    directory, stored = client(served, tmp_path).peek(REPO)
+    assert not list(directory.glob("*.safetensors"))
+    assert stored["model.transformer.wte.weight"].shape == (272, 32)
+    assert {tensor.dtype for tensor in stored.values()} == {"F32"}
+    assert len(stored) == 2 * 9 + 3
+    assert list((client(served, tmp_path).directory(REPO)).glob("*.safetensors"))  # and loading still fetches them
+
+
+@pytest.mark.parametrize("model", ["", "x", "a\0b", "/no/such", "./no/such", "a/b/c", "a/b@", "a b/c", "-a/b", "../b"])
+def test_what_is_neither_a_directory_nor_an_id(model: str) -> None:
+    with pytest.raises(CheckpointError, match="no such directory; give 'tiny', a checkpoint directory or a hub id"):
+        find_directory(model)
+
+
+def test_a_path_is_never_an_id() -> None:
+    with pytest.raises(CheckpointError, match="no such directory"):
+        find_directory(Path("no/such"))
+
+
+def test_a_directory_wins_over_an_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / REPO).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert find_directory(REPO) == Path(REPO)
+
+
+def generate(model: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`dkv generate` in a process of its own, whose hub is what the environment says."""
+    common = {"HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "dkv", "generate", "hi", "--model", model, "--gen-length", "4", "--seed", "1"],
+        capture_output=True, text=True, env={**os.environ, **common, **environment}, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_line_follows_the_environment(served: FakeHub, tmp_path: Path) -> None:
+    first = generate(REPO, tmp_path, HF_ENDPOINT=served.endpoint)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.count("\n") == 1  # the summary: no progress bar without a terminal
+    offline = generate(REPO, tmp_path, HF_HUB_OFFLINE="1")
+    assert (offline.returncode, offline.stdout) == (0, first.stdout)
+
+
+def test_offline_without_a_copy_is_one_line(tmp_path: Path) -> None:
+    ended = generate(REPO, tmp_path, HF_HUB_OFFLINE="1")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert (
+        ended.stderr
+        == f"error: model='{REPO}': is not in the cache, and HF_HUB_OFFLINE is set; unset it to fetch the model\n"
+    )
+
+
+def test_no_connection_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    ended = generate(REPO, tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{port}")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"error: model='{REPO}': cannot be fetched from the hub (")
+    assert ended.stderr.count("\n") == 1
