@@ -26,6 +26,8 @@ from dkv.plan import Plan, Step, readers_of
 __all__ = ["Decode", "Greedy", "Prefill", "PrefillAndDecode"]
 
 _SHIFTS = ("un", "un_right")
+_UNREAD = 1e30
+"""The doubt about a position that was never read: more than about any other, less than infinite."""
 
 
 def unsettled(step: Step, delay: int) -> Tensor:
@@ -108,7 +110,7 @@ class Greedy:
     the next: the cost of a step no longer grows with the length.
 
     next: the positions decoded now. With a decoder that knows its order (`random`) these are what it wants, as
-    published. With any other they are predicted: the schedule's number of positions that were read with the highest
+    published (also with `origin`). With any other they are predicted: the schedule's number of positions that were read with the highest
     confidence when they were last read. Then only what is computed is read, so that nothing is committed from a stale
     row; at a refresh everything is.
 
@@ -126,9 +128,10 @@ class Greedy:
 
     def plan(self, step: Step) -> Plan:
         """Refresh, or compute what is being decoded, what just was, and the window."""
-        known = step.rank < NEVER
-        key = torch.where(step.wanted, torch.where(known, step.rank.float(), -step.score), torch.inf)
-        told = (known | ~step.wanted).all(1)
+        known, doubt = step.rank < NEVER, (-step.score).clamp(max=_UNREAD)
+        key = torch.where(step.wanted, torch.where(known, step.rank.float(), doubt), torch.inf)
+        # A decoder that wants less than what is open has chosen already.
+        told = (known | ~step.wanted).all(1) | (step.wanted.sum(1) < step.open.sum(1))
         number = torch.where(told, step.wanted.sum(1), step.quota)
         soon = lowest(key, number) & step.wanted
         full = due(step, self.refresh)
