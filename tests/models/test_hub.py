@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 import dkv
 from dkv.errors import CheckpointError, HubError
 from dkv.models.hub import Hub, find_directory
+from tests.cli.test_process import in_terminal
 from tests.support.checkpoints import write_checkpoint, write_tokenizer
 from tests.support.hub import COMMIT, REPO, FakeHub, fake_hub
 
@@ -87,6 +89,29 @@ def test_a_stopped_process_goes_on_where_it_stopped(served: FakeHub, tmp_path: P
         f"GET /{REPO}/resolve/{COMMIT}/{FIRST} bytes=7000-"
     ]
     assert not part.exists()
+
+
+def test_the_content_network_gets_the_range_but_no_token(
+    served: FakeHub, tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    with fake_hub(published) as network:
+        served.elsewhere = network.endpoint
+        network.cut[FIRST] = 5500
+        directory = client(served, tmp_path).directory(REPO)
+    assert (directory / FIRST).read_bytes() == served.files[FIRST]
+    assert served.tokens == {"Bearer hf_secret"}
+    assert network.tokens == {None}
+    assert f"GET /{REPO}/resolve/{COMMIT}/{FIRST} bytes=5000-" in network.log
+
+
+def test_two_at_once_fetch_each_file_once(served: FakeHub, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(client(served, tmp_path).directory, [REPO, REPO])
+    assert one == other
+    fetched = served.requests(f"GET /{REPO}/resolve")
+    assert len(fetched) == len(set(fetched))
 
 
 @pytest.mark.parametrize("name", [FIRST, "config.json"])
@@ -197,6 +222,13 @@ def test_the_command_line_follows_the_environment(served: FakeHub, tmp_path: Pat
     assert first.stderr.count("\n") == 1  # the summary: no progress bar without a terminal
     offline = generate(REPO, tmp_path, HF_HUB_OFFLINE="1")
     assert (offline.returncode, offline.stdout) == (0, first.stdout)
+
+
+def test_a_terminal_shows_a_progress_bar(served: FakeHub, tmp_path: Path) -> None:
+    common = {"HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": served.endpoint}
+    code, written = in_terminal(["generate", "hi", "--model", REPO, "--gen-length", "4"], None, **common)
+    assert code == 0
+    assert FIRST.encode() + b": 100%" in written
 
 
 def test_offline_without_a_copy_is_one_line(tmp_path: Path) -> None:
