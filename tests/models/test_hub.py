@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -190,6 +191,19 @@ def test_peeking_fetches_no_weights(served: FakeHub, tmp_path: Path) -> None:
     assert list((client(served, tmp_path).directory(REPO)).glob("*.safetensors"))  # and loading still fetches them
 
 
+@pytest.mark.parametrize("model", ["a--b/c", "a/b..c"])
+def test_ids_that_the_client_refuses(model: str, served: FakeHub, tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="cannot be fetched from the hub"):
+        client(served, tmp_path).directory(model)
+
+
+def test_a_damaged_index_is_named(served: FakeHub, tmp_path: Path) -> None:
+    served.files["model.safetensors.index.json"] = b'{"weight_map": []}'
+    for _ in range(2):  # fetched, then from the cache
+        with pytest.raises(CheckpointError, match="has no weight_map of file names"):
+            client(served, tmp_path).peek(REPO)
+
+
 @pytest.mark.parametrize("model", ["", "x", "a\0b", "/no/such", "./no/such", "a/b/c", "a/b@", "a b/c", "-a/b", "../b"])
 def test_what_is_neither_a_directory_nor_an_id(model: str) -> None:
     with pytest.raises(CheckpointError, match="no such directory; give 'tiny', a checkpoint directory or a hub id"):
@@ -222,6 +236,19 @@ def test_the_command_line_follows_the_environment(served: FakeHub, tmp_path: Pat
     assert first.stderr.count("\n") == 1  # the summary: no progress bar without a terminal
     offline = generate(REPO, tmp_path, HF_HUB_OFFLINE="1")
     assert (offline.returncode, offline.stdout) == (0, first.stdout)
+
+
+def test_inspecting_fetches_headers_only(served: FakeHub, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "dkv", "inspect", REPO, "--json"], capture_output=True, text=True, timeout=120,
+        check=False, env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": served.endpoint},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    found = json.loads(ended.stdout)
+    assert (found["weights"]["tensors"], found["problems"], found["template"]) == (21, [], True)
+    weights = [line for line in served.requests("GET") if ".safetensors" in line and "index" not in line]
+    assert len(weights) == 2
+    assert all(line.endswith(" bytes=0-100000") for line in weights)
 
 
 def test_a_terminal_shows_a_progress_bar(served: FakeHub, tmp_path: Path) -> None:
