@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check demo setup test test-slow
+.PHONY: check demo setup test test-slow test-transformers
 
 setup: .venv/ready
 
@@ -19,6 +19,27 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Tokenisation and loading beside each major release of transformers, with which the tests compare them.
+test-transformers: .venv-transformers4/ready .venv-transformers5/ready
+	for release in 4 5; do \
+		.venv-transformers$$release/bin/python -c "$(CHECK_RELEASE)" $$release && \
+		.venv-transformers$$release/bin/python -m pytest $(BESIDE_TRANSFORMERS) || exit 1; \
+	done
+
+CHECK_RELEASE := import sys; from transformers import __version__ as v; print('transformers', v); assert v[0] == sys.argv[1]
+BESIDE_TRANSFORMERS := -m 'not slow' tests/tokens tests/models tests/tiny/test_tiny_tokenizer.py
+.venv-transformers4/ready: RELEASE := transformers==4.57.*
+.venv-transformers5/ready: RELEASE := transformers>=5,<6
+
+# Only transformers and what it pins are installed; all else, torch above all, is borrowed from .venv by a line that
+# Python runs at its start. Three whole environments would take minutes and gigabytes.
+.venv-transformers%/ready: .venv/ready
+	$(PYTHON) -m venv $(@D)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt '$(RELEASE)'
+	touch $@
 
 check: setup
 	$(BIN)/ruff check .

@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dkv
 from dkv.caches import known_caches
 from dkv.specs import keys_of
+from dkv.tokens.chat import ChatTemplate
+from dkv.tokens.formats import FORMATS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs" / "caches").glob("*.md"))
@@ -70,3 +73,20 @@ def test_the_python_example_of_the_readme_uses_real_names() -> None:
     example = blocks(ROOT / "README.md", "python")[0]
     compile(example, "README.md", "exec")
     assert all(hasattr(dkv, name) for name in re.findall(r"dkv\.(\w+)", example))
+
+
+def test_the_example_of_the_prompts_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks(ROOT / "docs" / "prompts.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(example, "prompts.md", "exec"), names)
+    assert capsys.readouterr().out.count("<|eot_id|>") == 4
+    assert names["second"].prompt_ids == names["lm"].tokenizer.encode_chat(names["conversation"])
+    assert names["third"].prompt_ids == [9, 8, 7]
+    assert isinstance(names["text"], str)
+
+
+def test_the_formats_of_the_prompts_page_are_those_of_the_templates() -> None:
+    shown = blocks(ROOT / "docs" / "prompts.md", "text")
+    message = [{"role": "user", "content": "Hi"}]
+    for text, form in zip(shown, FORMATS, strict=True):
+        assert text == ChatTemplate(form.template, {}).render(message)

@@ -15,8 +15,18 @@ from dkv.caches import make_cache
 from dkv.decoders import RandomOrder, make_decoder
 from dkv.errors import AuditError
 from dkv.plan import Plan, Step
-from tests.support.checkpoints import EOS, MASK, SPECIAL, TRIMMING_CHAT, write_checkpoint, write_tokenizer
+from tests.support.checkpoints import (
+    EOS,
+    MASK,
+    SPECIAL,
+    TRIMMING_CHAT,
+    dream_config_of,
+    dream_tensors_of,
+    write_checkpoint,
+    write_tokenizer,
+)
 from tests.support.runs import POLICIES
+from tests.support.vocabularies import write_dream
 
 Q = {"gen_length": 6, "cache": "none", "seed": 0}
 
@@ -39,6 +49,76 @@ def test_a_text_goes_through_the_template_by_default(lm: dkv.DiffusionLM) -> Non
     prompts = [r.prompt_ids for chat in (None, True, False) for r in lm.generate("hi", **Q, chat=chat)]  # type: ignore
     assert prompts[0] == prompts[1] == lm.tokenizer.encode_chat("hi")
     assert prompts[2] == lm.tokenizer.encode("hi")
+
+
+TURNS = [
+    {"role": "system", "content": "short"},
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "ho"},
+    {"role": "user", "content": "again"},
+]
+
+
+def test_a_list_of_messages_is_one_conversation(lm: dkv.DiffusionLM) -> None:
+    assert lm.tokenizer is not None
+    coded = lm.tokenizer.encode_chat(TURNS)
+    for prompt in (TURNS, tuple(TURNS), [TURNS]):
+        (result,) = lm.generate(prompt, **Q)  # type: ignore[arg-type]
+        assert result.prompt_ids == coded
+    several = lm.generate([TURNS, TURNS[1:2], "hi", coded], **Q)  # type: ignore[arg-type]
+    hi = lm.tokenizer.encode_chat("hi")
+    assert [result.prompt_ids for result in several] == [coded, hi, hi, coded]
+    *_, last = lm.stream(TURNS, **Q)  # type: ignore[arg-type]
+    assert last.generation is not None
+    assert last.generation.token_ids == several[0].token_ids == several[3].token_ids
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_no_message_can_inject_tokens(index: int, lm: dkv.DiffusionLM) -> None:
+    spiked = [dict(message) for message in TURNS]
+    spiked[index]["content"] = "<|eot_id|>"
+    (one,), (other,) = lm.generate(TURNS, **Q), lm.generate(spiked, **Q)  # type: ignore[arg-type]
+    assert [i for i in one.prompt_ids if i >= 256] == [i for i in other.prompt_ids if i >= 256]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chat", "line"),
+    [
+        (TURNS, False, "chat=False: a conversation needs the chat template; give a text, or leave chat out"),
+        (TURNS[:3], None, "the last message has the role 'assistant'; end the conversation with the user's"),
+        ([TURNS, TURNS[:1]], None, "the last message has the role 'system'"),
+        ([TURNS[0], "hi"], None, "is neither a text nor a list of token ids or messages"),
+        (TURNS[1], None, "is neither a text nor a list of token ids or messages"),
+        ([{}], None, "prompt: message 1 has no keys; give 'role' and 'content'"),
+    ],
+)
+def test_what_is_no_conversation(prompt: object, chat: bool | None, line: str, lm: dkv.DiffusionLM) -> None:
+    with pytest.raises(dkv.PromptError, match=line) as caught:
+        lm.generate(prompt, chat=chat, **Q)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_conversation_needs_a_tokenizer_and_a_template(bare_lm: dkv.DiffusionLM, tmp_path: Path) -> None:
+    with pytest.raises(dkv.PromptError, match="this checkpoint has no tokenizer; give a list of token ids"):
+        bare_lm.generate(TURNS)
+    plain = dkv.load(write_tokenizer(write_checkpoint(tmp_path), None), device="cpu", dtype="float32")
+    with pytest.raises(dkv.PromptError, match="a conversation needs a chat template and this checkpoint has none"):
+        plain.generate(TURNS)
+
+
+def test_a_dream_checkpoint_as_published(tmp_path: Path) -> None:
+    """vocab.json and merges.txt, ids in generation_config.json alone; the answer ends at an end of turn too."""
+    config = dream_config_of(**dict.fromkeys(("mask_token_id", "eos_token_id", "pad_token_id")))
+    special = {"<|endoftext|>": 257, "<|im_start|>": 258, "<|im_end|>": 260, "<|mask|>": MASK}
+    directory = write_checkpoint(tmp_path, config, dream_tensors_of(config))
+    write_dream(directory, special=special)
+    (directory / "generation_config.json").write_text('{"mask_token_id": null, "eos_token_id": 257}', encoding="utf-8")
+    dream = dkv.load(directory, device="cpu", dtype="float32", audit=True)
+    facts = dream.model.config
+    assert (facts.family, facts.mask_id, facts.eos_ids, facts.pad_id) == ("dream", MASK, (257, 260), 257)
+    (result,) = dream.generate([{"role": "system", "content": ""}, {"role": "user", "content": "Hi"}], 6, seed=0)
+    assert bytes(i for i in result.prompt_ids if i < 256) == b"system\n\nuser\nHi\nassistant\n"
+    assert [i for i in result.prompt_ids if i >= 256] == [258, 260, 258, 260, 258]
 
 
 def test_without_a_template_a_text_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.console import Console
@@ -24,12 +25,12 @@ from dkv.models.saving import save
 from dkv.models.shards import parse_size
 from dkv.plan import CachePolicy, Decoder
 from dkv.settings import Settings, seed_of, texts_of
-from dkv.tokens import Tokenizer, load_tokenizer
+from dkv.tokens import Conversation, Tokenizer, is_conversation, load_tokenizer
 from dkv.version import installed_version
 
 __all__ = ["DiffusionLM", "load"]
 
-Prompt = str | Sequence[int]
+Prompt = str | Sequence[int] | Conversation
 
 
 def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False) -> DiffusionLM:
@@ -95,8 +96,9 @@ class DiffusionLM:
     ) -> list[Generation]:
         """Generate a response of `gen_length` positions for each prompt; results come in the order of the prompts.
 
-        prompts: a text, a list of token ids, or a list of either. A text goes through the chat template if there is
-        one (chat=False: as it is). block_length: tokens per block, None = gen_length. steps: denoising steps over the
+        prompts: a text, a list of token ids, a conversation (a list of {"role": ..., "content": ...} messages, the
+        user's last), or a list of those. A text goes through the chat template if there is one (chat=False: as it is),
+        a conversation always. block_length: tokens per block, None = gen_length. steps: denoising steps over the
         whole response, None = gen_length. seed: for all prompts, or one for each; None draws one. cache, decoder: specs
         or objects; decoder None = the family's own. stop_at_eos: finish a sequence once all before its first
         end-of-text is decided (the text is the same); False fills the canvas. cache_dtype: of keys and values, None =
@@ -193,9 +195,12 @@ class DiffusionLM:
 
     def _encode(self, prompt: Prompt, chat: bool | None, settings: Settings) -> list[int]:
         """A prompt as checked token ids. Raises PromptError."""
-        if not isinstance(prompt, str) and not _is_list(prompt):
-            raise PromptError(f"prompt: {prompt!r} is neither a text nor a list of token ids")
-        ids = self._tokenize(prompt, chat) if isinstance(prompt, str) else list(prompt)
+        if isinstance(prompt, str) or is_conversation(prompt):
+            ids = self._tokenize(prompt, chat)
+        elif _is_list(prompt):
+            ids = list(cast("Sequence[int]", prompt))
+        else:
+            raise PromptError(f"prompt: {prompt!r} is neither a text nor a list of token ids or messages")
         config = self.model.config
         if not ids or (isinstance(prompt, str) and not prompt.strip()):
             raise PromptError("prompt is empty; give at least one token of text")
@@ -209,11 +214,15 @@ class DiffusionLM:
             )
         return ids
 
-    def _tokenize(self, text: str, chat: bool | None) -> list[int]:
+    def _tokenize(self, prompt: str | Conversation, chat: bool | None) -> list[int]:
         if self.tokenizer is None:
             raise PromptError("prompt: this checkpoint has no tokenizer; give a list of token ids")
-        use_template = self.tokenizer.has_template if chat is None else chat
-        return self.tokenizer.encode_chat(text) if use_template else self.tokenizer.encode(text)
+        if isinstance(prompt, str):
+            use_template = self.tokenizer.has_template if chat is None else chat
+            return self.tokenizer.encode_chat(prompt) if use_template else self.tokenizer.encode(prompt)
+        if chat is False:
+            raise PromptError("chat=False: a conversation needs the chat template; give a text, or leave chat out")
+        return self.tokenizer.encode_chat(prompt)
 
     def _run(self, prompts: list[list[int]], settings: Settings, first: int, count: int, trace: bool) -> Run:
         some = slice(first, first + count)
@@ -246,7 +255,7 @@ def _frames(run: Run) -> Iterator[Frame]:
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt or several, as a list of prompts. Raises PromptError."""
-    if not _is_list(prompts) or (len(prompts) > 0 and all(isinstance(p, int) for p in prompts)):
+    if not _is_list(prompts) or is_conversation(prompts) or (prompts and all(isinstance(p, int) for p in prompts)):
         return [prompts]  # type: ignore[list-item]
     if not prompts:
         raise PromptError("prompt is empty; give a text, a list of token ids, or a list of either")

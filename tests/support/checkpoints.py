@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from torch import Tensor
 
 __all__ = [
+    "BASE_SPECIAL",
     "CHAT",
     "CONFIG",
     "DREAM_CONFIG",
@@ -38,6 +39,9 @@ SPECIAL = (
     "<|eot_id|>",
     "<|mdm_mask|>",
 )
+BASE_SPECIAL = (*SPECIAL[:2], "<|spare_0|>", "<|spare_1|>", "<|spare_2|>", SPECIAL[5])
+"""As a Base model's: the same ids, without the tokens of a chat format."""
+
 EOS, EOT, MASK, VOCAB = 257, 260, 261, 272
 """The first 256 ids are bytes, then SPECIAL; a few embedding rows more, as published checkpoints have."""
 
@@ -210,14 +214,18 @@ def write_checkpoint(
 
 
 def write_tokenizer(directory: Path, template: str | None = CHAT, lowercase: bool = False) -> Path:
-    """Write a byte-level tokenizer with SPECIAL tokens; `lowercase` folds case, also before special tokens match."""
+    """Write a byte-level tokenizer with SPECIAL tokens, BASE_SPECIAL without a template.
+
+    `lowercase` folds case, also before special tokens match.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     if lowercase:
         tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=lowercase) for token in SPECIAL])
+    special = BASE_SPECIAL if template is None else SPECIAL
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=lowercase) for token in special])
     tokenizer.save(str(directory / "tokenizer.json"))
     settings = {"bos_token": SPECIAL[0], "eos_token": {"content": SPECIAL[1]}, "pad_token": SPECIAL[1]}
     if template is not None:

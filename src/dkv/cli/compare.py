@@ -91,7 +91,7 @@ def _print_table(measured: list[Measured]) -> None:
             Text(printable(m.spec)),
             f"{m.speed:.1f}",
             str(stats.forwards),
-            f"{stats.rows_computed} ({share_of(stats):.1%})",
+            f"{stats.rows_computed:.0f} ({share_of(stats):.1%})",
             f"{m.agreement:.1%}",
             Text(printable(shown_text(m.generation))),
         )

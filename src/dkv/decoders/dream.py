@@ -31,10 +31,11 @@ def share(step: Step, eps: float) -> Tensor:
 
 
 def _time(index: Tensor, steps: Tensor, eps: float) -> Tensor:
-    """Entry `index` of linspace(1, eps, steps + 1) in float32, counted from the nearer end as torch.linspace does."""
-    width = (torch.tensor(eps, dtype=torch.float32) - 1.0).to(index.device) / steps
-    near = index < (steps + 1) // 2
-    return torch.where(near, 1.0 + width * index, eps - width * (steps - index))
+    """Entry `index` of linspace(1, eps, steps + 1) in float32 as torch.linspace rounds it: a float32 step, counted from
+    the nearer end, multiplied and added in one rounding. The counts of the schedule hang on the last bit."""
+    end = torch.tensor(eps, dtype=torch.float32, device=index.device)
+    width, near = ((end - 1) / steps).double(), index < (steps + 1) // 2
+    return torch.where(near, 1 + width * index, end.double() - width * (steps - index)).float()
 
 
 @dataclass(frozen=True)

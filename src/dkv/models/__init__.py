@@ -13,6 +13,7 @@ import torch
 
 from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.models.fields import read_json
+from dkv.models.ids import with_ids
 from dkv.models.layers import Transformer
 from dkv.models.refused import REFUSED
 from dkv.models.weights import Weights
@@ -33,7 +34,7 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype) -> Tra
     """
     raw = read_json(directory / "config.json")
     module = architecture_of(raw)
-    config = module.configure(raw)
+    config = module.configure(with_ids(raw, directory))
     with Weights(directory, device, dtype) as weights:
         model: Transformer = module.NAMES.build(config, weights)
     return model

@@ -14,6 +14,7 @@ from dkv.tokens import Tokenizer, load_tokenizer
 from tests.support.checkpoints import CHAT, EOT, SPECIAL, TRIMMING_CHAT, write_tokenizer
 
 FIRST_SPECIAL = 256
+FLAGS = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
 
 def made(directory: Path, template: str | None = CHAT, lowercase: bool = False) -> Tokenizer:
@@ -111,6 +112,31 @@ def test_decoding_leaves_special_tokens_out(plain: Tokenizer) -> None:
     assert plain.decode([*plain.encode("ab"), EOT, FIRST_SPECIAL + 1, *plain.encode("c")]) == "abc"
 
 
+def test_a_vocabulary_that_reads_control_tokens_in_text_refuses_them(tmp_path: Path) -> None:
+    model = {"type": "WordLevel", "vocab": {"a": 0, "<|x|>": 1, "?": 2}, "unk_token": "?"}
+    added = [{"id": number, "content": name, **FLAGS} for name, number in (("<|x|>", 1), ("?", 2))]
+    content = {"model": model, "pre_tokenizer": {"type": "WhitespaceSplit"}, "added_tokens": added}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer is not None
+    assert tokenizer.encode("a b ?") == [0, 2, 2]
+    with pytest.raises(PromptError, match=r"cannot keep the text '<\|x\|>' apart from its control token; leave it out"):
+        tokenizer.encode("a <|x|>")
+
+
+def test_what_the_tokenizer_puts_around_a_text_is_kept(tmp_path: Path) -> None:
+    file = write_tokenizer(tmp_path) / "tokenizer.json"
+    start = {"id": SPECIAL[0], "ids": [FIRST_SPECIAL], "tokens": [SPECIAL[0]]}
+    pieces = [{"SpecialToken": {"id": SPECIAL[0], "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    around = {"type": "TemplateProcessing", "single": pieces, "pair": pieces, "special_tokens": {SPECIAL[0]: start}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "post_processor": around}), encoding="utf-8")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer is not None
+    assert tokenizer.encode(SPECIAL[0])[0] == FIRST_SPECIAL
+    assert controls(tokenizer.encode(SPECIAL[0])) == [SPECIAL[0]]
+    assert controls(tokenizer.encode_chat("hello")) == CHAT_CONTROLS  # the template has its own
+
+
 def test_turn_ends_are_found(plain: Tokenizer) -> None:
     assert plain.turn_end_ids == (EOT,)
 
@@ -130,7 +156,8 @@ def test_half_a_surrogate_pair_is_no_text(text: str, plain: Tokenizer) -> None:
 
 
 def test_a_template_that_fails(tmp_path: Path) -> None:
-    tokenizer = made(tmp_path, "{{ raise_exception('no') }}")
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no') }}", encoding="utf-8")
+    tokenizer = made(tmp_path, None)
     with pytest.raises(PromptError, match=r"chat=True: the chat template fails .* pass chat=False"):
         tokenizer.encode_chat("hello")
 

@@ -1,0 +1,70 @@
+"""Threshold and factor: every position that the model is sure of, at least the schedule's share; blocks end early."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from dkv.decoders import make_decoder
+from dkv.errors import SpecError
+from dkv.models import Transformer
+from tests.support.runs import Scripted, positions, start_and_play
+
+
+def sure(model: Transformer, shares: list[float]) -> Scripted:
+    """A model that says 5 at position p with probability shares[p]."""
+    table = torch.zeros(len(shares), 12)
+    table[:, 5] = torch.tensor([math.log(11 * p / (1 - p)) for p in shares])
+    return Scripted.like(model, table, mask_id=11, eos_ids=(0,))
+
+
+def commits(model: Transformer, shares: list[float], decoder: str, *schedule: int) -> list[list[int]]:
+    _, ticks = start_and_play(sure(model, [0.5, *shares]), [[1]], len(shares), *schedule, decoder=decoder)
+    return [positions(tick.committed)[0] for tick in ticks]
+
+
+def test_all_above_the_threshold_at_once(model: Transformer) -> None:
+    assert commits(model, [0.95, 0.5, 0.91, 0.85], "threshold") == [[1, 3], [4], [2]]
+    assert commits(model, [0.95, 0.5, 0.91, 0.85], "threshold:tau=0.8") == [[1, 3, 4], [2]]
+    assert commits(model, [0.95, 0.5, 0.91, 0.85], "threshold:tau=1") == [[1], [3], [4], [2]]
+
+
+def test_steps_bound_the_number_of_forwards(model: Transformer) -> None:
+    assert commits(model, [0.4, 0.3, 0.2, 0.1], "threshold", 4, 2) == [[1, 2], [3, 4]]
+    assert commits(model, [0.95, 0.3, 0.2, 0.1], "threshold", 4, 2) == [[1, 2], [3, 4]]
+
+
+def test_a_block_ends_when_it_is_complete(model: Transformer) -> None:
+    assert commits(model, [0.95, 0.96, 0.5, 0.95], "threshold", 2) == [[1, 2], [4], [3]]
+
+
+def test_sequences_commit_unequal_numbers(model: Transformer) -> None:
+    """And each goes on to its next block on its own."""
+    table = sure(model, [0.5, 0.95, 0.95, 0.5, 0.5, 0.95])
+    _, ticks = start_and_play(table, [[1], [1, 1]], 4, 2, decoder="threshold")
+    assert [positions(tick.committed) for tick in ticks] == [[[1, 2], [2]], [[3], [3]], [[4], [5]], [[], [4]]]
+    assert [tick.done for tick in ticks] == [[False, False]] * 3 + [[True, False]]
+
+
+def test_factor_takes_the_largest_n_that_holds(model: Transformer) -> None:
+    """(n + 1)(1 - c_n) < factor: with 1.0, two need c_2 > 2/3, three c_3 > 3/4."""
+    assert commits(model, [0.9, 0.7, 0.7], "factor") == [[1, 2], [3]]
+    assert commits(model, [0.9, 0.8, 0.76], "factor") == [[1, 2, 3]]
+    assert commits(model, [0.9, 0.6, 0.6], "factor") == [[1], [2], [3]]
+    assert commits(model, [0.9, 0.6, 0.6], "factor:factor=2") == [[1, 2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("threshold:tau=0", "tau=0.0 must lie in"),
+        ("threshold:tau=1.1", "tau=1.1 must lie in"),
+        ("factor:factor=0", "factor=0.0 must be a positive number"),
+        ("factor:factor=inf", "factor=inf must be a positive number"),
+    ],
+)
+def test_keys_out_of_range_are_refused(spec: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        make_decoder(spec)

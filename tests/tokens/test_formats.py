@@ -1,0 +1,85 @@
+"""Which chat format a checkpoint gets: its own, its family's where that is missing or fails, or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dkv.errors import CheckpointError, PromptError
+from dkv.tokens import load_tokenizer
+from dkv.tokens.formats import FORMATS, TURN_ENDS, format_for
+from tests.support.vocabularies import DREAM, LLADA, LLADA_BASE, write_dream, write_llada
+
+
+def test_the_vocabulary_tells_the_family() -> None:
+    for name, tokens in (("llada", LLADA), ("dream", DREAM)):
+        form = format_for(tokens)
+        assert form is not None
+        assert form.name == name
+        assert [control for control in form.controls if control in TURN_ENDS] == [form.controls[-1]]
+    assert format_for(LLADA_BASE) is None
+    assert format_for(()) is None
+    for form in FORMATS:
+        for control in form.controls:
+            assert format_for({*form.controls} - {control}) is None
+
+
+@pytest.mark.parametrize("template", [None, "{{ raise_exception('no') }}", "{{ messages[0].text }}", "{{ 1 + 'a' }}"])
+def test_a_template_that_is_missing_or_fails_is_replaced(template: str | None, tmp_path: Path) -> None:
+    for family, write in (("llada", write_llada), ("dream", write_dream)):
+        tokenizer = load_tokenizer(write(tmp_path / family, template))
+        assert tokenizer is not None
+        assert tokenizer.chat_format == family
+        assert tokenizer.decode(tokenizer.encode_chat("Hi")).endswith(
+            {"llada": "user\n\nHiassistant\n\n", "dream": "user\nHi\nassistant\n"}[family]
+        )
+
+
+def test_a_template_that_works_is_never_replaced(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(write_llada(tmp_path, "{{ messages[0].content }}"))
+    assert tokenizer is not None
+    assert (tokenizer.chat_format, tokenizer.encode_chat("Hi")) == ("own", [*b"Hi"])
+
+
+def test_templates_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
+    """The line of a block leaves nothing, loops may end early, and the names of the files are there."""
+    lines = (
+        "{% for m in messages %}\n    {% if loop.index > 1 %}{% break %}{% endif %}\n{{ m.content }}{{ bos_token }}.\n"
+    )
+    directory = write_llada(tmp_path, lines + "{% endfor %}")
+    tokenizer = load_tokenizer(directory)
+    assert tokenizer is not None
+    assert tokenizer.render([{"role": "user", "content": "Hi"}] * 2) == "Hi<|startoftext|>.\n"
+    path = directory / "tokenizer_config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"bos_token"', '"other"'), encoding="utf-8")
+    (directory / "special_tokens_map.json").write_text('{"bos_token": {"content": "<|eot_id|>"}}', encoding="utf-8")
+    tokenizer = load_tokenizer(directory)
+    assert tokenizer is not None
+    assert tokenizer.render("Hi") == "Hi<|eot_id|>.\n"
+
+
+def test_a_damaged_template_is_damage_and_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: the chat template is not usable"):
+        load_tokenizer(write_dream(tmp_path, "{% for %}"))
+
+
+def test_a_base_model_takes_plain_text(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(write_llada(tmp_path, special=LLADA_BASE))
+    assert tokenizer is not None
+    assert not tokenizer.has_template
+    assert tokenizer.chat_format is None
+    assert tokenizer.turn_end_ids == ()
+    assert tokenizer.encode("<|eot_id|>") == [*b"<|eot_id|>"]
+    with pytest.raises(PromptError, match="chat=True: this checkpoint has no chat template; pass chat=False"):
+        tokenizer.encode_chat("Hi")
+    with pytest.raises(PromptError, match="a conversation needs a chat template and this checkpoint has none; give"):
+        tokenizer.encode_chat([{"role": "user", "content": "Hi"}])
+
+
+def test_surrounding_blanks_are_left_out_where_the_published_format_does(tmp_path: Path) -> None:
+    headers, chatml = load_tokenizer(write_llada(tmp_path / "a")), load_tokenizer(write_dream(tmp_path / "b"))
+    assert headers is not None
+    assert chatml is not None
+    assert "\n\nHi<|eot_id|>" in headers.render(" Hi\n")
+    assert "user\n Hi\n<|im_end|>" in chatml.render(" Hi\n")
