@@ -239,10 +239,9 @@ def test_the_command_line_follows_the_environment(served: FakeHub, tmp_path: Pat
 
 
 def test_inspecting_fetches_headers_only(served: FakeHub, tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "dkv", "inspect", REPO, "--json"], capture_output=True, text=True, timeout=120,
-        check=False, env={**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": served.endpoint},
-    )  # fmt: skip
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": served.endpoint}
+    command = [sys.executable, "-m", "dkv", "inspect", REPO, "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert (ended.returncode, ended.stderr) == (0, "")
     found = json.loads(ended.stdout)
     assert (found["weights"]["tensors"], found["problems"], found["template"]) == (21, [], True)
