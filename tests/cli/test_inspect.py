@@ -39,7 +39,7 @@ def test_a_config_alone_is_enough(cli: Cli, full: Path) -> None:
     found = facts(cli, str(full), "--prompt-length", "1000", "--gen-length", "500", "--batch", "2")
     assert found["parameters"] == 8_015_581_184  # what the model's card calls 8B
     assert found["sizes"]["layers"] == 32
-    assert found["ids"] == {"mask": 126336, "eos": [126081], "pad": 126081}
+    assert found["ids"] == {"mask": 126336, "eos": [126081, 126348], "pad": 126081}
     assert (found["unsupported"], found["problems"], found["weights"]) == ([], [], None)
     memory = found["memory"]
     assert memory["weights"] == 2 * found["parameters"]
@@ -65,6 +65,18 @@ def test_stored_weights_are_read_by_their_headers(cli: Cli, tmp_path: Path) -> N
     assert found["weights"] == {"files": 2, "tensors": 21, "parameters": count, "dtypes": {"F32": count}}
     assert found["parameters"] == count
     assert (found["tokenizer"], found["template"], found["problems"]) == (True, True, [])
+
+
+def test_ids_are_those_that_loading_finds(cli: Cli, tmp_path: Path) -> None:
+    """Ids that only the tokenizer names are found alike by inspecting, converting and loading."""
+    config = config_of()
+    for key in ("mask_token_id", "eos_token_id", "pad_token_id"):
+        del config[key]
+    source = write_tokenizer(write_checkpoint(tmp_path / "source", config, tensors_of(config)))
+    assert cli("convert", str(source), str(tmp_path / "out")).exit_code == 0
+    for directory in (source, tmp_path / "out"):
+        c = dkv.load(directory, device="cpu", dtype="float32").model.config
+        assert facts(cli, str(directory))["ids"] == {"mask": c.mask_id, "eos": list(c.eos_ids), "pad": c.pad_id}
 
 
 def test_missing_and_misshapen_tensors_are_reported(cli: Cli, tmp_path: Path) -> None:

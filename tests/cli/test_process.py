@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ def test_a_full_disk_is_one_line() -> None:
 def in_terminal(arguments: list[str], interrupt_at: bytes | None = None, **environment: str) -> tuple[int, bytes]:
     """Exit code of `dkv` on a terminal and all that it wrote there; interrupted once `interrupt_at` has appeared."""
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 100))
     process = subprocess.Popen(
         [sys.executable, "-m", "dkv", *arguments],
         stdin=theirs,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 import dkv
 from dkv.errors import CheckpointError, HubError
 from dkv.models.hub import Hub, find_directory
+from tests.cli.test_process import in_terminal
 from tests.support.checkpoints import write_checkpoint, write_tokenizer
 from tests.support.hub import COMMIT, REPO, FakeHub, fake_hub
 
@@ -87,6 +90,29 @@ def test_a_stopped_process_goes_on_where_it_stopped(served: FakeHub, tmp_path: P
         f"GET /{REPO}/resolve/{COMMIT}/{FIRST} bytes=7000-"
     ]
     assert not part.exists()
+
+
+def test_the_content_network_gets_the_range_but_no_token(
+    served: FakeHub, tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    with fake_hub(published) as network:
+        served.elsewhere = network.endpoint
+        network.cut[FIRST] = 5500
+        directory = client(served, tmp_path).directory(REPO)
+    assert (directory / FIRST).read_bytes() == served.files[FIRST]
+    assert served.tokens == {"Bearer hf_secret"}
+    assert network.tokens == {None}
+    assert f"GET /{REPO}/resolve/{COMMIT}/{FIRST} bytes=5000-" in network.log
+
+
+def test_two_at_once_fetch_each_file_once(served: FakeHub, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(client(served, tmp_path).directory, [REPO, REPO])
+    assert one == other
+    fetched = served.requests(f"GET /{REPO}/resolve")
+    assert len(fetched) == len(set(fetched))
 
 
 @pytest.mark.parametrize("name", [FIRST, "config.json"])
@@ -165,6 +191,19 @@ def test_peeking_fetches_no_weights(served: FakeHub, tmp_path: Path) -> None:
     assert list((client(served, tmp_path).directory(REPO)).glob("*.safetensors"))  # and loading still fetches them
 
 
+@pytest.mark.parametrize("model", ["a--b/c", "a/b..c"])
+def test_ids_that_the_client_refuses(model: str, served: FakeHub, tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="cannot be fetched from the hub"):
+        client(served, tmp_path).directory(model)
+
+
+def test_a_damaged_index_is_named(served: FakeHub, tmp_path: Path) -> None:
+    served.files["model.safetensors.index.json"] = b'{"weight_map": []}'
+    for _ in range(2):  # fetched, then from the cache
+        with pytest.raises(CheckpointError, match="has no weight_map of file names"):
+            client(served, tmp_path).peek(REPO)
+
+
 @pytest.mark.parametrize("model", ["", "x", "a\0b", "/no/such", "./no/such", "a/b/c", "a/b@", "a b/c", "-a/b", "../b"])
 def test_what_is_neither_a_directory_nor_an_id(model: str) -> None:
     with pytest.raises(CheckpointError, match="no such directory; give 'tiny', a checkpoint directory or a hub id"):
@@ -197,6 +236,25 @@ def test_the_command_line_follows_the_environment(served: FakeHub, tmp_path: Pat
     assert first.stderr.count("\n") == 1  # the summary: no progress bar without a terminal
     offline = generate(REPO, tmp_path, HF_HUB_OFFLINE="1")
     assert (offline.returncode, offline.stdout) == (0, first.stdout)
+
+
+def test_inspecting_fetches_headers_only(served: FakeHub, tmp_path: Path) -> None:
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": served.endpoint}
+    command = [sys.executable, "-m", "dkv", "inspect", REPO, "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    found = json.loads(ended.stdout)
+    assert (found["weights"]["tensors"], found["problems"], found["template"]) == (21, [], True)
+    weights = [line for line in served.requests("GET") if ".safetensors" in line and "index" not in line]
+    assert len(weights) == 2
+    assert all(line.endswith(" bytes=0-100000") for line in weights)
+
+
+def test_a_terminal_shows_a_progress_bar(served: FakeHub, tmp_path: Path) -> None:
+    common = {"HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": served.endpoint}
+    code, written = in_terminal(["generate", "hi", "--model", REPO, "--gen-length", "4"], None, **common)
+    assert code == 0
+    assert FIRST.encode() + b": 100%" in written
 
 
 def test_offline_without_a_copy_is_one_line(tmp_path: Path) -> None:

@@ -22,13 +22,16 @@ REPO, COMMIT = "some-lab/Tiny-LLaDA", "c0ffee" * 6 + "c0de"
 class FakeHub:
     """files: what the repository holds. cut: how many bytes of a file to send before the connection breaks, once.
     damaged: files whose content differs from their checksum. status: answer of the API, with its error code.
-    log: requests so far, `METHOD path [range]`."""
+    elsewhere: endpoint of another one that has the weights, as the hub sends its clients to a content network.
+    log: requests so far, `METHOD path [range]`; tokens: the credentials that came with them."""
 
     files: dict[str, bytes]
     cut: dict[str, int] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
     status: tuple[int, str] = (200, "")
+    elsewhere: str = ""
     log: list[str] = field(default_factory=list)
+    tokens: set[str | None] = field(default_factory=set)
     endpoint: str = ""
 
     def described(self, name: str) -> dict[str, Any]:
@@ -86,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, body: bool) -> None:
         hub, path = self.served, urlsplit(self.path).path
         hub.log.append(" ".join(filter(None, (self.command, path, self.headers.get("Range")))))
+        hub.tokens.add(self.headers.get("Authorization"))
         kind, _, rest = path.removeprefix("/").partition(f"{REPO}/")
         if hub.status[0] != 200 or kind not in ("", "api/models/"):
             status, code = (404, "RepoNotFound") if hub.status[0] == 200 else hub.status
@@ -105,6 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.served
         content, asked = hub.files[name], self.headers.get("Range")
         headers = {"ETag": f'"{hub.etag(name)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if hub.elsewhere and name.endswith(".safetensors"):
+            linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
+            self._send(302, b"", body, {**headers, **linked, "Location": hub.elsewhere + self.path})
+            return
         if name in hub.damaged:
             content = content[:-1] + bytes([content[-1] ^ 1])
         if not asked:

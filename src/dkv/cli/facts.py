@@ -20,6 +20,7 @@ from dkv.models import architecture_of, named_architecture
 from dkv.models.fields import read_json
 from dkv.models.headers import Stored, problems_of, read_headers
 from dkv.models.hub import Hub, is_hub_id
+from dkv.models.ids import complete_ids, with_ids
 from dkv.tokens import load_tokenizer
 
 __all__ = ["Length", "facts_of"]
@@ -48,7 +49,8 @@ def facts_of(model: str, length: Length) -> dict[str, Any]:
     facts: dict[str, Any] = {"model": model, "architecture": named_architecture(raw), "unsupported": []}
     try:
         module = architecture_of(raw)
-        config: ModelConfig = module.configure(raw)
+        ids = complete_ids(raw, {}, {}) if directory is None else with_ids(raw, directory)
+        config: ModelConfig = module.configure(ids)
     except UnsupportedModelError as error:
         facts["unsupported"] = [str(error)]
     else:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from dkv.errors import CheckpointError
 from dkv.models.fields import read_json
 
-__all__ = ["Shape", "Stored", "problems_of", "read_headers"]
+__all__ = ["Shape", "Stored", "indexed_files", "problems_of", "read_headers"]
 
 Shape = tuple[int, ...]
 
@@ -68,7 +68,7 @@ def _header(path: Path) -> dict[str, Stored]:
 def _files(directory: Path) -> list[str]:
     """The names of the files that hold tensors. Raises CheckpointError."""
     index = directory / "model.safetensors.index.json"
-    files = _indexed(index) if index.is_file() else sorted(path.name for path in directory.glob("*.safetensors"))
+    files = indexed_files(index) if index.is_file() else sorted(path.name for path in directory.glob("*.safetensors"))
     if files:
         return files
     if any((*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth"))):
@@ -78,7 +78,8 @@ def _files(directory: Path) -> list[str]:
     raise CheckpointError(f"{directory}: has no *.safetensors")
 
 
-def _indexed(index: Path) -> list[str]:
+def indexed_files(index: Path) -> list[str]:
+    """The files that an index names. Raises CheckpointError."""
     listed = read_json(index).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
         raise CheckpointError(f"{index}: has no weight_map of file names; fetch the file again")

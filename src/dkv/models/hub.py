@@ -7,13 +7,14 @@ into the cache only after its checksum was verified; a download that was cut goe
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dkv.errors import CheckpointError, HubError
+from dkv.errors import CheckpointError
 from dkv.models.download import Remote, explain, fetch
-from dkv.models.fields import read_json
-from dkv.models.headers import Stored, read_headers
+from dkv.models.headers import Stored, indexed_files, read_headers
 
 __all__ = ["Hub", "find_directory", "is_hub_id"]
 
@@ -58,18 +59,18 @@ class Hub:
     def directory(self, model: str) -> Path:
         """All that loading needs of `owner/name[@revision]`. A complete snapshot in the cache is used without a
         request, also where its branch has moved on. Raises HubError."""
-        return self._snapshot(model, _ALL)
+        with _explained(model):
+            return self._snapshot(model, _ALL)
 
     def peek(self, model: str) -> tuple[Path, dict[str, Stored]]:
-        """A directory with everything but the weights, and what the weights' headers say. Raises HubError."""
-        cached = self._cached(self._remote(model, _ALL))
-        if cached is not None:
-            return cached, read_headers(cached)
-        directory = self._snapshot(model, _SMALL)
-        try:
+        """A directory with everything but perhaps the weights, and what the weights' headers say; no headers where
+        there are no safetensors. Raises HubError, and CheckpointError for what is damaged."""
+        with _explained(model):
+            cached = self._cached(self._remote(model, _ALL))
+            if cached is not None:
+                return cached, read_headers(cached)
+            directory = self._snapshot(model, _SMALL)
             return directory, self._headers(model, directory)
-        except Exception as error:  # as below
-            raise explain(model, error) from None
 
     def _remote(self, model: str, patterns: tuple[str, ...]) -> Remote:
         return Remote(*_parsed(model), patterns, self.endpoint, self.cache)
@@ -81,15 +82,7 @@ class Hub:
 
     def _snapshot(self, model: str, patterns: tuple[str, ...]) -> Path:
         remote = self._remote(model, patterns)
-        cached = self._cached(remote)
-        if cached is not None:
-            return cached
-        try:
-            return fetch(remote)
-        except HubError:
-            raise
-        except Exception as error:  # the client raises its HTTP library's errors, which change with its version
-            raise explain(model, error) from None
+        return self._cached(remote) or fetch(remote)
 
     def _headers(self, model: str, directory: Path) -> dict[str, Stored]:
         from huggingface_hub import HfApi
@@ -97,15 +90,25 @@ class Hub:
 
         api, (repo, revision) = HfApi(endpoint=self.endpoint), _parsed(model)
         index = directory / "model.safetensors.index.json"
-        files = set(read_json(index).get("weight_map", {}).values()) if index.is_file() else {"model.safetensors"}
         found: dict[str, Stored] = {}
-        for file in sorted(files):
+        for file in indexed_files(index) if index.is_file() else ["model.safetensors"]:
             try:
                 header = api.parse_safetensors_file_metadata(repo, file, revision=revision)
             except EntryNotFoundError:  # pickled weights only, perhaps: a fact, and no damage
                 return {}
             found |= {n: Stored(Path(file), t.dtype, tuple(t.shape)) for n, t in header.tensors.items()}
         return found
+
+
+@contextmanager
+def _explained(model: str) -> Iterator[None]:
+    """The client's errors as a HubError; it raises its HTTP library's too, which change with its version."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise explain(model, error) from None
 
 
 def _parsed(model: str) -> tuple[str, str]:
@@ -123,4 +126,4 @@ def _whole(directory: Path, weights: bool) -> bool:
     index = directory / "model.safetensors.index.json"
     if not weights or not index.is_file():
         return not weights or any(directory.glob("*.safetensors"))
-    return all((directory / str(file)).is_file() for file in set(read_json(index).get("weight_map", {}).values()))
+    return all((directory / file).is_file() for file in indexed_files(index))

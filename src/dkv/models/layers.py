@@ -32,8 +32,8 @@ class Rotary:
     """The rotary table of a model, made as far as its longest memory so far needs: a context of 131,072 positions, or
     a damaged config that asks for billions, costs nothing until it is used.
 
-    Lengths double up to the context. Shorter tables are kept, all of them together no longer than the last, since a
-    captured graph may still read one.
+    Lengths double up to the context. Shorter tables are kept, since a captured graph may still read one; all of them
+    together are less than twice as long as the last.
     """
 
     def __init__(self, config: ModelConfig, device: torch.device) -> None:

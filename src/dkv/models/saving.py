@@ -16,6 +16,7 @@ import torch
 
 from dkv.models import architecture_of
 from dkv.models.fields import read_json
+from dkv.models.ids import with_ids
 from dkv.models.layers import Transformer
 from dkv.models.new import new_directory
 from dkv.models.shards import Planned, write_shards
@@ -48,7 +49,7 @@ def convert(source: Path, destination: Path, dtype: torch.dtype | None, most: in
     """
     raw = read_json(source / "config.json")
     module = architecture_of(raw)
-    wanted = dict(module.NAMES.shapes(module.configure(raw)))
+    wanted = dict(module.NAMES.shapes(module.configure(with_ids(raw, source))))
     with Weights(source, "cpu", dtype or torch.float32) as weights:
         weights.check(wanted.items())
         tensors = {

@@ -1,0 +1,45 @@
+"""The rotary table grows with need, and a position's angles never depend on how far it reaches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dkv.models import Transformer
+from dkv.models.layers import Rotary, rotary_table
+
+CPU = torch.device("cpu")
+
+
+def test_it_grows_in_doublings_up_to_the_context(model: Transformer) -> None:
+    rotary = Rotary(replace(model.config, context=100), CPU)
+    lengths = []
+    for positions in (1, 3, 20, 5, 64, 65, 101):
+        rotary.reach(positions)
+        lengths.append(rotary.table.shape[1])
+    assert lengths == [1, 4, 32, 32, 64, 101, 101]
+
+
+def test_more_than_the_context_is_no_error_here(model: Transformer) -> None:
+    """What may be asked for is the front door's to say; a memory that is longer gets its table."""
+    rotary = Rotary(replace(model.config, context=100), CPU)
+    rotary.reach(500)
+    assert rotary.table.shape[1] == 500
+
+
+def test_a_table_in_use_stays_where_it_is(model: Transformer) -> None:
+    rotary = Rotary(model.config, CPU)
+    rotary.reach(10)
+    first, place, content = rotary.table, rotary.table.data_ptr(), rotary.table.clone()
+    rotary.reach(90)
+    assert rotary.table is not first
+    assert (first.data_ptr(), first.equal(content)) == (place, True)
+
+
+@pytest.mark.parametrize("head_dim", [4, 8, 64, 128])
+def test_a_position_s_angles_are_the_same_in_every_table(head_dim: int) -> None:
+    longest = rotary_table(head_dim, 4097, 10000.0, CPU)
+    for positions in (*range(1, 130), 512, 1000, 4096):
+        assert rotary_table(head_dim, positions, 10000.0, CPU).equal(longest[:, :positions])
