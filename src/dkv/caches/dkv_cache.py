@@ -110,9 +110,9 @@ class Greedy:
     the next: the cost of a step no longer grows with the length.
 
     next: the positions decoded now. With a decoder that knows its order (`random`) these are what it wants, as
-    published (also with `origin`). With any other they are predicted: the schedule's number of positions that were read with the highest
-    confidence when they were last read. Then only what is computed is read, so that nothing is committed from a stale
-    row; at a refresh everything is.
+    published (also with `origin`). With any other they are predicted: the schedule's number of positions that were read
+    with the highest confidence when they were last read. Then only what is computed is read, so that nothing is
+    committed from a stale row; at a refresh everything is.
 
     The window of a position c is walked c-1, c+1, c-2, c+2, ... over masked positions that no earlier one (in the
     order of decoding) has taken.

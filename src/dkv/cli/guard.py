@@ -38,7 +38,15 @@ def guarded(call: Callable[[], object]) -> int:
         code = _explain(error)
     if code == 130:
         _show_cursor()
+        _forget_interrupt()
     return code
+
+
+def _forget_interrupt() -> None:
+    """CPython notes a Ctrl-C that passes through code compiled from a string (as dataclasses are, while a module is
+    imported), and then ends the process by the signal, although it was caught here. Running such code clears the note.
+    """
+    exec("")  # noqa: S102
 
 
 def _show_cursor() -> None:
