@@ -95,9 +95,9 @@ class DllmCache:
     whole response every `kr`-th forward, else the share `rho` of it, by drift of V.
 
     Forwards are counted over the whole sequence, whatever its blocks. rho outside (0, 1] recomputes nothing between
-    refreshes; int(gen_length * rho) may be 0, and then only values are renewed. An interval of -1 is one of 1. cfg_interval: with guidance, the guide
-    runs at its multiples and the first 5 steps. first_layer: compute layer 0 of every carried row (the program since
-    July 2025; false: as first published). similarity: "cosine" or "l2".
+    refreshes; int(gen_length * rho) may be 0, and then only values are renewed. cfg_interval: with guidance, the guide
+    runs at its multiples and the first 5 steps. An interval of -1 is one of 1. first_layer: compute layer 0 of every
+    carried row (the program since July 2025; false: as first published). similarity: "cosine" or "l2".
 
     With a shift the last prompt row predicts the response's first token: it is carried always, but above layer 0 only
     recomputed with the prompt.
