@@ -1,0 +1,98 @@
+"""Answers of a model to questions under several settings, batch by batch, each kept as soon as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dkv.eval.questions import Question, batches, digest
+from dkv.eval.settings import Setting
+from dkv.eval.store import Store
+from dkv.generation import Generation
+from dkv.lm import DiffusionLM
+
+__all__ = ["Asker", "key_of", "record_of", "warm_up"]
+
+_WARM_UP_LENGTH = 8
+
+
+def key_of(question: Question, setting: Setting) -> str:
+    """Under which an answer is kept: all that decides it, besides what the whole file has in common."""
+    return digest(question.under(setting))
+
+
+def record_of(generation: Generation, seconds: float) -> dict[str, Any]:
+    """What is kept of a generation. seconds: its part of its batch's wall-clock time."""
+    stats = generation.stats
+    return {
+        "text": generation.text or "",
+        "tokens": stats.new_tokens,
+        "forwards": stats.forwards,
+        "rows": stats.rows_computed,
+        "rows_total": stats.rows_total,
+        "seconds": seconds,
+    }
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A model, the file of its answers, the seed, and how many prompts share a batch."""
+
+    lm: DiffusionLM
+    store: Store
+    seed: int = 0
+    batch_size: int = 32
+
+    def ask(self, questions: Sequence[Question], settings: Sequence[Setting]) -> Iterator[int]:
+        """Answer what the store lacks; each time something was kept, say how many answers that was.
+
+        Every setting takes a batch before the next batch starts: what is interrupted is comparable, and a machine that
+        slows down slows all of them. Batches do not depend on what is there already. Raises what `generate` raises.
+        """
+        for batch in batches(questions, self.batch_size):
+            for setting in settings:
+                missing = {key: i for i in batch if (key := key_of(questions[i], setting)) not in self.store}
+                if missing:
+                    made = self.generate([questions[i] for i in missing.values()], setting)
+                    seconds = max(g.stats.seconds for g in made) / len(made)
+                    self.store.put({k: record_of(g, seconds) for k, g in zip(missing, made, strict=True)})
+                    yield len(missing)
+
+    def generate(self, questions: Sequence[Question], setting: Setting) -> list[Generation]:
+        """One batch of questions that differ in their prompts only."""
+        first = questions[0]
+        return self.lm.generate(
+            [_prompt(q) for q in questions],
+            gen_length=setting.gen_length or first.gen_length,
+            block_length=setting.block_length,
+            steps=setting.steps,
+            temperature=first.temperature,
+            top_p=first.top_p,
+            top_k=first.top_k,
+            cfg_scale=setting.cfg_scale,
+            seed=[self.seed + q.draw for q in questions],
+            cache=setting.cache,
+            decoder=setting.decoder,
+            stop=first.stop,
+            chat=first.chat,
+            batch_size=len(questions),
+        )
+
+    def answer(self, question: Question, setting: Setting) -> dict[str, Any]:
+        """The kept answer. Raises KeyError."""
+        return self.store.get(key_of(question, setting))
+
+
+def warm_up(asker: Asker, question: Question, settings: Sequence[Setting]) -> None:
+    """A short untimed run of each setting: the first forwards of a process pay for what no later one does."""
+    for setting in settings:
+        length = min(question.gen_length, setting.block_length or _WARM_UP_LENGTH)
+        blocks = Setting(setting.decoder, setting.cache, setting.cfg_scale, gen_length=length)
+        asker.generate([question], blocks)
+
+
+def _prompt(question: Question) -> Any:
+    if isinstance(question.prompt, str):
+        return question.prompt
+    return [{"role": role, "content": content} for role, content in question.prompt]

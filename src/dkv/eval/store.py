@@ -1,0 +1,127 @@
+"""Finished answers in a JSONL file: what is there once is never asked again, and an interrupted run loses nothing.
+
+The first line says what all answers have in common (the model above all). Each further line is one answer under the
+digest of what was asked. A line that a crash left unfinished is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from dkv.errors import SettingError
+
+__all__ = ["Store"]
+
+_FORMAT = "dkv-eval 1"
+
+
+class Store:
+    """Answers by digest, kept in memory and, with a path, in a file. A context manager; `put` writes at once.
+
+    common: what every answer of the file must have been made with. Raises SettingError where the file holds others, or
+    is no such file, and OSError.
+    """
+
+    def __init__(self, path: Path | None, common: Mapping[str, Any]) -> None:
+        self._path, self._found = path, dict[str, dict[str, Any]]()
+        self._file: BinaryIO | None = None
+        if path is None:
+            return
+        header = {"format": _FORMAT, **common}
+        self._file = _opened(path)
+        try:
+            lines = _whole_lines(self._file)
+            if lines:
+                _compare(path, _parsed(path, lines[0], 1), header)
+            else:
+                self._write([header])
+            for number, line in enumerate(lines[1:], 2):
+                record = _parsed(path, line, number)
+                self._found[str(record.get("key"))] = record
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, key: str) -> dict[str, Any]:
+        """The record of a key. Raises KeyError."""
+        return self._found[key]
+
+    def put(self, records: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep records by key, all in one write."""
+        made = [{"key": key, **record} for key, record in records.items()]
+        if made:
+            self._write(made)
+            self._found.update((record["key"], record) for record in made)
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        if self._file is not None:
+            self._file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+            self._file.flush()
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file, made if need be, for reading and appending by this process alone. Raises SettingError."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise SettingError(f"out={str(path)!r} must be a file in a directory that exists")
+    file = path.open("a+b")
+    try:
+        import fcntl
+    except ImportError:  # Windows: no advisory locks of this kind
+        return file
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise SettingError(f"out={str(path)!r} is being written by another run; wait, or give another file") from None
+    return file
+
+
+def _whole_lines(file: BinaryIO) -> list[bytes]:
+    """The finished lines; what follows the last of them is cut off."""
+    file.seek(0)
+    content = file.read()
+    end = content.rfind(b"\n") + 1
+    if content and not content.startswith(b"{"):
+        end = len(content)  # not ours: refused below, and left as it is
+    if end < len(content):
+        file.truncate(end)
+    file.seek(0, os.SEEK_END)
+    return content[:end].splitlines()
+
+
+def _parsed(path: Path, line: bytes, number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or ("format" if number == 1 else "key") not in record:
+        raise SettingError(f"out={str(path)!r}: line {number} is not of a result file of dkv eval; give another file")
+    return record
+
+
+def _compare(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise SettingError(
+                f"out={str(path)!r} holds results with {name}={found.get(name)!r}, not {value!r}; give another file"
+            )
