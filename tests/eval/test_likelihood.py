@@ -1,4 +1,4 @@
-"""The likelihood estimator against an exhaustive sum over an independent float64 network, and what must not change it."""
+"""The likelihood estimator against an exhaustive sum over a float64 network of its own, and what must not change it."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ class Asker:
     seed: int = 0
     batch_size: int = 32
 
-    def ask(self, questions: Sequence[Question], settings: Sequence[Setting]) -> Iterator[int]:
-        """Answer what the store lacks; each time something was kept, say how many answers that was.
+    def ask(self, questions: Sequence[Question], settings: Sequence[Setting]) -> Iterator[tuple[Setting, list[int]]]:
+        """Answer what the store lacks; each time something was kept, say under which setting, and which questions.
 
         Every setting takes a batch before the next batch starts: what is interrupted is comparable, and a machine that
         slows down slows all of them. Batches do not depend on what is there already. Raises what `generate` raises.
@@ -57,7 +57,7 @@ class Asker:
                     made = self.generate([questions[i] for i in missing.values()], setting)
                     seconds = max(g.stats.seconds for g in made) / len(made)
                     self.store.put({k: record_of(g, seconds) for k, g in zip(missing, made, strict=True)})
-                    yield len(missing)
+                    yield setting, list(missing.values())
 
     def generate(self, questions: Sequence[Question], setting: Setting) -> list[Generation]:
         """One batch of questions that differ in their prompts only."""

@@ -1,7 +1,7 @@
 """HumanEval (Chen et al., arXiv 2107.03374) from a local file of its published form: `prompt`, `test`, `entry_point`.
 
-The answers are programs, which are run only in the sandbox of `dkv.tiny.tasks`: a subprocess with limits on time, memory
-and files, and no network.
+The answers are programs, which are run only in the sandbox of `dkv.tiny.tasks`: a subprocess with limits on time,
+memory and files, and no network.
 """
 
 from __future__ import annotations

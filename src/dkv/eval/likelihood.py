@@ -25,7 +25,7 @@ from dkv.models.layers import bucket_for
 from dkv.place import pack
 from dkv.rules import DENSE
 
-__all__ = ["Likelihood", "Pair", "maskings", "masked_log_probability"]
+__all__ = ["Likelihood", "Pair", "masked_log_probability", "maskings"]
 
 _HEAD_ROWS = 512  # rows of logits at a time: with LLaDA's vocabulary a quarter of a gigabyte
 

@@ -74,7 +74,7 @@ class Difference:
         """McNemar's test, exact and two-sided: as many or more of the discordant pairs fall on one side by chance."""
         discordant, fewer = self.gained + self.lost, min(self.gained, self.lost)
         tail = sum(math.comb(discordant, k) for k in range(fewer + 1))
-        return min(1.0, 2 * tail / 2**discordant)
+        return min(1.0, 2 * tail / (1 << discordant))
 
     @property
     def interval(self) -> tuple[float, float]:
