@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check demo setup test test-slow test-transformers
+.PHONY: check demo setup test test-lm-eval test-slow test-transformers
 
 setup: .venv/ready
 
@@ -39,6 +39,19 @@ BESIDE_TRANSFORMERS := -m 'not slow' tests/tokens tests/models tests/tiny/test_t
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
 	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt '$(RELEASE)'
+	touch $@
+
+# lm-eval brings some forty packages, so it has an environment of its own, layered in the same way.
+test-lm-eval: .venv-lm-eval/ready
+	.venv-lm-eval/bin/python -c "import lm_eval; print('lm-eval', lm_eval.__version__)"
+	HF_HOME=.venv-lm-eval/huggingface HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
+		.venv-lm-eval/bin/python -m pytest -m 'not slow' tests/eval
+
+.venv-lm-eval/ready: .venv/ready
+	$(PYTHON) -m venv $(@D)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt 'lm-eval>=0.4.9'
 	touch $@
 
 check: setup

@@ -136,13 +136,13 @@ class HarnessModel:
 
     def pair_of(self, context: str, continuation: str) -> Pair:
         """Token ids of both. Blanks at the context's end count with the continuation, where tokenizers put them."""
+        encode = self._tokenizer.encode_bare
         if context in self._rendered:
             messages = [{"role": role, "content": content} for role, content in self._rendered[context]]
-            return Pair(tuple(self._tokenizer.encode_chat(messages)), tuple(self._tokenizer.encode(continuation)))
+            return Pair(tuple(self._tokenizer.encode_chat(messages)), tuple(encode(continuation)))
         kept = context.rstrip()
-        prompt = self._tokenizer.encode(kept) if kept else []
-        whole = self._tokenizer.encode(context + continuation)
-        return Pair(tuple(whole[: len(prompt)]), tuple(whole[len(prompt) :]))
+        whole = encode(context + continuation)
+        return Pair(tuple(self._tokenizer.encode(kept)), tuple(whole[len(encode(kept)) :]))
 
     def _as_chat(self, question: Question) -> Question:
         messages = self._rendered.get(str(question.prompt))

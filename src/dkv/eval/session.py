@@ -88,7 +88,7 @@ class Wanted:
                 made.append(gsm8k(self.gsm8k, self.count))
             elif name == "humaneval" and self.humaneval is not None:
                 made.append(humaneval(self.humaneval, self.count, self.execute_code))
-        return made
+        return [suite.with_chat(self.chat) for suite in made]
 
     def settings(self, decoder: str) -> list[Setting]:
         """A setting for each cache, no cache first. decoder: where none is given."""

@@ -7,8 +7,7 @@ digest of what was asked. A line that a crash left unfinished is dropped.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -18,6 +17,7 @@ from dkv.errors import SettingError
 __all__ = ["Store"]
 
 _FORMAT = "dkv-eval 1"
+_BEGINNING = b'{"format": "dkv-eval'
 
 
 class Store:
@@ -32,20 +32,32 @@ class Store:
         self._file: BinaryIO | None = None
         if path is None:
             return
-        header = {"format": _FORMAT, **common}
         self._file = _opened(path)
         try:
-            lines = _whole_lines(self._file)
-            if lines:
-                _compare(path, _parsed(path, lines[0], 1), header)
-            else:
-                self._write([header])
-            for number, line in enumerate(lines[1:], 2):
-                record = _parsed(path, line, number)
-                self._found[str(record.get("key"))] = record
+            self._read(path, {"format": _FORMAT, **common})
         except BaseException:
             self._file.close()
             raise
+
+    def _read(self, path: Path, header: Mapping[str, Any]) -> None:
+        """Take over what the file holds. Nothing in it is touched before its first line has shown that it is ours."""
+        if self._file is None:
+            return
+        self._file.seek(0)
+        content = self._file.read()
+        end = content.rfind(b"\n") + 1
+        lines = content[:end].splitlines()
+        if lines:
+            _compare(path, _parsed(path, lines[0], 1), header)
+        elif not (content.startswith(_BEGINNING) or _BEGINNING.startswith(content)):
+            _parsed(path, b"", 1)
+        if end < len(content):
+            self._file.truncate(end)
+        for number, line in enumerate(lines[1:], 2):
+            record = _parsed(path, line, number)
+            self._found[str(record["key"])] = record
+        if not lines:
+            self._write([header])
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +85,7 @@ class Store:
             self._write(made)
             self._found.update((record["key"], record) for record in made)
 
-    def _write(self, records: list[dict[str, Any]]) -> None:
+    def _write(self, records: Sequence[Mapping[str, Any]]) -> None:
         if self._file is not None:
             self._file.write("".join(json.dumps(record) + "\n" for record in records).encode())
             self._file.flush()
@@ -94,19 +106,6 @@ def _opened(path: Path) -> BinaryIO:
         file.close()
         raise SettingError(f"out={str(path)!r} is being written by another run; wait, or give another file") from None
     return file
-
-
-def _whole_lines(file: BinaryIO) -> list[bytes]:
-    """The finished lines; what follows the last of them is cut off."""
-    file.seek(0)
-    content = file.read()
-    end = content.rfind(b"\n") + 1
-    if content and not content.startswith(b"{"):
-        end = len(content)  # not ours: refused below, and left as it is
-    if end < len(content):
-        file.truncate(end)
-    file.seek(0, os.SEEK_END)
-    return content[:end].splitlines()
 
 
 def _parsed(path: Path, line: bytes, number: int) -> dict[str, Any]:

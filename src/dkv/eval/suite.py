@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from dkv.eval.questions import Question, digest
@@ -30,6 +30,11 @@ class Suite:
 
     name: str
     problems: tuple[Problem, ...]
+
+    def with_chat(self, chat: bool | None) -> Suite:
+        """The same, its questions through the chat template or not (None: if there is one)."""
+        problems = (replace(p, question=replace(p.question, chat=chat)) for p in self.problems)
+        return replace(self, problems=tuple(problems))
 
     @property
     def questions(self) -> list[Question]:

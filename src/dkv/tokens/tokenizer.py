@@ -53,6 +53,11 @@ class Tokenizer:
         ids: list[int] = self._plain.post_process(self._as_text(well_formed(text))).ids
         return ids
 
+    def encode_bare(self, text: str) -> list[int]:
+        """Text as it is, with nothing around it: a part of a longer text."""
+        ids: list[int] = self._as_text(well_formed(text)).ids
+        return ids
+
     def render(self, prompt: str | Conversation) -> str:
         """A conversation, or a text as its one user message, as the chat template writes it. Raises PromptError."""
         return self._chat(prompt).render(checked(prompt))
