@@ -12,35 +12,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from dkv import DiffusionLM, load
-from dkv.tiny import TASKS, load_eval
-from dkv.tiny.tasks import Example
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row of the table."""
-
-    decoder: str
-    cache: str
-    cfg_scale: float = 0.0
-    block_length: int | None = None
-
-    @property
-    def base(self) -> Setting:
-        """What it is compared with: no cache, all else equal."""
-        return replace(self, cache="none")
-
-    def __str__(self) -> str:
-        guided = f", cfg_scale={self.cfg_scale:g}" if self.cfg_scale else ""
-        return self.decoder + guided + (f", block_length={self.block_length}" if self.block_length else "")
-
+from dkv.eval.answers import Asker
+from dkv.eval.run import gather
+from dkv.eval.run import run as evaluate
+from dkv.eval.settings import Setting
+from dkv.eval.statistics import Share
+from dkv.eval.store import Store
+from dkv.eval.suite import embedded
+from dkv.tiny import TASKS
 
 SETTINGS = [
     Setting("confidence", "none"),
@@ -80,45 +64,20 @@ SETTINGS = [
 
 def run(lm: DiffusionLM, task: str, setting: Setting, count: int, batch_size: int) -> dict[str, Any]:
     """Generate and check one task under one setting."""
-    examples = load_eval(task)[:count]
-    texts, right, rows, total = [""] * len(examples), [False] * len(examples), 0.0, 0
-    for batch in _batches(lm, examples, batch_size):
-        made = lm.generate(
-            [examples[i].prompt for i in batch],
-            gen_length=examples[batch[0]].gen_length,
-            block_length=setting.block_length,
-            cfg_scale=setting.cfg_scale,
-            cache=setting.cache,
-            decoder=setting.decoder,
-            seed=0,
-            batch_size=batch_size,
-        )
-        for i, result in zip(batch, made, strict=True):
-            texts[i] = result.text or ""
-            right[i] = TASKS[task].check(examples[i], texts[i])
-            rows, total = rows + result.stats.rows_computed, total + result.stats.rows_total
-    return {"task": task, **asdict(setting), "right": right, "texts": texts, "rows": rows / total}
+    suite = embedded(task, count)
+    asker = Asker(lm, Store(None, {}), batch_size=batch_size)
+    for _ in evaluate(asker, suite, [setting]):
+        pass
+    outcomes = gather(asker.store, suite, [setting])[0].outcomes.values()
+    rows = sum(o.rows for o in outcomes) / sum(o.rows_total for o in outcomes)
+    right, texts = [o.value == 1 for o in outcomes], [o.output for o in outcomes]
+    return {"task": task, **asdict(setting), "right": right, "texts": texts, "rows": rows}
 
 
 def _key(record: dict[str, Any]) -> tuple[Setting, str]:
     """Which cell of the table a record fills."""
     known = {f.name: record[f.name] for f in fields(Setting) if f.name in record}
     return Setting(**known), record["task"]
-
-
-def _batches(lm: DiffusionLM, examples: list[Example], size: int) -> Iterator[list[int]]:
-    """Indices of examples with equal response length and like prompt lengths: less padding, the same tokens."""
-    order = sorted(range(len(examples)), key=lambda i: (examples[i].gen_length, len(examples[i].prompt)))
-    for length in sorted({e.gen_length for e in examples}):
-        alike = [i for i in order if examples[i].gen_length == length]
-        yield from (alike[i : i + size] for i in range(0, len(alike), size))
-
-
-def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95% score interval of a proportion."""
-    share, n = right / count, z * z / count
-    middle, half = share + n / 2, z * math.sqrt(share * (1 - share) / count + n / (4 * count))
-    return (middle - half) / (1 + n), (middle + half) / (1 + n)
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -136,10 +95,9 @@ def table(results: list[dict[str, Any]]) -> str:
 def _cell(result: dict[str, Any] | None, base: dict[str, Any] | None) -> str:
     if result is None or base is None:
         return ""
-    right, count = sum(result["right"]), len(result["right"])
-    low, high = wilson(right, count)
+    count = len(result["right"])
     same = sum(a == b for a, b in zip(result["texts"], base["texts"], strict=True)) / count
-    return f"{right}/{count} = {right / count:.1%} [{low:.1%}, {high:.1%}], agree {same:.1%}, rows {result['rows']:.0%}"
+    return f"{Share(sum(result['right']), count)}, agree {same:.1%}, rows {result['rows']:.0%}"
 
 
 def main() -> None:

@@ -98,6 +98,9 @@ def test_likelihoods_are_the_estimator_s_and_kept(lm: dkv.DiffusionLM) -> None:
     assert [value for value, _ in found] == pytest.approx(Likelihood(lm.model, 6).of(pairs), abs=1e-5)
     assert len(h.asker.store) == 2
     assert h.loglikelihood(requests[::-1]) == found[::-1]
+    other = HarnessModel(h.asker, Setting("confidence", "none"), samples=6, check_greedy=False)
+    assert other.loglikelihood(requests) == found
+    assert len(h.asker.store) == 2
 
 
 def test_greedy_is_what_the_engine_would_fill_in(lm: dkv.DiffusionLM) -> None:

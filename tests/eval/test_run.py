@@ -141,6 +141,13 @@ def test_pairs_are_examples_that_both_have() -> None:
     assert row.difference is None
 
 
+def test_rows_stand_task_by_task() -> None:
+    made = [measured(setting, "10", task) for setting in (NONE, SETTINGS[1]) for task in ("t", "u")]
+    assert [(row.task, row.setting) for row in summaries(made)] == [
+        ("t", NONE), ("t", SETTINGS[1]), ("u", NONE), ("u", SETTINGS[1]),
+    ]  # fmt: skip
+
+
 def test_every_difference_has_its_count_and_interval() -> None:
     rows = summaries([measured(NONE, "1100"), measured(SETTINGS[1], "1010"), measured(SETTINGS[2], "0000")])
     table = markdown(rows)

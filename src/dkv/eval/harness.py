@@ -118,15 +118,11 @@ class HarnessModel:
         if self.setting.cfg_scale:
             raise SettingError(f"cfg_scale={self.setting.cfg_scale:g}: likelihoods know no guidance; leave it out")
         pairs = [self.pair_of(*request.args[:2]) for request in requests]
-        keys = [self._likelihood_key(pair) for pair in pairs]
-        missing = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self.asker.store}
-        todo = sorted(missing.items(), key=lambda item: len(item[1].response))
-        for first in range(0, len(todo), self.asker.batch_size):
-            some = dict(todo[first : first + self.asker.batch_size])
-            self.asker.store.put(self._score(some))
-            self._tell(len(some))
-        records = [self.asker.store.get(key) for key in keys]
-        return [(record["loglikelihood"], record["greedy"]) for record in records]
+        values = self._kept(pairs, self._likelihood_key, self._likelihoods)
+        if not self._check_greedy:
+            return [(value, False) for value in values]
+        greedy = self._kept(pairs, self._greedy_key, self._greedy)
+        return [(value, bool(same)) for value, same in zip(values, greedy, strict=True)]
 
     def loglikelihood_rolling(self, requests: Sequence[Asked], disable_tqdm: bool = False) -> list[float]:
         """Raises SettingError: a diffusion model bounds the likelihood of a response, not the perplexity of a page."""
@@ -150,20 +146,29 @@ class HarnessModel:
             return question
         return Question(**{**vars(question), "prompt": messages, "chat": True})
 
-    def _likelihood_key(self, pair: Pair) -> str:
-        greedy = [self.setting.cache, self.setting.decoder] if self._check_greedy else None
-        asked = {"prompt": pair.prompt, "response": pair.response, "samples": self._samples, "greedy": greedy}
-        return digest({"likelihood": asked})
+    def _kept(
+        self, pairs: Sequence[Pair], key_of: Callable[[Pair], str], find: Callable[[Sequence[Pair]], Sequence[float]]
+    ) -> list[float]:
+        """A number for each pair: what the store has, and for the others what `find` gives, kept batch by batch."""
+        store, size = self.asker.store, self.asker.batch_size
+        missing = {key: pair for pair in pairs if (key := key_of(pair)) not in store}
+        todo = sorted(missing, key=lambda key: len(missing[key].response))
+        for first in range(0, len(todo), size):
+            some = todo[first : first + size]
+            found = find([missing[key] for key in some])
+            store.put({key: {"value": value} for key, value in zip(some, found, strict=True)})
+            self._tell(len(some))
+        return [store.get(key_of(pair))["value"] for pair in pairs]
 
-    def _score(self, pairs: Mapping[str, Pair]) -> dict[str, dict[str, Any]]:
-        asker = self.asker
-        estimator = Likelihood(asker.lm.model, self._samples, asker.seed, asker.batch_size)
-        values = estimator.of(list(pairs.values()))
-        greedy = self._greedy(list(pairs.values())) if self._check_greedy else [False] * len(pairs)
-        return {
-            key: {"loglikelihood": value, "greedy": same}
-            for key, value, same in zip(pairs, values, greedy, strict=True)
-        }
+    def _likelihood_key(self, pair: Pair) -> str:
+        """No cache and no decoder has a part in it, so all settings share it."""
+        return digest({"likelihood": [pair.prompt, pair.response, self._samples]})
+
+    def _greedy_key(self, pair: Pair) -> str:
+        return digest({"greedy": [pair.prompt, pair.response, self.setting.cache, self.setting.decoder]})
+
+    def _likelihoods(self, pairs: Sequence[Pair]) -> list[float]:
+        return Likelihood(self.asker.lm.model, self._samples, self.asker.seed, self.asker.batch_size).of(pairs)
 
     def _greedy(self, pairs: Sequence[Pair]) -> list[bool]:
         """Whether the engine, one token a step, fills each response as it is. One call for each length."""

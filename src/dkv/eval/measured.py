@@ -71,12 +71,13 @@ class Row:
 
 
 def summaries(measured: Sequence[Measured]) -> list[Row]:
-    """A row for each task and setting with at least one outcome, in the order given."""
+    """A row for each task and setting with at least one outcome: task by task, else in the order given."""
     bases = {(m.task, m.metric, m.setting): m for m in measured}
     return [
         _row(m, bases.get((m.task, m.metric, m.setting.base)) if m.setting != m.setting.base else None)
+        for task in dict.fromkeys((m.task, m.metric) for m in measured)
         for m in measured
-        if m.outcomes
+        if m.outcomes and (m.task, m.metric) == task
     ]
 
 
