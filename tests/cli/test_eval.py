@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from dkv.tiny.tasks.sandbox import can_cut_network
 from tests.cli.conftest import Cli, one_error
 
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "eval.md").read_text(encoding="utf-8")
 SUMS = [{"question": f"What is {n} and {n}?", "answer": f"#### {n + n}"} for n in range(6)]
 
 
@@ -132,6 +135,22 @@ def test_code_is_run_only_with_consent(cli: Cli, common: list[str], tmp_path: Pa
     path.write_text(json.dumps(record) + "\n", encoding="utf-8")
     error = one_error(cli(*common, "--tasks", "humaneval", "--humaneval", str(path)))
     assert "allow it with --execute-code" in error
+
+
+@pytest.mark.skipif(not can_cut_network(), reason="this system cannot cut a program off the network")
+def test_code_is_run_with_consent(cli: Cli, common: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "functions.jsonl"
+    record = {"prompt": "def f():\n    return 0\n", "test": "def check(f):\n    assert f() == 0\n", "entry_point": "f"}
+    path.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    options = ["--tasks", "humaneval", "--humaneval", str(path), "--execute-code", "--cache", "none", "--json"]
+    (found,) = results(cli(*common, *options).stdout)
+    assert (found["task"], found["count"]) == ("humaneval", 1)
+
+
+def test_the_options_of_the_page_exist(cli: Cli) -> None:
+    told = cli("eval", "--help").stdout
+    for option in set(re.findall(r"--[a-z][a-z0-9-]+", PAGE.partition("## lm-eval")[0])):
+        assert option in told
 
 
 def test_results_of_another_run_are_not_mixed_in(cli: Cli, common: list[str]) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import dkv
+from dkv.cli.app import app
 from dkv.errors import SettingError
 from dkv.eval.answers import Asker
 from dkv.eval.lm_harness import Tasks, registered_class
@@ -120,3 +124,29 @@ def test_code_that_is_not_confined_needs_consent(directory: Path, tiny: dkv.Diff
     tasks = Tasks(("wild",), tmp_path, 1)
     with pytest.raises(SettingError, match="--unconfined-code"):
         tasks.run(Asker(tiny, Store(None, {})), Setting("confidence", "none"), tasks.manager(), lambda n: None)
+
+
+def test_the_program_itself(directory: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app,
+        ["eval", "--tasks", "words,embedded_words", "--include-path", str(directory), "--count", "2", "--steps", "16",
+         "--cache", "dkv-prefill", "--out", str(tmp_path / "out.jsonl"), "--json"],
+    )  # fmt: skip
+    found = json.loads(done.stdout)["results"]
+    assert [(r["task"], r["cache"], r["count"]) for r in found] == [
+        (task, cache, 2) for task in ("words", "embedded_words") for cache in ("none", "dkv-prefill")
+    ]
+    assert [r["mean"] for r in found[:2]] == [r["mean"] for r in found[2:]]
+    assert [r["difference"] for r in found[:2]] == [r["difference"] for r in found[2:]]
+
+
+def test_the_example_of_the_page_registers_and_names_what_exists() -> None:
+    page = Path(__file__).parent.parent.parent / "docs" / "eval.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    setup, _, call = example.partition("lm_eval.simple_evaluate")
+    called: dict[str, Any] = {}
+    exec(compile(setup, "eval.md", "exec"), {})
+    exec(compile("called.update" + call, "eval.md", "exec"), {"called": called})
+    registry = importlib.import_module("lm_eval.api.registry")
+    made = registry.get_model(called["model"]).create_from_arg_obj(called["model_args"], {})
+    assert made.setting.cache == "dkv-decode:refresh=4"
