@@ -1,8 +1,8 @@
 """Runs a model's program against tests in a subprocess with limits on time, memory and files, and no environment.
 
 It keeps honest mistakes (endless loops, huge allocations, endless output) from hurting; it is no jail for hostile code,
-which can still read what the user can read. Where the system allows (Linux with user namespaces) the program can also
-be cut off from every network, the machine's own included.
+which can still read what the user can read. Where the system allows (Linux with user namespaces) the program is also
+cut off from every network, the machine's own included.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ MEGABYTES = 512
 _CHILD = """
 import os, sys
 program, told = sys.stdin.read(), sys.stdout
-if {alone}:
+if {cut}:
     import ctypes
-    unshare = getattr(ctypes.CDLL(None), 'unshare', None)
-    if unshare is None or unshare(0x10000000 | 0x40000000):  # CLONE_NEWUSER, CLONE_NEWNET
+    unshare = getattr(ctypes.CDLL(None), 'unshare', None) if os.name == 'posix' else None
+    failed = unshare is None or unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER, CLONE_NEWNET
+    if failed and {required}:
         print({refused!r})
         sys.exit(1)
 try:
@@ -44,15 +45,21 @@ print({token!r}, file=told)
 
 
 def passes(
-    program: str, tests: str, seconds: float = SECONDS, megabytes: int = MEGABYTES, network: bool = True
+    program: str, tests: str, seconds: float = SECONDS, megabytes: int = MEGABYTES, network: bool | None = None
 ) -> bool:
     """Whether `program` followed by `tests` runs to its end within the limits.
 
-    network=False: without any; raises OSError where that cannot be had, and then the program has not run.
+    network: True = as everyone; None = cut off where the system can; False = cut off, or an OSError where that cannot
+    be had, and then the program has not run.
     """
     token, refused = secrets.token_hex(8), secrets.token_hex(8)
     child = _CHILD.format(
-        cpu=max(1, int(seconds)), memory=megabytes << 20, token=token, alone=not network, refused=refused
+        cpu=max(1, int(seconds)),
+        memory=megabytes << 20,
+        cut=not network,
+        required=network is False,
+        token=token,
+        refused=refused,
     )
     code, told = _run(child, f"{program}\n{tests}\n", seconds)
     if told == refused:
