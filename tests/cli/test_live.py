@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from rich.console import Console
 
+from dkv.agreement import agreement
 from dkv.cli.live import View, watch
-from dkv.cli.measure import agreement
 from dkv.cli.record import spec_of
 from dkv.generation import Frame, Generation
 from tests.cli.conftest import Cli

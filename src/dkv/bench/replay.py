@@ -7,7 +7,7 @@ policies that look at confidences or at the order are those of such a run; all o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Silent:
     """A model of a config's layers with four ids (text, text, end-of-text, mask) and nothing to say."""
 
     config: ModelConfig
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
     def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
