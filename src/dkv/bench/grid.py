@@ -11,6 +11,7 @@ from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
 from dkv.settings import Settings
+from dkv.specs import spec_of
 
 __all__ = ["AUTOREGRESSIVE", "REFERENCE", "Cell", "Grid", "settings_of"]
 
@@ -47,6 +48,11 @@ class Cell:
     def key(self) -> str:
         """The settings as one line, equal for equal settings."""
         return json.dumps(asdict(self), sort_keys=True)
+
+    @property
+    def spec(self) -> str:
+        """The cache with every key written out."""
+        return self.cache if self.cache == AUTOREGRESSIVE else spec_of(make_cache(self.cache))
 
     @property
     def point(self) -> Cell:

@@ -101,7 +101,7 @@ def _settings(rows: Sequence[Row]) -> str:
     """Settings and environment of all rows: what they share once, what differs as the values that occur."""
     settings: dict[str, dict[str, None]] = {}
     for row in rows:
-        for name, value in row.record["settings"].items():
+        for name, value in {**row.record["settings"], "cache": row.spec}.items():
             settings.setdefault(name, {})[json.dumps(value)] = None
     lines = [f"{name}: {', '.join(values)}" for name, values in settings.items()]
     machines = dict.fromkeys(json.dumps(row.environment, indent=2) for row in rows)

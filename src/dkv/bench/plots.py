@@ -4,30 +4,31 @@ window, no global state."""
 from __future__ import annotations
 
 import io
-import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dkv.bench.columns import with_unit
+from dkv.bench.drawing import (
+    PANEL,
+    Looks,
+    caches_of,
+    draw_line,
+    label_bars,
+    legend_below,
+    looks_of,
+    panels_of,
+    scale_lengths,
+    scale_values,
+)
 from dkv.bench.exponents import growths
 from dkv.bench.grid import AUTOREGRESSIVE, REFERENCE
 from dkv.bench.rows import Row, Spread
 
 __all__ = ["Plot", "plots_of", "png"]
-
-_LOOKS = (
-    ("#000000", "o"), ("#0072B2", "s"), ("#D55E00", "^"), ("#009E73", "D"), ("#CC79A7", "v"), ("#56B4E9", "P"),
-    ("#E69F00", "X"), ("#7F7F7F", "*"), ("#8C510A", "<"), ("#5E3C99", ">"),
-)  # fmt: skip
-"""Colours that the colour-blind tell apart (Okabe and Ito's, without yellow), each with a mark of its own."""
-
-_PANEL = (4.6, 3.6)
-"""Inches of a panel."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +49,15 @@ def png(figure: Figure) -> bytes:
 
 def plots_of(rows: Sequence[Row]) -> Iterator[Plot]:
     """For each model, dtype and batch: throughput, growth of the cost, what of the FLOPs saved became time, distance
-    from the roofline, and memory; those for which there is something to show."""
-    looks = {cache: _LOOKS[i % len(_LOOKS)] for i, cache in enumerate(dict.fromkeys(row.cell.cache for row in rows))}
+    from the roofline, operations, and memory; those for which there is something to show."""
+    looks = looks_of(rows)
     for number, group in enumerate(_grouped(rows)):
         cell = group[0].cell
         where = f"{cell.model}, {cell.dtype}, batch {cell.batch}"
-        timed = [row for row in group if row.result.seconds]
-        if timed:
-            yield Plot(f"throughput-{number}", f"Generated tokens a second, {where}.", _lines(
-                timed, looks, lambda r: r.tokens_per_second, "tokens/s (to the end-of-text)", where))  # fmt: skip
-            yield Plot(f"time-{number}", f"Processor time of a whole generation, {where}; the exponents in the legend "
-                       "are fitted to the points.", _growth(timed, looks, where))  # fmt: skip
-            yield Plot(f"saved-{number}", f"How much of the FLOPs saved became time saved, {where}; on the dashed line "
-                       "all of it did.", _saved(timed, looks, where))  # fmt: skip
-            yield Plot(f"roofline-{number}", f"Wall-clock time over what the machine's rates allow for the same rows, "
-                       f"{where}; 1 is as fast as can be. Bars: the median over the lengths; lines: all of them.",
-                       _bars(timed, looks, where))  # fmt: skip
-        yield Plot(f"flops-{number}", f"Operations of a whole generation, {where}.", _lines(
-            group, looks, lambda r: Spread(*[float(r.result.flops)] * 3), "FLOPs", where))  # fmt: skip
-        yield Plot(f"memory-{number}", f"Keys, values and features, {where}.", _lines(
-            group, looks, lambda r: Spread(*[float(r.result.cache_bytes)] * 3), "bytes", where))  # fmt: skip
+        for name, caption, draw in _KINDS:
+            some = [row for row in group if row.result.seconds or name in _UNTIMED]
+            if some:
+                yield Plot(f"{name}-{number}", f"{where}: {caption}", draw(some, looks, where))
 
 
 def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
@@ -78,57 +68,45 @@ def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
     return list(groups.values())
 
 
-Looks = dict[str, tuple[str, str]]
+def _throughput(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+    return _lines(rows, looks, title, lambda r: r.tokens_per_second, "tokens/s (to the end-of-text)", "")
 
 
-def _panels(rows: Sequence[Row], title: str) -> tuple[Figure, list[tuple[Axes, list[Row]]]]:
-    """A panel for each prompt length, side by side, with room for the legend below."""
-    prompts = sorted({row.cell.prompt for row in rows})
-    columns = min(len(prompts), 3)
-    lines = -(-len(prompts) // columns)
-    figure = Figure(figsize=(_PANEL[0] * max(columns, 1.5), _PANEL[1] * lines + 1.3), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    axes = figure.subplots(lines, columns, squeeze=False, sharey=True).flatten()
-    for unused in axes[len(prompts) :]:
-        unused.remove()
-    shown = []
-    for axis, prompt in zip(axes, prompts, strict=False):
-        axis.set_title(f"prompt {prompt}", fontsize=10)
-        axis.grid(True, which="major", color="#dddddd", linewidth=0.6)
-        shown.append((axis, [row for row in rows if row.cell.prompt == prompt]))
-    return figure, shown
+def _flops(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+    return _lines(rows, looks, title, lambda r: _spread([r.result.flops]), "operations (FLOPs)", "")
+
+
+def _time(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+    return _lines(rows, looks, title, lambda r: _spread(r.result.cpu_seconds), "processor time", "s", fitted=True)
 
 
 def _lines(
-    rows: Sequence[Row], looks: Looks, figure_of: Callable[[Row], Spread | None], label: str, title: str
+    rows: Sequence[Row],
+    looks: Looks,
+    title: str,
+    figure_of: Callable[[Row], Spread | None],
+    label: str,
+    unit: str,
+    fitted: bool = False,
 ) -> Figure:
-    """A line for each cache over the response length, both scales logarithmic, with the spread of the repeats."""
-    figure, panels = _panels(rows, title)
+    """A line for each cache over the response length, both scales logarithmic, with the spread of the repeats. fitted:
+    with the exponents in a legend of each panel's own, instead of one legend for all."""
+    figure, panels = panels_of(rows, title)
     for axis, some in panels:
-        for cache in _caches(some):
+        exponents = {g.cache: g.time for g in growths(some) if g.along == "gen" and fitted}
+        for cache in caches_of(some):
             line = sorted((row for row in some if row.cell.cache == cache), key=lambda r: r.cell.gen)
             pairs = [(row.cell.gen, spread) for row in line if (spread := figure_of(row)) is not None]
-            _draw(axis, [gen for gen, _ in pairs], [spread for _, spread in pairs], looks[cache], cache)
-        _scales(axis, sorted({row.cell.gen for row in some}))
-    panels[0][0].set_ylabel(label)
-    _legend(figure, panels)
-    return figure
-
-
-def _growth(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
-    """Processor seconds over the response length, the fitted exponents in a legend of each panel's own."""
-    figure, panels = _panels(rows, title)
-    for axis, some in panels:
-        fitted = {g.cache: g.time for g in growths(some) if g.along == "gen"}
-        for cache in _caches(some):
-            line = sorted((row for row in some if row.cell.cache == cache), key=lambda r: r.cell.gen)
-            exponent = fitted.get(cache)
+            exponent = exponents.get(cache)
             name = cache if exponent is None else f"{cache}: {exponent.value:.2f}"
-            spreads = [_spread(row.result.cpu_seconds) for row in line]
-            _draw(axis, [row.cell.gen for row in line], spreads, looks[cache], name)
-        _scales(axis, sorted({row.cell.gen for row in some}))
-        axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, frameon=False)
-    panels[0][0].set_ylabel("processor seconds")
+            draw_line(axis, [gen for gen, _ in pairs], [spread for _, spread in pairs], looks[cache], name)
+        scale_lengths(axis, sorted({row.cell.gen for row in some}))
+        if fitted:
+            axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, frameon=False)
+    scale_values(panels[0][0], unit)
+    panels[0][0].set_ylabel(label)
+    if not fitted:
+        legend_below(figure, panels)
     return figure
 
 
@@ -139,84 +117,76 @@ def _spread(values: Sequence[float]) -> Spread:
 def _saved(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
     """Speed-up over FLOPs saved, of the caches."""
     some = [row for row in rows if row.cell.cache not in (REFERENCE, AUTOREGRESSIVE)]
-    figure, panels = _panels(some or rows, title)
+    figure, panels = panels_of(some or rows, title)
     for axis, shown in panels:
-        for cache in _caches(shown):
+        for cache in caches_of(shown):
             mine = [row for row in shown if row.cell.cache == cache]
             spreads = [row.cpu_speedup for row in mine]
-            colour, mark = looks[cache]
-            y = [spread.median for spread in spreads if spread is not None]
-            axis.plot([row.flops_saved for row in mine], y, mark, color=colour, label=cache, markersize=7)
+            look, y = looks[cache], [spread.median for spread in spreads if spread is not None]
+            x = [row.flops_saved for row in mine]
+            axis.plot(x, y, look.mark, color=look.colour, label=cache, markersize=look.size)
         high = max([row.flops_saved for row in some or rows])
         axis.plot([1, high], [1, high], "--", color="#999999", linewidth=1)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("FLOPs saved (times)")
+    scale_values(panels[0][0], "")
     panels[0][0].set_ylabel("processor time saved (times)")
-    _legend(figure, panels)
+    legend_below(figure, panels)
     return figure
 
 
-def _bars(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+def _roofline(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
     """A bar for each cache: how many times longer than the roofline it takes."""
-    caches = _caches(rows)
-    figure = Figure(figsize=(_PANEL[0] * 1.6, 0.42 * len(caches) + 1.4), layout="constrained")
+    caches = caches_of(rows)
+    figure = Figure(figsize=(PANEL[0] * 1.6, 0.42 * len(caches) + 1.4), layout="constrained")
     axis = figure.subplots()
     for place, cache in enumerate(caches):
         found = [row.roofline for row in rows if row.cell.cache == cache]
         ratios = [spread.median for spread in found if spread is not None]
         middle = statistics.median(ratios)
-        axis.barh(place, middle, color=looks[cache][0], height=0.6)
+        axis.barh(place, middle, color=looks[cache].colour, height=0.6)
         axis.plot([min(ratios), max(ratios)], [place, place], color="#555555", linewidth=1.2, marker="|")
         axis.text(max(ratios), place, f"  {middle:.1f}x", va="center", fontsize=9)
-    axis.set_yticks(range(len(caches)), caches)
-    axis.invert_yaxis()
-    axis.margins(x=0.12)
     axis.axvline(1, color="#999999", linewidth=1, linestyle="--")
-    axis.set_xlabel("wall-clock time / roofline time")
-    axis.set_title(title, fontsize=11)
+    label_bars(axis, caches, "wall-clock time / roofline time", title)
     return figure
 
 
-def _caches(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.cell.cache for row in rows))
+def _memory(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+    """Two bars for each cache, at the longest prompt and response: what it keeps, and the most that was held."""
+    cell = max((row.cell for row in rows), key=lambda c: (c.prompt + c.gen, c.gen))
+    some = [row for row in rows if (row.cell.prompt, row.cell.gen) == (cell.prompt, cell.gen)]
+    caches = caches_of(some)
+    figure = Figure(figsize=(PANEL[0] * 1.6, 0.6 * len(caches) + 1.6), layout="constrained")
+    axis = figure.subplots()
+    for place, row in enumerate(some):
+        bars = ((-0.2, row.result.cache_bytes, 1.0), (0.2, row.result.peak_bytes, 0.35))
+        for shift, size, strength in bars:
+            if size is not None:
+                axis.barh(place + shift, size, color=looks[row.cell.cache].colour, alpha=strength, height=0.36)
+                axis.text(size, place + shift, f"  {with_unit(size, 'B')}", va="center", fontsize=8)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(value, "B", 2)))
+    known = "dark: keys, values and features; pale: the most held at once, beside the weights"
+    label_bars(axis, caches, known, f"{title}, prompt {cell.prompt}, gen {cell.gen}")
+    return figure
 
 
-def _draw(axis: Axes, x: Sequence[float], spreads: Sequence[Spread], look: tuple[str, str], label: str) -> None:
-    middle = [spread.median for spread in spreads]
-    below = [spread.median - spread.low for spread in spreads]
-    above = [spread.high - spread.median for spread in spreads]
-    axis.errorbar(
-        x, middle, yerr=(below, above), color=look[0], marker=look[1], label=label, markersize=6, linewidth=1.3,
-        capsize=2,
-    )  # fmt: skip
+_KINDS: tuple[tuple[str, str, Callable[[Sequence[Row], Looks, str], Figure]], ...] = (
+    ("throughput", "generated tokens a second, up to the end-of-text.", _throughput),
+    ("time", "processor time of a whole generation; in the legend the fitted exponents.", _time),
+    ("saved", "what of the FLOPs saved became time saved, a mark a length; on the dashed line all did.", _saved),
+    (
+        "roofline",
+        "wall-clock time over roofline time; 1 is as fast as can be. Bars: the median over the lengths; lines: all.",
+        _roofline,
+    ),
+    ("flops", "operations of a whole generation.", _flops),
+    ("memory", "memory at the longest prompt and response.", _memory),
+)
+"""Name, caption and drawing of each kind of plot."""
 
-
-def _scales(axis: Axes, gens: Sequence[int]) -> None:
-    """Logarithmic, labelled with plain numbers; the lengths are where they were measured."""
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    axis.set_xticks(gens, [str(gen) for gen in gens])
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.tick_params(axis="x", which="minor", length=0)
-    low, high = axis.get_ylim()
-    format_ = FuncFormatter(lambda value, _: with_unit(value, "", 2))
-    axis.yaxis.set_major_formatter(format_)
-    # Within one decade the powers of ten alone would label next to nothing.
-    axis.yaxis.set_minor_formatter(format_ if math.log10(high / low) < 1.3 else NullFormatter())
-    axis.tick_params(axis="y", which="both", labelsize=8)
-    axis.set_xlabel("gen length (and steps)")
-
-
-def _legend(figure: Figure, panels: Sequence[tuple[Axes, list[Row]]]) -> None:
-    """One for all panels, below them."""
-    known: dict[str, object] = {}
-    for axis, _ in panels:
-        handles, labels = axis.get_legend_handles_labels()
-        known |= dict(zip(labels, handles, strict=True))
-    figure.legend(
-        handles=list(known.values()),
-        labels=list(known),
-        loc="outside lower center",
-        ncols=4,
-        fontsize=8,
-        frameon=False,
-    )
+_UNTIMED = ("flops", "memory")
+"""Those that need no times."""

@@ -17,9 +17,9 @@ from dkv.model import ModelConfig
 
 __all__ = ["Rates", "bound_seconds", "measure_rates", "synchronize", "weight_bytes"]
 
-_SIZE = 1024
-"""Rows and columns of the matrices: larger ones were not faster on the machines tried."""
-_SMALLEST, _LARGEST = 1 << 18, 1 << 26
+_SIZE, _SIZE_ELSEWHERE = 1024, 4096
+"""Rows and columns of the matrices: larger ones were not faster on the processors tried; other devices need more."""
+_SMALLEST, _LARGEST = 1 << 18, 1 << 28
 """Bytes to copy: what is less is timed badly, what is more is no different."""
 
 
@@ -36,12 +36,13 @@ def measure_rates(dtype: torch.dtype, device: torch.device, working_set: int, se
 
     working_set: bytes of the weights. As many are copied, so that what fits into a cache is taken as fast as it is.
     """
-    a = torch.ones(_SIZE, _SIZE, dtype=dtype, device=device)
+    size = _SIZE if device.type == "cpu" else _SIZE_ELSEWHERE
+    a = torch.ones(size, size, dtype=dtype, device=device)
     source = torch.ones(min(max(working_set, _SMALLEST), _LARGEST) // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     product = _best(lambda: torch.nn.functional.linear(a, a), device, seconds)
     copy = _best(lambda: target.copy_(source), device, seconds)
-    return Rates(2 * _SIZE**3 / product, 2 * len(source) / copy)
+    return Rates(2 * size**3 / product, 2 * len(source) / copy)
 
 
 def _best(work: Callable[[], object], device: torch.device, seconds: float) -> float:

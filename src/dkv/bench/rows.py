@@ -67,9 +67,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Row:
-    """A cell, the versions and the machine it was measured with, and its result."""
+    """A cell, its cache with every key written out, the versions and the machine it was measured with, its result."""
 
     cell: Cell
+    spec: str
     environment: dict[str, Any]
     result: Result
 
@@ -148,6 +149,7 @@ class Row:
         """Everything, as it is written to a file."""
         return {
             "settings": asdict(self.cell),
+            "cache": self.spec,
             "environment": self.environment,
             "measured": asdict(self.result),
             "figures": self.figures,
@@ -159,6 +161,7 @@ class Row:
         cell, result = record["settings"], record["measured"]
         row = cls(
             Cell(**{field.name: cell[field.name] for field in fields(Cell)}),
+            record["cache"],
             record["environment"],
             Result(**{field.name: result[field.name] for field in fields(Result)}),
         )

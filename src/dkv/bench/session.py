@@ -103,7 +103,7 @@ class Session:
     def _keep(self, group: Sequence[Cell], results: Sequence[Result], rates: Rates) -> None:
         """Add what is new to the file."""
         environment = {**self._environment, "rates": {"flops": rates.flops, "bandwidth": rates.bandwidth}}
-        rows = [Row(cell, environment, result) for cell, result in zip(group, results, strict=True)]
+        rows = [Row(cell, cell.spec, environment, result) for cell, result in zip(group, results, strict=True)]
         new = [row for row in rows if row.key not in self._known]
         append_rows(self._path, new)
         self._known |= {row.key: row for row in new}
