@@ -32,7 +32,7 @@ def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json
     try:
         from dkv.bench.report import write_report
     except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
+        if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         raise SettingError("report: plots need matplotlib; pip install 'dkv[plots]'") from None
     written = [str(path) for path in write_report(rows, out)]
