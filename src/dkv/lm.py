@@ -28,7 +28,7 @@ from dkv.settings import Settings, seed_of, texts_of
 from dkv.tokens import Conversation, Tokenizer, is_conversation, load_tokenizer
 from dkv.version import installed_version
 
-__all__ = ["DiffusionLM", "find_device", "find_dtype", "load"]
+__all__ = ["DiffusionLM", "find_device", "find_dtype", "find_model", "load"]
 
 Prompt = str | Sequence[int] | Conversation
 

@@ -26,12 +26,8 @@ def test_a_shape_is_measured_and_reported(cli: Cli, tmp_path: Path) -> None:
     ran = cli(*MICRO, "--baseline", "ar", "--out", str(out))
     assert ran.exit_code == 0, ran.output
     assert ran.stderr == ""
-    for text in (
-        "shape:micro,layers=2, float32, prompt 4, gen 8, batch 1",
-        "dkv-decode",
-        "fast-dual",
-        "autoregressive",
-    ):
+    assert "shape:micro,layers=2, float32, prompt 4, gen 8, batch 1" in ran.stdout
+    for text in ("dkv-decode", "fast-dual", "autoregressive"):
         assert text in ran.stdout
     for text in ("tokens/s", "of AR", "gen^exponent", f"8 rows in {out}"):
         assert text in ran.stdout
@@ -111,20 +107,16 @@ def test_report_without_matplotlib_says_what_to_install(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli(*MICRO, "--repeats", "0", "--out", str(tmp_path / "b.jsonl")).exit_code == 0
-    for name in [
-        name for name in sys.modules if name.startswith(("dkv.bench.report", "dkv.bench.plots", "dkv.bench.d"))
-    ]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    for name in ("report", "plots", "drawing"):
+        monkeypatch.delitem(sys.modules, f"dkv.bench.{name}", raising=False)
+    for name in ("matplotlib", "matplotlib.axes", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
     assert "pip install 'dkv[plots]'" in one_error(cli("report", str(tmp_path / "b.jsonl")))
 
 
 @pytest.mark.parametrize("command", ["bench", "report"])
 def test_help_imports_no_torch(command: str) -> None:
-    code = (
-        f"import sys, dkv.cli; sys.argv = ['dkv', {command!r}, '--help']; dkv.cli.main(); print('torch' in sys.modules)"
-    )
+    code = f"import sys, dkv.cli; sys.argv[1:] = [{command!r}, '--help']; dkv.cli.main(); print('torch' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
     assert ended.stdout.endswith(b"False\n")
 
@@ -135,7 +127,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -> N
     command += ["--gen-length", "4,4000", "--block-length", "4", "--prompt-length", "4", "--out", str(out)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ})
     until = time.monotonic() + 60
-    while not out.exists() and time.monotonic() < until:
+    while not (out.exists() and out.read_bytes()) and time.monotonic() < until:
         time.sleep(0.01)
     running.send_signal(signal.SIGINT)
     printed, complained = running.communicate(timeout=60)
@@ -150,9 +142,8 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -> N
 
 def test_ctrl_c_on_a_terminal_leaves_it_clean(tmp_path: Path) -> None:
     arguments = ["bench", "--shape", "micro", "--cache", "none", "--gen-length", "4000", "--block-length", "4"]
-    code, written = in_terminal(
-        [*arguments, "--prompt-length", "4", "--out", str(tmp_path / "b.jsonl")], b"group 1 of 1"
-    )
+    arguments += ["--prompt-length", "4", "--out", str(tmp_path / "b.jsonl")]
+    code, written = in_terminal(arguments, b"group 1 of 1")
     assert code == 130
     assert b"Traceback" not in written
     assert written.rfind(SHOW) > written.rfind(HIDE) >= 0
