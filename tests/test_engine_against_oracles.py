@@ -36,9 +36,8 @@ def spec_of(case: Mapping[str, Any]) -> str:
     if case["dllm"] is None:
         return "none"
     settings = case["dllm"]
-    kp, kr = (max(settings[key], 1) for key in ("kp", "kr"))  # the program's -1 also means every step
     return (
-        f"dllm-cache:kp={kp},kr={kr},rho={settings['rho']},cfg_interval={settings['cfg_interval']},"
+        f"dllm-cache:kp={settings['kp']},kr={settings['kr']},rho={settings['rho']},cfg_interval={settings['cfg_interval']},"
         f"first_layer={str(settings['first_layer_full']).lower()}"
     )
 

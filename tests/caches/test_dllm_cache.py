@@ -27,6 +27,13 @@ def test_the_prompt_is_carried_when_it_is_due(model: Transformer, dream: Transfo
     assert carried(dream, cache) == [EVERY, [2, *RESPONSE], [2, *RESPONSE], [2, *RESPONSE], EVERY, [2, *RESPONSE]]
 
 
+def test_minus_one_is_every_forward(model: Transformer) -> None:
+    """As the published scripts write it."""
+    one, other = (start_and_play(model, [PROMPT], GEN, cache=c) for c in ("dllm-cache:kp=-1,kr=-1,rho=0", "none"))
+    assert one[0].canvas.tokens.equal(other[0].canvas.tokens)
+    assert [tick.work for tick in one[1]] == [tick.work for tick in other[1]]
+
+
 def test_blocks_do_not_reset_the_count(model: Transformer) -> None:
     _, ticks = start_and_play(model, [PROMPT], GEN, 2, cache="dllm-cache:kp=4,kr=5")
     assert [positions(tick.rows)[0] for tick in ticks] == [EVERY, RESPONSE, RESPONSE, RESPONSE, EVERY, RESPONSE]
@@ -120,7 +127,7 @@ def test_rounding_is_not_drift() -> None:
     ("spec", "message"),
     [
         ("dllm-cache:kp=0", "kp=0 must be a whole number of at least 1"),
-        ("dllm-cache:kr=-1", "kr=-1 must be a whole number of at least 1"),
+        ("dllm-cache:kr=-2", "kr=-2 must be a whole number of at least 1"),
         ("dllm-cache:cfg_interval=0", "cfg_interval=0 must be a whole number of at least 1"),
         ("dllm-cache:rho=nan", "rho=nan must be a share"),
         ("dllm-cache:similarity=dot", "similarity='dot' is unknown; known: cosine, l2"),

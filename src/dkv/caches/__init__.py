@@ -2,10 +2,12 @@
 
 import sys
 
+from dkv.caches.presets import PRESETS
+from dkv.errors import SpecError
 from dkv.plan import CachePolicy
 from dkv.specs import discover, make
 
-__all__ = ["known_caches", "make_cache"]
+__all__ = ["PRESETS", "known_caches", "make_cache"]
 
 
 def known_caches() -> dict[str, type]:
@@ -14,6 +16,17 @@ def known_caches() -> dict[str, type]:
 
 
 def make_cache(spec: str) -> CachePolicy:
-    """The cache policy that a spec such as "dkv-decode:refresh=8" asks for. Raises SpecError."""
-    policy: CachePolicy = make(spec, known_caches(), "cache")
+    """The cache policy that a spec such as "dkv-decode:refresh=8" or "preset:dllm/gsm8k-instruct" asks for. Raises
+    SpecError."""
+    policy: CachePolicy = make(_looked_up(spec), known_caches(), "cache")
     return policy
+
+
+def _looked_up(spec: str) -> str:
+    """The spec behind a preset's name. Raises SpecError."""
+    kind, _, name = (part.strip() for part in spec.partition(":"))
+    if kind != "preset":
+        return spec
+    if name not in PRESETS:
+        raise SpecError(f"cache={spec!r}: unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -23,6 +23,8 @@ from dkv.rules import Parts, Rules, Turn
 __all__ = ["DllmCache", "Verify", "drift"]
 
 _SIMILARITIES = ("cosine", "l2")
+_ALWAYS = -1
+"""How the published scripts spell an interval of 1: every number is a multiple of it."""
 _ROUNDING = 1e-5
 """Relative change of a vector that different kernels for different shapes can cause in float32, with a margin."""
 _GUIDED = 5
@@ -98,8 +100,8 @@ class DllmCache:
 
     Forwards are counted over the whole sequence, whatever its blocks. rho outside (0, 1] recomputes nothing between
     refreshes; int(gen_length * rho) may be 0, and then only values are renewed. cfg_interval: with guidance, the guide
-    runs at its multiples and the first 5 steps. first_layer: compute layer 0 of every carried row (the program since
-    July 2025; false: as first published). similarity: "cosine" or "l2".
+    runs at its multiples and the first 5 steps. An interval of -1 is one of 1. first_layer: compute layer 0 of every
+    carried row (the program since July 2025; false: as first published). similarity: "cosine" or "l2".
 
     With a shift the last prompt row predicts the response's first token: it is carried always, but above layer 0 only
     recomputed with the prompt.
@@ -116,8 +118,8 @@ class DllmCache:
     def __post_init__(self) -> None:
         for key in ("kp", "kr", "cfg_interval"):
             value = getattr(self, key)
-            if type(value) is not int or not 1 <= value < 1 << 31:
-                raise SpecError(f"cache='dllm-cache': {key}={value!r} must be a whole number of at least 1")
+            if type(value) is not int or not (value == _ALWAYS or 1 <= value < 1 << 31):
+                raise SpecError(f"cache='dllm-cache': {key}={value!r} must be a whole number of at least 1 (or -1)")
         if not -1e6 <= self.rho <= 1e6:
             raise SpecError(f"cache='dllm-cache': rho={self.rho!r} must be a share such as 0.25")
         if self.similarity not in _SIMILARITIES:

@@ -10,7 +10,6 @@ import hashlib
 import shutil
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +59,15 @@ class Remote:
         from huggingface_hub import snapshot_download
         from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-        silent: Any = partial(tqdm, disable=True)  # its bar shows also where there is no terminal
+        class Silent(tqdm):
+            """Its bar shows also where there is no terminal. (A class, whose methods older clients call.)"""
+
+            def __init__(self, *given: Any, **named: Any) -> None:
+                super().__init__(*given, **{**named, "disable": True})  # type: ignore[no-untyped-call]
+
         place: str = snapshot_download(
             self.repo, revision=self.revision, cache_dir=self.cache, endpoint=self.endpoint, local_files_only=local,
-            allow_patterns=list(self.patterns), tqdm_class=silent,
+            allow_patterns=list(self.patterns), tqdm_class=Silent,
         )  # fmt: skip
         return place
 
@@ -139,9 +143,15 @@ def _receive(remote: Remote, file: _File, commit: str, part: Path) -> None:
             )
         url = hf_hub_url(remote.repo, file.name, revision=commit, endpoint=remote.endpoint)
         headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        http_get(
-            url, out, resume_size=out.tell(), headers=headers, expected_size=file.size, displayed_filename=file.name
-        )
+        while True:
+            begin = out.tell()
+            try:
+                http_get(url, out, resume_size=begin, headers=headers, expected_size=file.size,
+                         displayed_filename=file.name)  # fmt: skip
+                return
+            except Exception:  # of whichever HTTP library the client's release uses
+                if out.tell() <= begin:  # older releases give up on a cut connection: go on while there is progress
+                    raise
 
 
 def _digest(path: Path, sha256: bool) -> str:
