@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,13 +12,14 @@ import torch
 
 import dkv
 from dkv.bench.energy import find_meter
-from dkv.bench.flops import flops
+from dkv.bench.flops import Work, flops
 from dkv.bench.grid import AUTOREGRESSIVE, Cell, settings_of
 from dkv.bench.measure import interleave, measure_group
 from dkv.bench.prompts import prompts_of
 from dkv.bench.replay import replay
 from dkv.bench.roofline import Rates
 from dkv.bench.runners import Outcome, runner_of
+from dkv.denoise import Tick
 from tests.bench.samples import CELL
 from tests.bench.test_energy import zone
 
@@ -113,3 +116,28 @@ def test_its_tokens_are_those_of_generate(lm: dkv.DiffusionLM) -> None:
     assert [g.token_ids for g in outcome.generations] == [g.token_ids for g in expected]
     assert outcome.new_tokens == sum(g.stats.new_tokens for g in expected)
     assert outcome.rows_computed == sum(g.stats.rows_computed for g in expected)
+
+
+def test_no_tick_is_kept_for_it_holds_the_logits(lm: dkv.DiffusionLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[weakref.ref[Tick]] = []
+
+    def spied(tick: Tick, *_: object) -> Work:
+        seen.append(weakref.ref(tick))
+        return Work((), 0)
+
+    monkeypatch.setattr("dkv.bench.runners.work_of", spied)
+    (cell,) = cells("none")
+    run = runner_of(lm, cell, prompts_of(lm, 6, 2, seed=4), counted=True)
+    while run.step():
+        pass
+    gc.collect()
+    assert len(seen) == 8
+    assert sum(tick() is not None for tick in seen) <= 1
+
+
+def test_a_timed_run_keeps_no_count(lm: dkv.DiffusionLM) -> None:
+    (cell,) = cells("none")
+    run = runner_of(lm, cell, prompts_of(lm, 6, 2, seed=4))
+    while run.step():
+        pass
+    assert run.outcome().works == ()

@@ -49,7 +49,7 @@ def measure_group(
     runs = len(cells) * (1 + cells[0].repeats)
     for number, cell in enumerate(cells):
         tell(f"{cell.cache}, first run", number / runs)
-        outcome, peak = _alone(lambda cell=cell: runner_of(lm, cell, prompts), device)  # type: ignore[misc]
+        outcome, peak = _alone(lambda cell=cell: runner_of(lm, cell, prompts, counted=True), device)  # type: ignore[misc]
         outcomes.append(outcome)
         peaks.append(peak)
     spent: list[list[Spent]] = []

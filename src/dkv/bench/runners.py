@@ -10,7 +10,6 @@ from dkv.agreement import agreement
 from dkv.bench.autoregressive import Autoregressive, autoregressive_work
 from dkv.bench.flops import Work, work_of
 from dkv.bench.grid import AUTOREGRESSIVE, Cell, settings_of
-from dkv.denoise import Tick
 from dkv.generation import Generation, Run
 from dkv.lm import DiffusionLM
 from dkv.models.layers import Transformer, bucket_for
@@ -21,8 +20,8 @@ __all__ = ["Denoising", "Outcome", "Runner", "TokenByToken", "runner_of"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run came to, of the whole batch. works: of each forward; generations: () of a run that is no
-    diffusion model's; the rest as in `Result`."""
+    """What a finished run came to, of the whole batch. works: of each forward, where counted; generations: () of a run
+    that is no diffusion model's; the rest as in `Result`."""
 
     works: tuple[Work, ...]
     generations: tuple[Generation, ...]
@@ -52,9 +51,9 @@ class Runner(Protocol):
 
 
 class Denoising:
-    """The engine at a cell's settings."""
+    """The engine at a cell's settings. counted: keep count of its work, which a timed run need not pay for."""
 
-    def __init__(self, lm: DiffusionLM, cell: Cell, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, lm: DiffusionLM, cell: Cell, prompts: Sequence[Sequence[int]], counted: bool) -> None:
         model, settings = lm.model, settings_of(cell)
         self._run = Run(
             model,
@@ -67,22 +66,21 @@ class Denoising:
             version=installed_version(),
         )
         self._ticks = self._run.ticks()
-        self._taken: list[Tick] = []
+        self._counted, self._works = counted, list[Work]()
         self._lengths = [len(prompt) + cell.gen for prompt in prompts]
 
     def step(self) -> bool:
         """One denoising step."""
         tick = next(self._ticks, None)
-        if tick is not None:
-            self._taken.append(tick)
+        if tick is not None and self._counted:  # a tick itself is not kept: it holds the logits
+            self._works.append(work_of(tick, self._lengths, self._run.state.model.config.layers))
         return tick is not None
 
     def outcome(self) -> Outcome:
         """Counts and results."""
         state, generations = self._run.state, tuple(self._run.results())
-        layers = state.model.config.layers
         return Outcome(
-            works=tuple(work_of(tick, self._lengths, layers) for tick in self._taken),
+            works=tuple(self._works),
             generations=generations,
             new_tokens=sum(g.stats.new_tokens for g in generations),
             rows_computed=sum(g.stats.rows_computed for g in generations),
@@ -109,8 +107,8 @@ class TokenByToken:
         return Outcome(works, (), cell.gen * cell.batch, rows, rows, self._inner.memory.nbytes)
 
 
-def runner_of(lm: DiffusionLM, cell: Cell, prompts: Sequence[Sequence[int]]) -> Runner:
-    """A cell, ready to take its first step."""
+def runner_of(lm: DiffusionLM, cell: Cell, prompts: Sequence[Sequence[int]], counted: bool = False) -> Runner:
+    """A cell, ready to take its first step. counted: its outcome will tell of its work."""
     if cell.cache == AUTOREGRESSIVE:
         return TokenByToken(cast("Transformer", lm.model), cell, prompts)
-    return Denoising(lm, cell, prompts)
+    return Denoising(lm, cell, prompts, counted)
