@@ -128,6 +128,12 @@ def _boxes(plot: Plot) -> list[tuple[str, Bbox]]:
     return [(text.get_text(), text.get_window_extent(renderer)) for text in texts if text.get_text().strip()]
 
 
+def test_a_single_length_stands_in_the_middle() -> None:
+    (plot, *_) = plots_of([row(), row(cache="none")])
+    low, high = plot.figure.axes[0].get_xlim()
+    assert (low, high) == (10, 40)
+
+
 def test_a_png_has_the_size_of_its_figure() -> None:
     plot = next(plots_of(grid_of_rows()))
     data = png(plot.figure)

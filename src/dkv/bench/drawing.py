@@ -112,6 +112,8 @@ def scale_lengths(axis: Axes, gens: Sequence[int]) -> None:
     """Logarithmic; the lengths stand where they were measured."""
     axis.set_xscale("log")
     axis.set_xticks(gens, [str(gen) for gen in gens])
+    if len(gens) == 1:
+        axis.set_xlim(gens[0] / 2, gens[0] * 2)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("gen length (and steps)")
 
