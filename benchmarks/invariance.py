@@ -28,7 +28,7 @@ def main() -> None:
     """Print one line per dtype, cache and temperature."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--caches", nargs="+", default=["none", "dkv-decode", "dkv-greedy", "dkv-prefill", "dkv-pd"])
+    parser.add_argument("--caches", nargs="+", default=["none", "dkv-decode", "dkv-greedy", "dkv-pd", "dllm-cache"])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7])
     parser.add_argument("--count", type=int, default=8, help="prompts of each task")
     parser.add_argument("--batch-size", type=int, default=16)

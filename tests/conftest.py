@@ -22,6 +22,9 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("dkv")
 
+# On tensors this small threads only wait for each other; on a machine with other work they do so for minutes.
+torch.set_num_threads(1)
+
 REFERENCE = Path(__file__).parent / "reference"
 
 

@@ -19,7 +19,7 @@ from dkv.memory import Memory
 from dkv.model import Model
 from dkv.place import At, Bucket, exact, narrow, pack
 from dkv.plan import CachePolicy, Decoder, Plan, Step
-from dkv.rules import DENSE
+from dkv.rules import DENSE, Rules
 from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key
 
 __all__ = ["Schedule", "State", "Tick", "advance", "finish"]
@@ -75,12 +75,15 @@ class State:
 @dataclass(frozen=True)
 class Tick:
     """What one step did. step: what was seen; rows [B, T]: what was carried; counts: carried rows of each sequence;
-    work: rows of each sequence that passed through an MLP, summed over layers; done: which sequences were finished
-    before; read: what was read, or None; committed [B, T]: what the decoder fixed."""
+    picked, rules: how many of them each layer that picks recomputes, and which layers do; work: rows of each sequence
+    that passed through an MLP, summed over layers; done: which sequences were finished before; read: what was read, or
+    None; committed [B, T]: what the decoder fixed."""
 
     step: Step
     rows: Tensor
     counts: list[int]
+    picked: list[int]
+    rules: Rules
     work: list[int]
     done: list[bool]
     read: Read | None
@@ -117,7 +120,7 @@ def advance(state: State) -> Tick | None:
     layers = state.model.config.layers
     narrowed = plan.rules.narrowed(layers)
     work = [n * (layers - narrowed) + m * narrowed for n, m in zip(counts, picked, strict=True)]
-    return Tick(step, rows, counts, work, [bool(d) for d in done], read, committed)
+    return Tick(step, rows, counts, picked, plan.rules, work, [bool(d) for d in done], read, committed)
 
 
 def _plan(state: State) -> tuple[Step, Plan, Tensor]:

@@ -28,7 +28,7 @@ from dkv.settings import Settings, seed_of, texts_of
 from dkv.tokens import Conversation, Tokenizer, is_conversation, load_tokenizer
 from dkv.version import installed_version
 
-__all__ = ["DiffusionLM", "load"]
+__all__ = ["DiffusionLM", "find_device", "find_dtype", "find_model", "load"]
 
 Prompt = str | Sequence[int] | Conversation
 
@@ -43,9 +43,9 @@ def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", audit:
 
     Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device or dtype.
     """
-    place = _device(device)
+    place = find_device(device)
     directory = find_model(model)
-    network = load_model(directory, place, _dtype(dtype, place))
+    network = load_model(directory, place, find_dtype(dtype, place))
     return DiffusionLM(network, load_tokenizer(directory), name=str(model), audit=audit, directory=directory)
 
 
@@ -294,8 +294,9 @@ def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.advance(task, done)
 
 
-def _device(device: str) -> torch.device:
-    """Raises SettingError for a device that is unknown or not on this machine."""
+def find_device(device: str) -> torch.device:
+    """The device that `load` takes "auto" or a name for. Raises SettingError where it is unknown or not on this
+    machine."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -306,7 +307,8 @@ def _device(device: str) -> torch.device:
     return place
 
 
-def _dtype(dtype: str, device: torch.device) -> torch.dtype:
+def find_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype that `load` takes "auto" or a name for, on a device. Raises SettingError."""
     if dtype != "auto":
         return named_dtype("dtype", dtype, ("auto",))
     return torch.bfloat16 if device.type != "cpu" or _cpu_has_bfloat16() else torch.float32

@@ -74,6 +74,11 @@ class LayerRule(Protocol):
         """Names of the feature buffers that it keeps between forwards."""
         ...
 
+    def projected(self, carried: int, picked: int) -> int:
+        """How many rows' values it projects, of the carried ones, where it recomputes the picked ones: for counts of
+        the work done."""
+        ...
+
     def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """x [N, C] of the carried rows, where they sit, their rotation, the layer's memory; to x [N, C]."""
         ...

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from dkv.errors import SpecError
 
-__all__ = ["discover", "keys_of", "make"]
+__all__ = ["discover", "keys_of", "make", "spec_of"]
 
 _TRUE_FALSE = {"true": True, "false": False}
 
@@ -88,3 +88,15 @@ def _parse(text: str, hint: Any, where: str) -> Any:
     except (ValueError, KeyError):
         expected = "true or false" if kind is bool else f"a value of type {kind.__name__}"
         raise SpecError(f"{where} is not {expected}") from None
+
+
+def spec_of(made: object) -> str:
+    """The spec that makes this cache or decoder, every key written out; keys that are None cannot be spelled."""
+    keys = {key: getattr(made, key, default) for key, default in keys_of(type(made)).items()}
+    pairs = ",".join(f"{key}={_spell(value)}" for key, value in keys.items() if value is not None)
+    name = getattr(made, "name", type(made).__name__)
+    return f"{name}:{pairs}" if pairs else str(name)
+
+
+def _spell(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from rich.console import Console
 
+from dkv.agreement import agreement
 from dkv.cli.live import View, watch
-from dkv.cli.measure import agreement
-from dkv.cli.record import spec_of
 from dkv.generation import Frame, Generation
+from dkv.specs import spec_of
 from tests.cli.conftest import Cli
 
 FRAME = Frame(

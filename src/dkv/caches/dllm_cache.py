@@ -69,6 +69,10 @@ class Verify:
             memory.put("mlp", inner, block.mlp(x[index]).unsqueeze(1))
         return x + memory.take("mlp", at).squeeze(1)
 
+    def projected(self, carried: int, picked: int) -> int:
+        """Looking at a row means projecting its values."""
+        return carried if self.adaptive else picked
+
     def pick(self, block: Parts, h: Tensor, at: At, memory: LayerMemory) -> tuple[Tensor, At]:
         """Renew the values and choose the rows to recompute: which of the carried ones, and where they sit."""
         narrow = _narrowing(at)

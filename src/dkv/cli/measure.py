@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dkv.agreement import agreement
 from dkv.cli.console import printable, stderr_console
 from dkv.cli.live import region
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from dkv.generation import Generation
     from dkv.lm import DiffusionLM
 
-__all__ = ["Measured", "agreement", "measure"]
+__all__ = ["Measured", "measure"]
 
 _WARM_UP_LENGTH = 8
 
@@ -69,10 +70,3 @@ def _warm_up(lm: DiffusionLM, prompt: str | list[int], specs: Sequence[str], arg
 
 def _summed_up(spec: str, runs: Sequence[Generation], first: Generation) -> Measured:
     return Measured(spec, runs[0], statistics.median(g.stats.seconds for g in runs), agreement(first, runs[0]))
-
-
-def agreement(first: Generation, other: Generation) -> float:
-    """Share of equal tokens, up to the end of the longer of the two texts."""
-    end = max(first.stats.new_tokens, other.stats.new_tokens)
-    pairs = list(zip(first.token_ids[:end], other.token_ids[:end], strict=True))
-    return sum(a == b for a, b in pairs) / end if end else 1.0

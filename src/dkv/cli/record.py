@@ -6,13 +6,13 @@ import json
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from dkv.specs import keys_of
+from dkv.specs import spec_of
 
 if TYPE_CHECKING:
     from dkv.generation import Generation, Stats
     from dkv.settings import Settings
 
-__all__ = ["print_json", "record_of", "share_of", "shown_text", "spec_of", "summary_of"]
+__all__ = ["print_json", "record_of", "share_of", "shown_text", "summary_of"]
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -48,18 +48,6 @@ def _settings(settings: Settings) -> dict[str, Any]:
     """The settings by name, cache and decoder as specs."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     return {**values, "cache": spec_of(settings.cache), "decoder": spec_of(settings.decoder)}
-
-
-def spec_of(made: object) -> str:
-    """The spec that makes this cache or decoder, every key written out; keys that are None cannot be spelled."""
-    keys = {key: getattr(made, key, default) for key, default in keys_of(type(made)).items()}
-    pairs = ",".join(f"{key}={_spell(value)}" for key, value in keys.items() if value is not None)
-    name = getattr(made, "name", type(made).__name__)
-    return f"{name}:{pairs}" if pairs else str(name)
-
-
-def _spell(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def shown_text(generation: Generation) -> str:

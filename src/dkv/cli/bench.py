@@ -1,0 +1,142 @@
+"""`dkv bench`: caches over lengths, batches and dtypes, each finished group kept at once; `dkv report` shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dkv.cli import options
+from dkv.errors import SettingError
+
+if TYPE_CHECKING:
+    from dkv.bench.rows import Row
+    from dkv.model import ModelConfig
+
+__all__ = ["bench"]
+
+_CACHES = (
+    "none", "dkv-decode", "dkv-greedy", "dkv-prefill", "dkv-pd", "dllm-cache", "fast-prefix", "fast-dual",
+)  # fmt: skip
+
+
+def _numbers(name: str, meaning: str) -> Any:
+    return typer.Option(name, metavar="N,N,...", help=meaning)
+
+
+_Shape = Annotated[
+    str | None,
+    typer.Option(
+        "--shape", metavar="SPEC", help="Random weights of this shape instead: llada-8b,layers=2 and the like."
+    ),
+]
+_Caches = Annotated[
+    list[str] | None,
+    typer.Option("--cache", metavar="SPEC", help="Cache; may be repeated. Default: one of each. none always runs."),
+]
+_Block = Annotated[int, typer.Option("--block-length", parser=options.whole, metavar="N", help="Tokens per block.")]
+_Decoder = Annotated[
+    str | None, typer.Option("--decoder", metavar="SPEC", help="Unmasking rule. Default: the model family's own.")
+]
+_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Of the prompts, and all else.")]
+_Stop = Annotated[
+    bool, typer.Option("--stop-at-eos/--fill", help="End with the text, or fill the canvas, so that all do every step.")
+]
+_Baseline = Annotated[
+    str | None, typer.Option("--baseline", metavar="ar", help="ar: also run the same weights token by token.")
+]
+_Repeats = Annotated[
+    int,
+    typer.Option("--repeats", parser=options.whole, metavar="N", help="Timed runs. 0 counts only, and runs no model."),
+]
+_Dtypes = Annotated[str, typer.Option("--dtype", metavar="NAME,...", help="auto, float32, bfloat16, ...")]
+_Out = Annotated[
+    Path, typer.Option("--out", metavar="FILE", help="Rows go here; those already there are not run again.")
+]
+
+
+def bench(
+    model: options.Model = "tiny",
+    shape: _Shape = None,
+    cache: _Caches = None,
+    prompt_length: Annotated[str, _numbers("--prompt-length", "Prompt tokens.")] = "64,256",
+    gen_length: Annotated[
+        str, _numbers("--gen-length", "Canvas lengths of the response; as many steps.")
+    ] = "32,64,128",
+    batch: Annotated[str, _numbers("--batch", "Sequences at a time.")] = "1",
+    dtype: _Dtypes = "auto",
+    block_length: _Block = 32,
+    decoder: _Decoder = None,
+    stop_at_eos: _Stop = False,
+    baseline: _Baseline = None,
+    repeats: _Repeats = 3,
+    seed: _Seed = 0,
+    device: options.Device = "auto",
+    out: _Out = Path("bench.jsonl"),
+    as_json: options.Json = False,
+) -> None:
+    """Measure speed, work and memory of caches, interleaved; interrupt it and run it again to go on."""
+    lengths = {"prompt_length": prompt_length, "gen_length": gen_length, "batch": batch}
+    numbers = {name: _whole_numbers(name, text) for name, text in lengths.items()}
+    if shape is not None and model != "tiny":
+        raise SettingError(f"shape={shape!r}: with --model {model} there is nothing to draw; give one of the two")
+    import torch
+
+    from dkv.bench.grid import Grid
+    from dkv.bench.session import Session
+    from dkv.cli.benchrun import run
+    from dkv.cli.benchtable import print_tables
+    from dkv.lm import find_device, find_dtype
+
+    config, place = _config(model, shape), find_device(device)
+    names = [str(find_dtype(name.strip(), place)).removeprefix("torch.") for name in dtype.split(",")]
+    grid = Grid(
+        model=model if shape is None else f"shape:{shape}",
+        device=str(place),
+        caches=cache or _CACHES,
+        dtypes=names,
+        prompts=numbers["prompt_length"],
+        gens=numbers["gen_length"],
+        batches=numbers["batch"],
+        block=block_length,
+        decoder=config.default_decoder if decoder is None else decoder,
+        seed=seed,
+        stop_at_eos=stop_at_eos,
+        baseline=baseline or "",
+        threads=torch.get_num_threads(),
+        repeats=repeats,
+    )
+    session = Session(grid, config, shape is not None, out, place)
+    run(session)
+    if as_json:
+        _print_json(out, session.rows)
+        return
+    print_tables(session.rows)
+    print(f"{len(session.rows)} rows in {out}; `dkv report {out}` makes a page of them")
+
+
+def _config(model: str, shape: str | None) -> ModelConfig:
+    from dkv.bench.session import config_of
+    from dkv.bench.shapes import named_shape
+
+    return config_of(model) if shape is None else named_shape(shape)
+
+
+def _whole_numbers(name: str, text: str) -> list[int]:
+    """The numbers of a list such as "64,256". Raises SettingError."""
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and int(part)):
+            raise SettingError(f"{name}={text!r}: {part!r} is not a whole number of at least 1; write {name}=64,256")
+    return [int(part) for part in parts]
+
+
+def _print_json(out: Path, rows: list[Row]) -> None:
+    from dataclasses import asdict
+
+    from dkv.bench.exponents import growths
+    from dkv.cli.record import print_json
+
+    exponents = [asdict(growth) for growth in growths(rows)]
+    print_json({"file": str(out), "rows": [row.record for row in rows], "exponents": exponents})
