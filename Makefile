@@ -51,7 +51,7 @@ test-lm-eval: .venv-lm-eval/ready
 	$(PYTHON) -m venv $(@D)
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
-	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt 'lm-eval>=0.4.9'
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt 'lm-eval>=0.4.10'
 	touch $@
 
 check: setup
