@@ -37,8 +37,8 @@ def record_of(generation: Generation, seconds: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Asker:
-    """A model, the file of its answers, the seed, and how many prompts share a batch. A store serves one model and seed:
-    its first line says which."""
+    """A model, the file of its answers, the seed, and how many prompts share a batch. A store serves one model and one
+    seed."""
 
     lm: DiffusionLM
     store: Store
