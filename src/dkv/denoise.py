@@ -116,7 +116,7 @@ def advance(state: State) -> Tick | None:
             state.guidance.keep(at, hidden, plan.rest)
         read = _read(state, step, plan, at, rows, hidden, reads) if reads else None
     committed = _commit(state, step, read)
-    _turn(state, plan.rest)
+    _turn(state, step, plan.rest)
     layers = state.model.config.layers
     narrowed = plan.rules.narrowed(layers)
     work = [n * (layers - narrowed) + m * narrowed for n, m in zip(counts, picked, strict=True)]
@@ -224,15 +224,14 @@ def _commit(state: State, step: Step, read: Read | None) -> Tensor:
     return chosen
 
 
-def _turn(state: State, rest: Tensor | None) -> None:
+def _turn(state: State, step: Step, rest: Tensor | None) -> None:
     """Move clocks, steps and blocks on, and finish the sequences that are complete or have ended their text."""
     going = (~state.done).long()
     state.clock = state.clock + (going if rest is None else going * ~rest)
     index = state.index + going
     ended = index >= state.schedule.steps
     if state.decoder.adaptive:
-        last = state.canvas.prompt + (state.block + 1) * state.schedule.block_length
-        ended = ended | ~(state.canvas.masked & (state.canvas.position < last[:, None])).any(1)
+        ended = ended | ~(state.canvas.masked & (state.canvas.position < step.block[1][:, None])).any(1)
     state.index = torch.where(ended, 0, index)
     state.block = state.block + ended
     state.done = state.done | (state.block >= state.schedule.blocks)

@@ -101,14 +101,15 @@ def narrow(
     sequence = torch.repeat_interleave(torch.arange(batch, device=device), amount, output_size=total)
     first = F.pad(amount.cumsum(0), (1, 0))[:-1]
     order = torch.arange(total, device=device) - first[sequence]
-    shape, group, place = _grouping(picks, size, F.pad(sequence, (0, size - total)), device)
+    sequence, order = (F.pad(x, (0, size - total)) for x in (sequence, order))
+    shape, group, place = _grouping(picks, size, sequence, device)
     return Narrowing(
         forced=_carried(forced, at),
         frozen=_carried(frozen, at),
         source=source,
         absent=absent,
-        sequence=F.pad(sequence, (0, size - total)),
-        order=F.pad(order, (0, size - total)),
+        sequence=sequence,
+        order=order,
         real=torch.arange(size, device=device) < total,
         shape=shape,
         group=group,

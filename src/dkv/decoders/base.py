@@ -6,14 +6,22 @@ import torch
 from torch import Tensor
 
 from dkv.canvas import NEVER, Canvas, lowest
+from dkv.plan import Step
 from dkv.sampling import Read
 
-__all__ = ["most", "no_rank"]
+__all__ = ["ReadsBlock", "most"]
 
 
-def no_rank(canvas: Canvas) -> Tensor:
-    """The order of a decoder that cannot know it ahead."""
-    return torch.full_like(canvas.tokens, NEVER)
+class ReadsBlock:
+    """The part of a decoder that chooses among every masked position of the block, in no order known ahead."""
+
+    def rank(self, canvas: Canvas) -> Tensor:
+        """Not known before the forward."""
+        return torch.full_like(canvas.tokens, NEVER)
+
+    def wanted(self, step: Step) -> Tensor:
+        """Every masked position of the block."""
+        return step.open
 
 
 def most(read: Read, score: Tensor, count: Tensor) -> Tensor:

@@ -10,8 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dkv.canvas import Canvas
-from dkv.decoders.base import most, no_rank
+from dkv.decoders.base import ReadsBlock, most
 from dkv.plan import Step
 from dkv.sampling import Read
 
@@ -19,19 +18,11 @@ __all__ = ["Confidence"]
 
 
 @dataclass(frozen=True)
-class Confidence:
+class Confidence(ReadsBlock):
     """Fix the `quota` most confident positions of the block; ties go to the lowest position."""
 
     name: ClassVar[str] = "confidence"
     adaptive: ClassVar[bool] = False
-
-    def rank(self, canvas: Canvas) -> Tensor:
-        """Not known before the forward."""
-        return no_rank(canvas)
-
-    def wanted(self, step: Step) -> Tensor:
-        """Every masked position of the block."""
-        return step.open
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """The most confident of those read."""

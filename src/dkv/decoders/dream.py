@@ -12,8 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.canvas import Canvas
-from dkv.decoders.base import most, no_rank
+from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
 from dkv.plan import Step
 from dkv.sampling import Read, keyed_uniform, log_confidence, noise_key
@@ -39,26 +38,19 @@ def _time(index: Tensor, steps: Tensor, eps: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Scheduled:
+class _Scheduled(ReadsBlock):
     """Fix the positions with the highest score, as many as Dream's schedule says. alg_temp: temperature of a draw by
     score instead, 0 = the highest; eps: where time ends."""
 
+    name: ClassVar[str]
     adaptive: ClassVar[bool] = False
     alg_temp: float = 0.0
     eps: float = 1e-3
 
     def __post_init__(self) -> None:
-        _check_eps(type(self).__name__, self.eps)
+        _check_eps(self.name, self.eps)
         if not 0 <= self.alg_temp <= 1e6:
             raise SpecError(f"alg_temp={self.alg_temp!r} must be 0 (highest score first) or a positive number")
-
-    def rank(self, canvas: Canvas) -> Tensor:
-        """Not known before the forward."""
-        return no_rank(canvas)
-
-    def wanted(self, step: Step) -> Tensor:
-        """Every masked position of the block."""
-        return step.open
 
     def score(self, read: Read) -> Tensor:
         """[M] what ranks the positions read."""
@@ -109,7 +101,7 @@ class TopkMargin(_Scheduled):
 
 
 @dataclass(frozen=True)
-class Origin:
+class Origin(ReadsBlock):
     """Fix each masked position with the schedule's share as its probability: random order, drawn before the forward, so
     only what is fixed is read."""
 
@@ -119,10 +111,6 @@ class Origin:
 
     def __post_init__(self) -> None:
         _check_eps("origin", self.eps)
-
-    def rank(self, canvas: Canvas) -> Tensor:
-        """Not known before its step."""
-        return no_rank(canvas)
 
     def wanted(self, step: Step) -> Tensor:
         """The positions whose draw falls under the share."""

@@ -13,8 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.canvas import Canvas
-from dkv.decoders.base import most, no_rank
+from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
 from dkv.plan import Step
 from dkv.sampling import Read
@@ -22,25 +21,12 @@ from dkv.sampling import Read
 __all__ = ["Factor", "Threshold"]
 
 
-class _Parallel:
-    """Read every masked position of the block."""
-
-    adaptive: ClassVar[bool] = True
-
-    def rank(self, canvas: Canvas) -> Tensor:
-        """Not known before the forward."""
-        return no_rank(canvas)
-
-    def wanted(self, step: Step) -> Tensor:
-        """Every masked position of the block."""
-        return step.open
-
-
 @dataclass(frozen=True)
-class Threshold(_Parallel):
+class Threshold(ReadsBlock):
     """Fix every position whose confidence is above `tau`, and at least the schedule's share."""
 
     name: ClassVar[str] = "threshold"
+    adaptive: ClassVar[bool] = True
     tau: float = 0.9
 
     def __post_init__(self) -> None:
@@ -54,11 +40,12 @@ class Threshold(_Parallel):
 
 
 @dataclass(frozen=True)
-class Factor(_Parallel):
+class Factor(ReadsBlock):
     """Fix the n most confident positions for the largest n with (n + 1) * (1 - c_n) < `factor`, where c_n is the n-th
     highest confidence: the more at once, the surer each must be."""
 
     name: ClassVar[str] = "factor"
+    adaptive: ClassVar[bool] = True
     factor: float = 1.0
 
     def __post_init__(self) -> None:
