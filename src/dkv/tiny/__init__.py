@@ -22,4 +22,4 @@ TASKS: dict[str, Task] = {name: EVALUATED[name] for name in SHIPPED}
 def load_eval(task: str) -> list[Example]:
     """The frozen evaluation set of a task: 400 examples that training never draws."""
     with gzip.open(EVALUATION_DIR / f"{task}.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [Example(**json.loads(line)) for line in lines]
+        return [Example.from_json(json.loads(line)) for line in lines]

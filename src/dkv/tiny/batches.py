@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from dkv.tiny.curriculum import stage_at
+from dkv.tiny.curriculum import STAGES, Stage, stage_at
 from dkv.tiny.tasks import ALL
 from dkv.tiny.tokenizer import END, as_chat, special_id
 
@@ -46,13 +46,15 @@ def response_length(rng: random.Random, answer: int, gen_length: int) -> int:
     return answer + rng.randint(96, 224)
 
 
-def make_rows(tokenizer: Tokenizer, seed: int, chunk: int, progress: float, count: int) -> list[Row]:
+def make_rows(
+    tokenizer: Tokenizer, seed: int, chunk: int, progress: float, count: int, stages: tuple[Stage, ...] = STAGES
+) -> list[Row]:
     """`count` training examples as rows."""
     rng = random.Random(f"{seed} {chunk}")
-    stage = stage_at(progress)
+    stage = stage_at(progress, stages)
     names = rng.choices(list(stage.weights), list(stage.weights.values()), k=count)
     examples = [ALL[name].training(rng, rng.choices((0, 1, 2), stage.levels)[0]) for name in names]
-    prompts = tokenizer.encode_batch([as_chat(example.prompt) for example in examples], add_special_tokens=False)
+    prompts = tokenizer.encode_batch([as_chat(example.messages) for example in examples], add_special_tokens=False)
     answers = tokenizer.encode_batch([example.answer for example in examples], add_special_tokens=False)
     end = special_id(tokenizer, END)
     rows: list[Row] = []
@@ -64,12 +66,18 @@ def make_rows(tokenizer: Tokenizer, seed: int, chunk: int, progress: float, coun
 
 
 def make_chunk(
-    tokenizer: Tokenizer, seed: int, chunk: int, progress: float, tokens: int, count: int = 4096
+    tokenizer: Tokenizer,
+    seed: int,
+    chunk: int,
+    progress: float,
+    tokens: int,
+    count: int = 4096,
+    stages: tuple[Stage, ...] = STAGES,
 ) -> list[Batch]:
     """A chunk cut into shuffled batches of about `tokens` tokens; rows that fill no batch are dropped."""
     filling: dict[int, list[Row]] = {}
     batches = []
-    for row in make_rows(tokenizer, seed, chunk, progress, count):
+    for row in make_rows(tokenizer, seed, chunk, progress, count, stages):
         size = next(bucket for bucket in BUCKETS if len(row[0]) <= bucket)
         rows = filling.setdefault(size, [])
         rows.append(row)

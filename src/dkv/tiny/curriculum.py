@@ -31,11 +31,20 @@ STAGES: tuple[Stage, ...] = (
     Stage(1.00, {"code": 0.10, "convert": 0.10, "lookup": 0.08, "drill": 0.10, "lists": 0.02, "words": 0.60},
           (0.05, 0.15, 0.80)),
 )  # fmt: skip
+"""For a run from nothing."""
+
+CONTINUED: tuple[Stage, ...] = (
+    Stage(0.50, {"code": 0.05, "convert": 0.05, "lookup": 0.26, "drill": 0.04, "lists": 0.25, "words": 0.12,
+                 "dialogue": 0.10, "spanish": 0.13}, (0.30, 0.30, 0.40)),
+    Stage(1.00, {"code": 0.07, "convert": 0.07, "lookup": 0.22, "drill": 0.05, "lists": 0.24, "words": 0.17,
+                 "dialogue": 0.08, "spanish": 0.10}, (0.10, 0.20, 0.70)),
+)  # fmt: skip
+"""For a run that begins with a trained model."""
 
 
-def stage_at(progress: float) -> Stage:
+def stage_at(progress: float, stages: tuple[Stage, ...] = STAGES) -> Stage:
     """The stage of a progress between 0 and 1."""
-    return next((stage for stage in STAGES if progress < stage.end), STAGES[-1])
+    return next((stage for stage in stages if progress < stage.end), stages[-1])
 
 
 def learning_rate(progress: float, step: int, warmup: int = 100, flat: float = 0.5) -> float:

@@ -1,4 +1,5 @@
-"""The network that is trained: LLaDA's architecture with LLaDA's weight names, kept as small as training needs.
+"""The network that is trained: LLaDA's architecture with LLaDA's weight names, kept as small as training needs; with
+fewer key heads, biases and a shift it is Dream's, which `dkv.tiny.export` writes under Dream's names.
 
 Shapes: B rows, L positions, C width, H heads, D = C / H. Inference lives elsewhere (dkv.models) and reads only the
 exported files; this module knows nothing of caches or decoding.
@@ -19,7 +20,8 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of the network."""
+    """The sizes of the network. kv_heads: 0 = as many as heads; biased: biases on q, k and v; shift: 1 where row p
+    predicts token p + 1."""
 
     width: int = 256
     layers: int = 4
@@ -27,6 +29,19 @@ class Shape:
     hidden: int = 704
     vocabulary: int = 1536
     context: int = 2048
+    kv_heads: int = 0
+    biased: bool = False
+    shift: int = 0
+
+    @property
+    def keys(self) -> int:
+        """Key and value heads."""
+        return self.kv_heads or self.heads
+
+    @property
+    def head(self) -> int:
+        """Width of a head."""
+        return self.width // self.heads
 
 
 class Norm(nn.Module):
@@ -61,9 +76,12 @@ class Block(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        c, self.heads = shape.width, shape.heads
+        c, self.head = shape.width, shape.head
         self.attn_norm, self.ff_norm = Norm(c), Norm(c)
-        self.q_proj, self.k_proj, self.v_proj, self.attn_out = (nn.Linear(c, c, bias=False) for _ in range(4))
+        self.q_proj = nn.Linear(c, c, bias=shape.biased)
+        self.k_proj, self.v_proj = (nn.Linear(c, self.head * shape.keys, bias=shape.biased) for _ in range(2))
+        self.attn_out = nn.Linear(c, c, bias=False)
+        self.group = shape.heads // shape.keys
         self.ff_proj, self.up_proj = nn.Linear(c, shape.hidden, bias=False), nn.Linear(c, shape.hidden, bias=False)
         self.ff_out = nn.Linear(shape.hidden, c, bias=False)
 
@@ -71,10 +89,10 @@ class Block(nn.Module):
         """x [B, L, C], cos and sin [L, D], bias [B, 1, 1, L] with a large negative where there is padding."""
         b, length, c = x.shape
         h = self.attn_norm(x)
-        q, k, v = (
-            p(h).view(b, length, self.heads, -1).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        q, k, v = (p(h).view(b, length, -1, self.head).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if self.group > 1:
+            k, v = (t.repeat_interleave(self.group, 1) for t in (k, v))
         scores = (q * (q.shape[-1] ** -0.5)) @ k.transpose(-1, -2) + bias
         mixed = torch.softmax(scores.float(), dim=-1).to(v.dtype) @ v
         x = x + self.attn_out(mixed.transpose(1, 2).reshape(b, length, c))
@@ -112,7 +130,7 @@ class Network(nn.Module):
         super().__init__()
         self.shape = shape
         self.model = Inner(shape)
-        cos, sin = rope_tables(shape.context, shape.width // shape.heads)
+        cos, sin = rope_tables(shape.context, shape.head)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self.run_block: Callable[..., Tensor] = lambda block, *rest: block(*rest)
@@ -139,6 +157,10 @@ class Network(nn.Module):
         out: Tensor = parts.ln_f(x)
         return out
 
+    def rows(self, positions: Tensor) -> Tensor:
+        """The rows that predict the tokens at positions [...]."""
+        return (positions - self.shape.shift).clamp(min=0)
+
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., C]."""
         logits: Tensor = self.model.transformer.ff_out(hidden)
@@ -154,6 +176,9 @@ def initialise(network: Network, mask: int, seed: int) -> None:
         for weight in network.parameters():
             if weight.ndim == 2:
                 weight.normal_(0, weight.shape[1] ** -0.5, generator=generator)
+        for name, weight in network.named_parameters():
+            if name.endswith(".bias"):
+                weight.zero_()
         for name, weight in parts.blocks.named_parameters():
             if name.endswith(("attn_out.weight", "ff_out.weight")):
                 weight.zero_()

@@ -28,7 +28,8 @@ def decode(network: Network, prompts: list[list[int]], gen_length: int, steps: i
     for step in range(steps):
         tokens.scatter_(1, at, response)
         hidden = network(tokens, starts + gen_length, fast=False)
-        logits = network.head(hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[-1]))).float()
+        read = network.rows(at)[..., None].expand(-1, -1, hidden.shape[-1])
+        logits = network.head(hidden.gather(1, read)).float()
         logits[..., mask] = -torch.inf
         sure, best = logits.log_softmax(-1).max(-1)
         sure = sure.masked_fill(response != mask, -torch.inf)
@@ -43,7 +44,7 @@ def accuracy(
 ) -> float:
     """The share of examples answered, committing `speed` tokens a step, `rows` examples of like length at a time."""
     mask, end = special_id(tokenizer, MASK), special_id(tokenizer, END)
-    pairs = [(tokenizer.encode(as_chat(e.prompt), add_special_tokens=False).ids, e) for e in examples]
+    pairs = [(tokenizer.encode(as_chat(e.messages), add_special_tokens=False).ids, e) for e in examples]
     pairs.sort(key=lambda pair: len(pair[0]))
     right = 0
     while pairs:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -29,9 +31,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def as_chat(prompt: str) -> str:
-    """The prompt through the chat template, up to where the response begins."""
-    return f"{START}{HEADER}user{END_HEADER}\n\n{prompt}{TURN}{HEADER}assistant{END_HEADER}\n\n"
+def as_chat(messages: Sequence[tuple[str, str]]) -> str:
+    """The (role, text) messages through the chat template, up to where the response begins."""
+    said = "".join(f"{HEADER}{role}{END_HEADER}\n\n{text}{TURN}" for role, text in messages)
+    return f"{START}{said}{HEADER}assistant{END_HEADER}\n\n"
 
 
 def corpus(seed: int, count: int) -> Iterator[str]:
@@ -61,6 +64,49 @@ def build(seed: int = 0, count: int = 3000) -> Tokenizer:
     tokenizer.train_from_iterator(corpus(seed, count), trainer)
     tokenizer.add_special_tokens(list(SPECIAL))
     return tokenizer
+
+
+def extend(old: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
+    """`old` with merges added until it has `size` tokens, learned as BPE learns them from what `old` makes of `texts`.
+
+    The new merges rank behind all old ones, so texts that the old merges already join are spelt as before.
+    """
+    state = json.loads(old.to_str())
+    names = [token["content"] for token in state["added_tokens"]]
+    bare = old.get_vocab_size() - len(names)
+    words = Counter(piece for text in texts for piece in _pieces(old, text))
+    spelt = {word: list(old.encode(word, add_special_tokens=False).tokens) for word in words}
+    vocabulary = {token: i for token, i in state["model"]["vocab"].items() if i < bare}
+    while len(vocabulary) < size - len(names):
+        counts: Counter[tuple[str, str]] = Counter()
+        for word, count in words.items():
+            for pair in pairwise(spelt[word]):
+                counts[pair] += count
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        spelt = {word: _joined(tokens, best) for word, tokens in spelt.items()}
+        vocabulary.setdefault("".join(best), len(vocabulary))
+        state["model"]["merges"].append(list(best))
+    state["model"]["vocab"], state["added_tokens"] = vocabulary, []
+    grown = Tokenizer.from_str(json.dumps(state))
+    grown.add_special_tokens(names)
+    return grown
+
+
+def _pieces(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The parts of a text that are never joined."""
+    split = tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    return [text[start:end] for _, (start, end) in split]
+
+
+def _joined(tokens: list[str], pair: tuple[str, str]) -> list[str]:
+    """Tokens with each occurrence of the pair as one."""
+    out: list[str] = []
+    for token in tokens:
+        if out and (out[-1], token) == pair:
+            out[-1] += token
+        else:
+            out.append(token)
+    return out
 
 
 def load(folder: Path) -> Tokenizer:

@@ -24,13 +24,16 @@ from tokenizers import Tokenizer
 
 from dkv.tiny import MODEL_DIR
 from dkv.tiny.batches import Batch, draw_masks, make_chunk
-from dkv.tiny.curriculum import learning_rate
+from dkv.tiny.curriculum import CONTINUED, STAGES, Stage, learning_rate
 from dkv.tiny.export import export
+from dkv.tiny.graft import graft
 from dkv.tiny.network import Network, Shape, initialise
 from dkv.tiny.optimisers import Adam, Muon
 from dkv.tiny.sampler import accuracy, quick_set
 from dkv.tiny.tasks import EVALUATED
 from dkv.tiny.tokenizer import MASK, load, special_id
+
+SIZES = ("width", "layers", "heads", "hidden", "kv_heads", "shift")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Settings:
     compiled: bool = True
     bf16: bool = True
     device: str = "cpu"
+    start: Path | None = None  # a model directory whose weights the run begins with
     workers: int = 0  # processes that make data ahead, for a GPU; 0 = made in place, which on a CPU costs 1.5%
     save_seconds: float = 240.0
     evaluate_tokens: float = 4e6
@@ -82,6 +86,8 @@ class Trainer:
         self.mask = special_id(tokenizer, MASK)
         self.network = Network(settings.shape)
         initialise(self.network, self.mask, settings.seed)
+        if settings.start is not None:
+            graft(self.network, tokenizer, settings.start)
         self.network.to(settings.device)
         named = dict(self.network.named_parameters())
         hidden = {name: p for name, p in named.items() if p.ndim == 2 and ".blocks." in name}
@@ -130,9 +136,9 @@ class Trainer:
         tokens, hidden = batch.tokens.to(settings.device), hidden.to(settings.device)
         with self.autocast():
             states = self.network(tokens.masked_fill(hidden, self.mask), batch.stop.to(settings.device))
-            logits = self.network.head(states[hidden])
+            rows, positions = hidden.nonzero(as_tuple=True)
+            logits = self.network.head(states[rows, self.network.rows(positions)])
         error = torch.nn.functional.cross_entropy(logits.float(), tokens[hidden], reduction="none")
-        rows = hidden.nonzero()[:, 0]
         loss = (error * weight.to(settings.device)[rows]).sum() / (batch.stop - batch.start).sum()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -163,8 +169,10 @@ def chunks(trainer: Trainer) -> Iterator[list[Batch]]:
     """
     settings, clock = trainer.settings, trainer.clock
 
-    def arguments(number: int, progress: float) -> tuple[Tokenizer, int, int, float, int, int]:
-        return trainer.tokenizer, settings.seed, number, progress, settings.batch, settings.chunk
+    stages = STAGES if settings.start is None else CONTINUED
+
+    def arguments(number: int, progress: float) -> tuple[Tokenizer, int, int, float, int, int, tuple[Stage, ...]]:
+        return trainer.tokenizer, settings.seed, number, progress, settings.batch, settings.chunk, stages
 
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ProcessPoolExecutor(settings.workers)) if settings.workers else None
@@ -239,19 +247,21 @@ def main() -> None:
     """Command line of the recipe."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="directory of checkpoint and log")
+    parser.add_argument("--start", type=Path, default=None, help="model directory to begin with; default: from nothing")
     parser.add_argument("--export", type=Path, default=None, help="write the model here at the end")
     for name in ("tokens", "minutes", "muon-rate", "adam-rate", "flat", "save-seconds", "evaluate-tokens"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Settings, name.replace("-", "_")))
     for name in ("batch", "seed", "chunk", "workers", "evaluate-count"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Settings, name.replace("-", "_")))
-    for name in ("width", "layers", "heads", "hidden"):
-        parser.add_argument(f"--{name}", type=int, default=getattr(Shape, name))
+    for name in SIZES:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Shape, name))
+    parser.add_argument("--biased", action="store_true", help="biases on q, k and v, as Dream has them")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tokenizer", type=Path, default=MODEL_DIR)
     given = vars(parser.parse_args())
     tokenizer, target = load(given.pop("tokenizer")), given.pop("export")
-    sizes = {name: int(given.pop(name)) for name in ("width", "layers", "heads", "hidden")}
-    shape = Shape(**sizes, vocabulary=tokenizer.get_vocab_size())
+    sizes = {name: int(given.pop(name)) for name in SIZES}
+    shape = Shape(**sizes, biased=given.pop("biased"), vocabulary=tokenizer.get_vocab_size())
     trainer = run(Settings(**given, shape=shape), tokenizer)
     if target is not None:
         export(trainer.network, tokenizer, target)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dkv.tiny.tasks import code, convert, drill, lists, lookup, words
+from dkv.tiny.tasks import code, convert, dialogue, drill, lists, lookup, spanish, words
 from dkv.tiny.tasks.base import Example, Task, is_held_out
 
 __all__ = ["ALL", "EVALUATED", "Example", "Task", "is_held_out"]
 
-EVALUATED: dict[str, Task] = {t.name: t for t in (words.TASK, lists.TASK, code.TASK, convert.TASK, lookup.TASK)}
+EVALUATED: dict[str, Task] = {
+    t.name: t for t in (words.TASK, lists.TASK, code.TASK, convert.TASK, lookup.TASK, dialogue.TASK, spanish.TASK)
+}
 ALL: dict[str, Task] = EVALUATED | {drill.TASK.name: drill.TASK}

@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 EVALUATION_SHARE = 50  # one key in fifty belongs to the evaluation side
 
@@ -19,7 +20,7 @@ class Example:
 
     `key` is the essential content (operands, items, constants), stripped of names and wording where these do not
     matter: its hash alone decides on which side of the split an example lies, so two wordings of one problem never
-    lie on both sides. `tests` holds Python assertions for tasks that are checked by running the answer.
+    lie on both sides. `history` holds the (role, text) turns before the prompt; `tests` holds Python assertions for tasks that are checked by running the answer.
     """
 
     task: str
@@ -28,10 +29,21 @@ class Example:
     gen_length: int
     key: str
     tests: str = ""
+    history: tuple[tuple[str, str], ...] = ()
 
-    def as_json(self) -> dict[str, str | int]:
-        """The example as a plain mapping, for a JSONL line."""
-        return asdict(self)
+    @property
+    def messages(self) -> tuple[tuple[str, str], ...]:
+        """The whole conversation that is to be answered, as (role, text)."""
+        return (*self.history, ("user", self.prompt))
+
+    def as_json(self) -> dict[str, Any]:
+        """The example as a plain mapping, for a JSONL line; a history only where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "history" or value}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Example:
+        """Back from a JSONL line. Raises TypeError for other fields."""
+        return cls(**(fields | {"history": tuple((role, text) for role, text in fields.get("history", ()))}))
 
 
 @dataclass(frozen=True)
