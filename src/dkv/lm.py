@@ -34,8 +34,8 @@ Prompt = str | Sequence[int] | Conversation
 
 
 def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False) -> DiffusionLM:
-    """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
-    "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
+    """Load an embedded model ("tiny", "tiny-small", "tiny-dream"), a directory with a published checkpoint, or a hub id
+    like "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
@@ -51,11 +51,11 @@ def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", audit:
 
 def find_model(model: str | Path) -> Path:
     """The directory of what `load` takes as `model`, fetched if need be. Raises CheckpointError and HubError."""
-    if str(model) != "tiny":
+    if not str(model).startswith("tiny"):
         return find_directory(model)
-    from dkv.tiny import MODEL_DIR  # the other models need not import it
+    from dkv.tiny import MODELS  # the other models need not import it
 
-    return MODEL_DIR
+    return MODELS.get(str(model)) or find_directory(model)
 
 
 class DiffusionLM:

@@ -1,4 +1,4 @@
-"""The embedded model: where its files lie, the tasks it ships with and their frozen evaluation sets.
+"""The embedded models: where their files lie, the tasks it ships with and their frozen evaluation sets.
 
 Light to import: no torch, no tokenizer. The recipe is `python -m dkv.tiny.train`.
 """
@@ -11,9 +11,14 @@ from pathlib import Path
 
 from dkv.tiny.tasks import EVALUATED, Example, Task
 
-__all__ = ["EVALUATION_DIR", "MODEL_DIR", "TASKS", "Example", "Task", "load_eval"]
+__all__ = ["EVALUATION_DIR", "MODELS", "MODEL_DIR", "TASKS", "Example", "Task", "load_eval"]
 
 MODEL_DIR: Path = Path(__file__).parent / "model"
+MODELS: dict[str, Path] = {
+    "tiny": MODEL_DIR,
+    "tiny-small": Path(__file__).parent / "small",
+    "tiny-dream": Path(__file__).parent / "dream",
+}
 EVALUATION_DIR: Path = Path(__file__).parent / "evaluation"
 SHIPPED = ("code", "convert", "words")  # the tasks that the shipped weights answer at 60% or more
 TASKS: dict[str, Task] = {name: EVALUATED[name] for name in SHIPPED}

@@ -41,12 +41,9 @@ def regrow(table: Tensor, old: Tokenizer, new: Tokenizer) -> Tensor:
 
 def _spelling(old: Tokenizer, new: Tokenizer, token: int) -> list[int]:
     """Ids of `old` that spell `token` of `new`."""
-    name = new.id_to_token(token)
+    name = new.id_to_token(token) or ""
     known = old.token_to_id(name)
-    if known is not None:
-        return [known]
-    model = old.model
-    return [piece.id for piece in model.tokenize(name)]
+    return [piece.id for piece in old.model.tokenize(name)] if known is None else [known]
 
 
 def _source(name: str, layers: int, old_layers: int) -> str:
@@ -58,4 +55,4 @@ def _shared(found: Tensor, wanted: Tensor, head: int) -> Tensor:
     """Key or value weights [H * D, C] as the means of the heads that share one; others as they are."""
     if found.shape == wanted.shape:
         return found
-    return found.unflatten(0, (len(wanted) // head, -1, head)).mean(1).flatten(0, 1)
+    return found.view(len(wanted) // head, -1, head, found.shape[1]).mean(1).flatten(0, 1)

@@ -20,7 +20,8 @@ class Example:
 
     `key` is the essential content (operands, items, constants), stripped of names and wording where these do not
     matter: its hash alone decides on which side of the split an example lies, so two wordings of one problem never
-    lie on both sides. `history` holds the (role, text) turns before the prompt; `tests` holds Python assertions for tasks that are checked by running the answer.
+    lie on both sides. `tests` holds Python assertions for tasks that are checked by running the answer, `history` the
+    (role, text) turns before the prompt.
     """
 
     task: str

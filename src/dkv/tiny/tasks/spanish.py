@@ -58,9 +58,9 @@ VERBS = (
     (("sells", "sell"), ("vende", "venden")),
 )
 ADJECTIVES = {  # masculine and feminine, singular; the plural adds an s, or es after a consonant
-    "red": ("rojo", "roja"), "white": ("blanco", "blanca"), "black": ("negro", "negra"), "small": ("pequeño", "pequeña"),
-    "new": ("nuevo", "nueva"), "old": ("viejo", "vieja"), "blue": ("azul", "azul"), "green": ("verde", "verde"),
-    "tall": ("alto", "alta"), "happy": ("feliz", "feliz"),
+    "red": ("rojo", "roja"), "white": ("blanco", "blanca"), "black": ("negro", "negra"),
+    "small": ("pequeño", "pequeña"), "new": ("nuevo", "nueva"), "old": ("viejo", "vieja"), "blue": ("azul", "azul"),
+    "green": ("verde", "verde"), "tall": ("alto", "alta"), "happy": ("feliz", "feliz"),
 }  # fmt: skip
 NUMBERS = {"two": "dos", "three": "tres", "four": "cuatro", "five": "cinco", "six": "seis"}
 PLACES = {
