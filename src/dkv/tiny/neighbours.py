@@ -48,11 +48,16 @@ def nearest(questions: list[str], known: list[str]) -> list[int]:
     return [int(i) for i in found]
 
 
+def asked(example: Example) -> str:
+    """All that is said before the answer."""
+    return "\n".join(text for _, text in example.messages)
+
+
 def score(task: Task, examples: list[Example], count: int = TRAINING, seed: int = 7) -> float:
     """The share of `examples` that the nearest of `count` training examples answers."""
     rng = random.Random(seed)
     known = [task.training(rng) for _ in range(count)]
-    picks = nearest([example.prompt for example in examples], [example.prompt for example in known])
+    picks = nearest([asked(example) for example in examples], [asked(example) for example in known])
     right = [task.check(example, known[i].answer) for example, i in zip(examples, picks, strict=True)]
     return sum(right) / len(right)
 
