@@ -1,0 +1,34 @@
+"""Published factors beside counted ones."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from dkv.study.base import Effort, Record
+from dkv.study.flops import Flops
+from dkv.study.kit import Kit
+
+
+def test_the_counted_factors_of_gsm8k() -> None:
+    study = Flops()
+    (cell, *_) = study.cells(Effort(quick=True))
+    (record,) = study.measure(Kit(), [cell])
+    assert record.result["vanilla"] / record.result["cache"] == pytest.approx(8.87, abs=0.01)
+    assert record.result["none"] / record.result["cache"] == pytest.approx(8.35, abs=0.01)
+    verdict = study.verdict([record])
+    assert verdict.held
+    assert "published 5.8x, here 8.87x (8.35x of our own no cache)" in verdict.sentence
+
+
+@pytest.mark.parametrize(("cost", "held"), [(10, True), (14, False)])
+def test_a_factor_that_is_missed_by_more_than_a_tenth(cost: int, held: bool) -> None:
+    cell = {"task": "gpqa", "prompt": 8, "gen_length": 4, "cache": "none", "published": 8.0}
+    record = Record(cell, {"vanilla": 80, "none": 70, "cache": cost})
+    assert Flops().verdict([record]).held is held
+    assert len(Flops().figure([record]).axes) == 1
+
+
+def test_more_is_counted_in_full() -> None:
+    assert len(Flops().cells(Effort())) > len(Flops().cells(Effort(quick=True))) == 2
