@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from dkv.eval.session import FEW, Wanted
+from dkv.tiny import TASKS
 from dkv.tiny.tasks.sandbox import can_cut_network
 from tests.cli.conftest import Cli, one_error
 
@@ -63,12 +65,21 @@ def test_tables(cli: Cli, common: list[str]) -> None:
     assert printed.count("\n") == 4
 
 
-def test_embedded_tasks_are_the_default_and_quick_is_short(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_few_of_each_embedded_task_are_the_default(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     options = ["--model", str(checkpoint), "--cache", "none", "--gen-length", "2", "--out", str(tmp_path / "out")]
-    found = results(cli("eval", *options, "--quick", "--json").stdout)
-    assert [(r["task"], r["count"]) for r in found] == [("code", 40), ("convert", 40), ("words", 40)]
-    found = results(cli("eval", *options, "--quick", "--count", "3", "--tasks", "words,words", "--json").stdout)
+    found = results(cli("eval", *options, "--json").stdout)
+    assert [(r["task"], r["count"]) for r in found] == [(task, FEW) for task in TASKS]
+    found = results(cli("eval", *options, "--count", "3", "--tasks", "words,words", "--json").stdout)
     assert [(r["task"], r["count"]) for r in found] == [("words", 3)]
+
+
+def test_full_and_count_exclude_each_other(cli: Cli) -> None:
+    assert "count=3 and full exclude each other" in one_error(cli("eval", "--full", "--count", "3"))
+
+
+def test_full_takes_all_of_an_embedded_task() -> None:
+    (suite,) = Wanted(tasks="words", full=True).suites()
+    assert len(suite.problems) == 400
 
 
 def test_finished_answers_are_not_asked_again(cli: Cli, common: list[str], tmp_path: Path) -> None:

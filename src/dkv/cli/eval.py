@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-_QUICK = 40
-"""Examples of each task with --quick."""
-
 _Tasks = Annotated[
     str | None,
-    typer.Option(
-        "--tasks", metavar="NAMES", help="Separated by commas. Default: code, convert, words and files given."
-    ),
+    typer.Option("--tasks", metavar="NAMES", help="Separated by commas. Default: the embedded ones, and files given."),
 ]
 _Gsm8k = Annotated[Path | None, typer.Option("--gsm8k", metavar="PATH", help="A local file for the task gsm8k.")]
 _HumanEval = Annotated[
@@ -48,9 +43,12 @@ _GenLength = Annotated[
 ]
 _Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Of all random choices.")]
 _Count = Annotated[
-    int | None, typer.Option("--count", parser=options.whole, metavar="N", help="Examples of each task. Default: all.")
+    int | None,
+    typer.Option(
+        "--count", parser=options.whole, metavar="N", help="Examples of each task. Default: all; embedded ones 24."
+    ),
 ]
-_Quick = Annotated[bool, typer.Option("--quick", help=f"The first {_QUICK} examples of each task.")]
+_Full = Annotated[bool, typer.Option("--full", help="All 400 examples of each embedded task.")]
 _BatchSize = Annotated[
     int, typer.Option("--batch-size", parser=options.whole, metavar="N", help="Prompts that share a batch.")
 ]
@@ -82,7 +80,7 @@ def evaluate(
     cfg_scale: options.CfgScale = 0.0,
     seed: _Seed = 0,
     count: _Count = None,
-    quick: _Quick = False,
+    full: _Full = False,
     batch_size: _BatchSize = 40,
     out: _Out = Path("dkv-eval.jsonl"),
     gsm8k: _Gsm8k = None,
@@ -106,7 +104,7 @@ def evaluate(
     wanted = Wanted(
         tasks=tasks, model=model, caches=tuple(cache or CACHES), decoder=decoder, gen_length=gen_length,
         block_length=block_length, steps=steps, cfg_scale=cfg_scale, seed=seed,
-        count=_QUICK if quick and count is None else count, batch_size=batch_size, out=out, gsm8k=gsm8k,
+        count=count, full=full, batch_size=batch_size, out=out, gsm8k=gsm8k,
         humaneval=humaneval, execute_code=execute_code, num_fewshot=num_fewshot, mc_samples=mc_samples,
         include_path=include_path, unconfined_code=unconfined_code, chat=chat, device=device, dtype=dtype,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from dkv.eval.suite import EMBEDDED, Suite, embedded
 from dkv.lm import DiffusionLM, load
 from dkv.version import installed_version
 
-__all__ = ["CACHES", "Session", "Wanted"]
+__all__ = ["CACHES", "FEW", "Session", "Wanted"]
 
 CACHES = (
     "none", "dkv-decode", "dkv-greedy", "dkv-prefill", "dkv-pd", "dllm-cache", "fast-prefix", "fast-dual",
@@ -31,9 +31,14 @@ CACHES = (
 """What is measured unless caches are given."""
 
 
+FEW = 24
+"""Examples of an embedded task unless `count` or `full` is given: minutes instead of hours."""
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """The arguments of `dkv eval`. Raises SettingError, SpecError: all that can be refused before a model is loaded."""
+    """The arguments of `dkv eval`. count: examples of each task (None: FEW of an embedded task, all of others); full:
+    all of the embedded tasks too. Raises SettingError, SpecError: all that can be refused before a model is loaded."""
 
     tasks: str | None = None
     model: str = "tiny"
@@ -45,6 +50,7 @@ class Wanted:
     cfg_scale: float = 0.0
     seed: int = 0
     count: int | None = None
+    full: bool = False
     batch_size: int = 40
     out: Path | None = None
     gsm8k: Path | None = None
@@ -67,6 +73,8 @@ class Wanted:
             make_cache(cache)
         if self.decoder is not None:
             make_decoder(self.decoder)
+        if self.full and self.count is not None:
+            raise SettingError(f"count={self.count} and full exclude each other; give one of them")
         if self.tasks is not None and not self.names:
             raise SettingError(f"tasks={self.tasks!r} names none; known: {', '.join(EMBEDDED)}, and those of lm-eval")
 
@@ -83,7 +91,7 @@ class Wanted:
         made = []
         for name in self.names:
             if name in EMBEDDED:
-                made.append(embedded(name, self.count))
+                made.append(embedded(name, None if self.full else self.count or FEW))
             elif name == "gsm8k" and self.gsm8k is not None:
                 made.append(gsm8k(self.gsm8k, self.count))
             elif name == "humaneval" and self.humaneval is not None:
