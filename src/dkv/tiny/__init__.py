@@ -20,8 +20,8 @@ MODELS: dict[str, Path] = {
     "tiny-dream": Path(__file__).parent / "dream",
 }
 EVALUATION_DIR: Path = Path(__file__).parent / "evaluation"
-SHIPPED = ("code", "convert", "words")  # the tasks that the shipped weights answer at 60% or more
-TASKS: dict[str, Task] = {name: EVALUATED[name] for name in SHIPPED}
+TASKS: dict[str, Task] = dict(sorted(EVALUATED.items()))
+"""The tasks that the models were trained for, by name."""
 
 
 def load_eval(task: str) -> list[Example]:

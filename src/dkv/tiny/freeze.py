@@ -1,10 +1,12 @@
-"""Draws the evaluation sets and freezes them: `python -m dkv.tiny.freeze`. Run once; the files ship in the package."""
+"""Draws the evaluation sets and freezes them: `python -m dkv.tiny.freeze [TASK ...]`. Run once a task; the files ship."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import random
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dkv.tiny import EVALUATION_DIR, MODEL_DIR
@@ -26,13 +28,14 @@ def draw(task: Task, seed: int = 2026, count: int = COUNT) -> list[Example]:
     return list(found.values())
 
 
-def freeze(folder: Path) -> None:
-    """One gzipped JSONL a task, without a time stamp, so that the same draw gives the same bytes."""
+def freeze(folder: Path, names: Sequence[str] = ()) -> None:
+    """One gzipped JSONL for each task (default: all), without a time stamp, so that the same draw gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    for task in EVALUATED.values():
+    for name in names or EVALUATED:
+        task = EVALUATED[name]
         lines = "".join(json.dumps(example.as_json()) + "\n" for example in draw(task))
         (folder / f"{task.name}.jsonl.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))
 
 
 if __name__ == "__main__":
-    freeze(EVALUATION_DIR)
+    freeze(EVALUATION_DIR, sys.argv[1:])
