@@ -18,6 +18,7 @@ table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabula
 th, td { padding: 3px 9px; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { border-bottom: 2px solid #888; vertical-align: bottom; }
 pre { background: #f5f5f5; padding: .7rem; overflow-x: auto; font-size: 12px; }
+.wrapped td { white-space: normal; text-align: left; vertical-align: top; }
 dt { font-weight: 600; } dd { margin: 0 0 .3rem 1rem; }
 """
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dkv.study.kit import Kit
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from dkv.study.kit import Kit
 
 __all__ = ["Cell", "Effort", "Record", "Study", "Verdict"]
 
@@ -24,11 +24,13 @@ Cell = dict[str, Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. quick: fewer settings, shorter lengths; count: examples of each task under each setting."""
+    """How much is measured. quick: fewer settings, shorter lengths; count: examples of each task under each setting;
+    model: the one studied, for studies of several."""
 
     quick: bool = False
     count: int = 200
     seed: int = 0
+    model: str = "tiny"
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,14 @@ class Study(Protocol):
         ...
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
-        """Measure some of the cells, each yielded as soon as it is there. Raises what loading and generating raise."""
+        """Measure some of the cells, in any order, each yielded as soon as it is there. Raises what loading and
+        generating raise."""
         ...
 
     def figure(self, records: Sequence[Record]) -> Figure:
-        """The plot of all that was measured."""
+        """The plot of all cells of an effort, in their order; there is at least one."""
         ...
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
-        """What follows for the claim."""
+        """What follows for the claim from all cells of an effort, in their order."""
         ...
