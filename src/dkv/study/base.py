@@ -51,10 +51,17 @@ class Verdict:
 
 
 class Study(Protocol):
-    """One experiment of the field. name: as the command spells it; claim: what is claimed, and where."""
+    """One experiment of the field."""
 
-    name: str
-    claim: str
+    @property
+    def name(self) -> str:
+        """As the command spells it."""
+        ...
+
+    @property
+    def claim(self) -> str:
+        """What is claimed, and where."""
+        ...
 
     def cells(self, effort: Effort) -> Sequence[Cell]:
         """What there is to measure."""

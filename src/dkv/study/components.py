@@ -43,8 +43,8 @@ class Components(Accuracy):
     """The delay, the refresh (8 against never) and the compact subset (dkv-greedy, which is always delayed), crossed.
 
     Rule, on pairs: held if the delay gains and the refresh gains (intervals above 0), the compact subset loses at most
-    2 points to dkv-decode (lower bound at least -2), and caching and the compact subset each compute fewer rows. Not, if
-    one of these is refuted.
+    2 points to dkv-decode (lower bound at least -2), and caching and the compact subset each compute fewer rows. Not,
+    if one of these is refuted.
     """
 
     name: ClassVar[str] = "components"
@@ -63,7 +63,12 @@ class Components(Accuracy):
 
         pools = [pool(records, policy) for policy in _SHOWN.values()]
         panels = [
-            Panel("right answers (%), 95% interval", {"": [percent(p.share) for p in pools]}),
+            Panel(
+                f"right answers (%), n={len(pools[0].right)}, 95% interval",
+                {"": [percent(p.share) for p in pools]},
+                0,
+                105,
+            ),
             Panel("rows computed (% of no cache)", {"": [Point(100 * p.rows_share) for p in pools]}, 0, 105),
             Panel("processor time (s an answer)", {"": [Point(p.cpu_seconds / len(p.right)) for p in pools]}, 0),
         ]

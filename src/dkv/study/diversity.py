@@ -103,10 +103,10 @@ class Diversity:
             Panel("distinct-2 (mean of prompts)", means("distinct_2")),
             Panel("different texts (share of 8)", means("different")),
             Panel(
-                "prompts, samples (%), 95% interval",
+                f"prompts (n={len(records[0].result['passed'])}), samples (%)",
                 {
                     "pass@8": [percent(Share(sum(r.result["passed"]), len(r.result["passed"]))) for r in records],
-                    "right samples (no interval)": [Point(100 * statistics.fmean(r.result["right"])) for r in records],
+                    "right samples": [Point(100 * statistics.fmean(r.result["right"])) for r in records],
                 },
             ),
         ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -15,7 +16,7 @@ from dkv.study.accuracy import Pool
 
 __all__ = ["Panel", "Point", "accuracy_and_rows", "draw", "percent"]
 
-_SPREAD = 0.5
+_SPREAD = 0.36
 """Of the distance between two categories: what the series side by side take up."""
 
 
@@ -48,9 +49,13 @@ def accuracy_and_rows(
     title: str, axis: str, categories: Sequence[str], series: Mapping[str, Sequence[Pool | None]], joined: bool = True
 ) -> Figure:
     """Accuracy beside the rows computed, over the categories."""
+    counts = {len(p.right) for pools in series.values() for p in pools if p is not None}
+    known = (
+        f"right answers (%), n={counts.pop()}, 95% interval" if len(counts) == 1 else "right answers (%), 95% interval"
+    )
     right = {name: [None if p is None else percent(p.share) for p in pools] for name, pools in series.items()}
     rows = {name: [None if p is None else Point(100 * p.rows_share) for p in pools] for name, pools in series.items()}
-    panels = [Panel("right answers (%), 95% interval", right), Panel("rows computed (% of no cache)", rows, 0, 105)]
+    panels = [Panel(known, right, 0, 105), Panel("rows computed (% of no cache)", rows, 0, 105)]
     return draw(title, axis, categories, panels, joined)
 
 
@@ -62,13 +67,25 @@ def draw(title: str, axis: str, categories: Sequence[str], panels: Sequence[Pane
     figure = Figure(figsize=(PANEL[0] * 1.15 * columns, PANEL[1] * lines + 0.8), layout="constrained")
     figure.suptitle(title, fontsize=11)
     looks = look_for(names)
-    for place, panel in zip(figure.subplots(lines, columns, squeeze=False).flatten(), panels, strict=True):
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    for unused in axes[len(panels) :]:
+        unused.remove()
+    for place, panel in zip(axes, panels, strict=False):
         _panel(place, panel, looks, categories, joined)
         place.set_xlabel(axis, fontsize=9)
-    if len(names) > 1:
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(names), 3), fontsize=9, frameon=False)
+    known = {label: handle for place in figure.axes for handle, label in zip(*_named(place), strict=True)}
+    if len(known) > 1:
+        figure.legend(
+            list(known.values()), list(known), loc="outside lower center", ncols=min(len(known), 3), fontsize=9,
+            frameon=False,
+        )  # fmt: skip
     return figure
+
+
+def _named(axis: Axes) -> tuple[list[Artist], list[str]]:
+    """The series of a panel that have a name."""
+    handles, labels = axis.get_legend_handles_labels()
+    return handles, labels
 
 
 def _panel(axis: Axes, panel: Panel, looks: Looks, categories: Sequence[str], joined: bool) -> None:

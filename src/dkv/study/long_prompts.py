@@ -43,8 +43,8 @@ def between(kit: Kit, suite: Suite, low: int, high: int, count: int) -> Suite:
 
 
 class LongPrompts:
-    """The task `lookup`: facts in shuffled order, two look-ups, prompts of up to about 1,500 tokens. A cell is a policy
-    on the prompts of some lengths, at most half as many as the effort counts.
+    """task: an embedded one, by default `lookup`: facts in shuffled order, two look-ups, prompts of up to about 1,500
+    tokens. A cell is a policy on the prompts of some lengths, at most half as many as the effort counts.
 
     Rule, on pairs, all prompts of 200 tokens and more together: held if dkv-prefill and dllm-cache lose at most 5
     points to no cache (lower bounds); not if an upper bound says that one loses more.
@@ -52,25 +52,28 @@ class LongPrompts:
 
     name: ClassVar[str] = "long-prompts"
     claim: ClassVar[str] = (
-        "The prompt can be kept while the response is made, however long it is (arXiv 2505.15781, table 2, Dream-Base-7B "
-        "on GSM8K with 8 examples: 76.88 to 75.66 with Prefill, 3.55 times faster; dLLM-Cache, arXiv 2506.06295: "
-        "HotpotQA F1 34.56 to 36.10)."
+        "The prompt can be kept while the response is made, however long it is (arXiv 2505.15781, table 2, "
+        "Dream-Base-7B on GSM8K with 8 examples: 76.88 to 75.66 with Prefill, 3.55 times faster; dLLM-Cache, arXiv "
+        "2506.06295: HotpotQA F1 34.56 to 36.10)."
     )
+
+    def __init__(self, task: str = TASK) -> None:
+        self._task = task
 
     def cells(self, effort: Effort) -> Sequence[Cell]:
         """Five policies on three ranges of lengths; quick: three policies, and at most six prompts of each range. None
         where the package lacks the task."""
-        if TASK not in EMBEDDED:
+        if self._task not in EMBEDDED:
             return []
         policies = (NONE, _PREFILL, _ADAPTIVE) if effort.quick else _POLICIES
         count = min(6, effort.count) if effort.quick else max(1, effort.count // 2)
-        return [{"task": TASK, "tokens": list(b), "count": count, **p.fields} for b in _BINS for p in policies]
+        return [{"task": self._task, "tokens": list(b), "count": count, **p.fields} for b in _BINS for p in policies]
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Range by range; of a range without prompts the lists are empty."""
         for low, high in dict.fromkeys(tuple(cell["tokens"]) for cell in cells):
             mine = [cell for cell in cells if cell["tokens"] == [low, high]]
-            suite = between(kit, embedded(TASK), low, high, mine[0]["count"])
+            suite = between(kit, embedded(self._task), low, high, mine[0]["count"])
             yield from gathered(kit, suite, mine)
 
     def figure(self, records: Sequence[Record]) -> Figure:
@@ -87,7 +90,7 @@ class LongPrompts:
         """By the rule of the class."""
         long = [record for record in records if record.cell["tokens"][0] >= _BINS[1][0] and record.result["right"]]
         if not long:
-            return Verdict(None, f"There are no long prompts here: the task {TASK} is not embedded, or has none.")
+            return Verdict(None, f"There are no long prompts here: the task {self._task} is not embedded, or has none.")
         none = pool(long, NONE)
         found: list[Difference] = [pool(long, policy).less(none) for policy in (_PREFILL, _ADAPTIVE)]
         told = f"dkv-prefill {found[0]}; dllm-cache {found[1]}"

@@ -28,8 +28,8 @@ class Order(Accuracy):
     name: ClassVar[str] = "order"
     claim: ClassVar[str] = (
         "A random order costs accuracy by itself, and dKV-Cache-Greedy, which needs to know the order, loses little "
-        "more in it (arXiv 2505.15781, table 1, LLaDA-8B-Instruct, GSM8K: 77.56 by confidence, 72.25 at random, 68.23 at "
-        "random with greedy)."
+        "more in it (arXiv 2505.15781, table 1, LLaDA-8B-Instruct, GSM8K: 77.56 by confidence, 72.25 at random, 68.23 "
+        "at random with greedy)."
     )
 
     def policies(self, quick: bool) -> Sequence[Policy]:
