@@ -34,7 +34,7 @@ def test_by_prompt(lm: dkv.DiffusionLM) -> None:
 
 
 def test_every_sample_is_a_question_of_its_own() -> None:
-    suite = sampled(embedded("words", 2))
+    suite = sampled(embedded("words", 2), 0.7)
     assert [q.draw for q in suite.questions] == [*range(8), *range(8)]
     assert len(set(suite.questions)) == 16
     assert {q.temperature for q in suite.questions} == {0.7}
@@ -44,24 +44,45 @@ def test_a_run(tmp_path: Path) -> None:
     study, model = Diversity(), llada(tmp_path / "model")
     cells = study.cells(Effort(quick=True, count=1))
     records = list(study.measure(Kit(model, "cpu", "float32"), cells))
-    assert [record.cell["cache"] for record in records] == ["none", "dkv-decode:refresh=4", "dllm-cache"]
+    assert [record.cell for record in records] == cells
+    assert [cell["cache"] for cell in cells[:3]] == ["none", "dkv-decode:refresh=4", "dllm-cache"]
+    assert [cell["temperature"] for cell in cells[::3]] == [0.7, 1.5]
     assert len(records[0].result["right"]) == 8
     assert records[0].result["different"][0] > 0.5
     assert study.verdict(records).held is None
     figure = study.figure(records)
-    assert figure.axes[0].get_ylabel() == "distinct-1 (mean of prompts)"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["pass@8", "right samples"]
+    assert [axis.get_ylabel() for axis in figure.axes][3] == "pass@8 (%), n=1, 95% interval"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["temperature 0.7", "temperature 1.5"]
 
 
-def made(passed: int, spread: float, count: int = 200) -> list[Record]:
-    results = {"none": (180, 0.5), "dkv-decode:refresh=4": (passed, spread)}
+def made(passed: int, spread: float, count: int = 200, cold: float = 0.125) -> list[Record]:
+    """cold: the share of different texts at the lower temperature, where the cache is as good as none."""
+    results = {
+        (0.7, "none"): (180, 0.5, cold),
+        (0.7, "dkv-decode:refresh=4"): (180, 0.5, cold),
+        (1.5, "none"): (180, 0.5, 0.9),
+        (1.5, "dkv-decode:refresh=4"): (passed, spread, 0.9),
+    }
     return [
         Record(
-            {"cache": cache},
-            {"passed": flags((n * count // 200, True), (count - n * count // 200, False)), "distinct_2": [d] * count},
+            {"temperature": temperature, "cache": cache},
+            {
+                "passed": flags((n * count // 200, True), (count - n * count // 200, False)),
+                "distinct_2": [d] * count,
+                "different": [share] * count,
+            },
         )
-        for cache, (n, d) in results.items()
+        for (temperature, cache), (n, d, share) in results.items()
     ]
+
+
+def test_variety_is_judged_where_there_is_some() -> None:
+    cold, hot = made(120, 0.5, 400, cold=0.5), made(120, 0.5, 400)
+    assert Diversity().verdict(cold).sentence.startswith("At temperature 0.7, ")
+    assert Diversity().verdict(cold).held is True
+    assert Diversity().verdict(hot).sentence.startswith("At temperature 1.5, ")
+    same = [Record(r.cell, {**r.result, "different": [1 / 8] * 400}) for r in hot]
+    assert Diversity().verdict(same).held is None
 
 
 @pytest.mark.parametrize(

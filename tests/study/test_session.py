@@ -131,13 +131,14 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert page.count('src="data:image/png;base64,') == 1
     assert not re.search(r"(src|href)=\"(?!data:)|https?://|url\(|<script|<link", page)
     for part in (
-        "Squares grow &lt;fast&gt;.", "The largest is 4 &amp; no more.", "There is nothing.", "cannot tell", "held",
-        "<td>9/10</td>", "dkv study all --x", "fingerprint", "processor", "torch", "Nothing was measured",
+        "Squares grow &lt;fast&gt;.", "The largest is 4 &amp; no more.", "There is nothing.", "cannot tell",
+        "held here", "<td>9/10</td>", "dkv study all --x", "fingerprint", "processor", "torch",
+        "Nothing was measured",
     ):  # fmt: skip
         assert part in page
     assert (tmp_path / "squares.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "nothing.png").exists()
     assert (tmp_path / "verdicts.md").read_text(encoding="utf-8") == (
-        "- **squares**: held. The largest is 4 & no more.\n- **nothing**: cannot tell. There is nothing.\n"
+        "- **squares**: held here. The largest is 4 & no more.\n- **nothing**: cannot tell. There is nothing.\n"
     )
     assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*"))

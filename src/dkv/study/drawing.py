@@ -60,9 +60,9 @@ def accuracy_and_rows(
 
 
 def draw(title: str, axis: str, categories: Sequence[str], panels: Sequence[Panel], joined: bool = True) -> Figure:
-    """Panels over the same categories, two in a line. joined: with lines between the points of a series."""
+    """Panels over the same categories, two or three in a line. joined: with lines between the points of a series."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.series))
-    columns = min(len(panels), 2)
+    columns = 3 if len(panels) == 3 else min(len(panels), 2)
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(PANEL[0] * 1.15 * columns, PANEL[1] * lines + 0.8), layout="constrained")
     figure.suptitle(title, fontsize=11)

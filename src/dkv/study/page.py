@@ -21,7 +21,7 @@ _LONG = 6
 
 def standing(verdict: Verdict) -> str:
     """Of a claim, in two or three words."""
-    return {True: "held", False: "did not hold", None: "cannot tell"}[verdict.held]
+    return {True: "held here", False: "did not hold here", None: "cannot tell"}[verdict.held]
 
 
 def verdicts(shown: Sequence[Shown]) -> str:

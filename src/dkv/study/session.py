@@ -50,13 +50,13 @@ class Session:
         _make(out)
         self._studies, self._kit, self._out = studies, kit, out
         self._cells = {study.name: list(study.cells(effort)) for study in studies}
-        self._facts: dict[str, Any] = {"command": command, "effort": asdict(effort), **kit.common()}
-        noted = {"effort": asdict(effort), "command": command}
+        noted, common = {"command": command, "effort": asdict(effort)}, kit.common()
+        self._facts: dict[str, Any] = {**noted, **common}
         self._files = ExitStack()
         self._stores: dict[str, Store] = {}
         try:
             for study in studies:
-                store = Store(out / f"{study.name}.jsonl", kit.common(), _RECORDS, noted)
+                store = Store(out / f"{study.name}.jsonl", common, _RECORDS, noted)
                 self._stores[study.name] = self._files.enter_context(store)
         except BaseException:
             self._files.close()
