@@ -46,13 +46,13 @@ def test_a_run(tmp_path: Path) -> None:
     records = list(study.measure(Kit(model, "cpu", "float32"), cells))
     assert [record.cell for record in records] == cells
     assert [cell["cache"] for cell in cells[:3]] == ["none", "dkv-decode:refresh=4", "dllm-cache"]
-    assert [cell["temperature"] for cell in cells[::3]] == [0.7, 1.5]
+    assert [cell["temperature"] for cell in cells[::3]] == [0.7, 3.0]
     assert len(records[0].result["right"]) == 8
     assert records[0].result["different"][0] > 0.5
     assert study.verdict(records).held is None
     figure = study.figure(records)
     assert [axis.get_ylabel() for axis in figure.axes][3] == "pass@8 (%), n=1, 95% interval"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["temperature 0.7", "temperature 1.5"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["temperature 0.7", "temperature 3.0"]
 
 
 def made(passed: int, spread: float, count: int = 200, cold: float = 0.125) -> list[Record]:
@@ -60,8 +60,8 @@ def made(passed: int, spread: float, count: int = 200, cold: float = 0.125) -> l
     results = {
         (0.7, "none"): (180, 0.5, cold),
         (0.7, "dkv-decode:refresh=4"): (180, 0.5, cold),
-        (1.5, "none"): (180, 0.5, 0.9),
-        (1.5, "dkv-decode:refresh=4"): (passed, spread, 0.9),
+        (3.0, "none"): (180, 0.5, 0.9),
+        (3.0, "dkv-decode:refresh=4"): (passed, spread, 0.9),
     }
     return [
         Record(
@@ -80,7 +80,7 @@ def test_variety_is_judged_where_there_is_some() -> None:
     cold, hot = made(120, 0.5, 400, cold=0.5), made(120, 0.5, 400)
     assert Diversity().verdict(cold).sentence.startswith("At temperature 0.7, ")
     assert Diversity().verdict(cold).held is True
-    assert Diversity().verdict(hot).sentence.startswith("At temperature 1.5, ")
+    assert Diversity().verdict(hot).sentence.startswith("At temperature 3.0, ")
     same = [Record(r.cell, {**r.result, "different": [1 / 8] * 400}) for r in hot]
     assert Diversity().verdict(same).held is None
 

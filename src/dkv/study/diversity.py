@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Diversity", "by_prompt", "distinct", "sampled"]
 
 DRAWS = 8
-_TEMPERATURES = (0.7, 1.5)
+_TEMPERATURES = (0.7, 3.0)
 """The usual one, and one at which the embedded model, which is sure of itself, varies."""
 
 _CACHES = ("none", "dkv-decode:refresh=4", "dkv-decode:refresh=8", "dllm-cache")
@@ -68,7 +68,7 @@ def sampled(suite: Suite, temperature: float) -> Suite:
 
 
 class Diversity:
-    """Eight samples of each prompt, at temperature 0.7 and 1.5, with the same noise under every cache. By prompt:
+    """Eight samples of each prompt, at temperature 0.7 and 3, with the same noise under every cache. By prompt:
     distinct-1 and distinct-2 over the tokens of its samples, the share of different texts, and pass@8 (one is right).
 
     Rule, on pairs of prompts: dkv-decode at refresh 4 against no cache, at the lower temperature at which a quarter of
@@ -83,8 +83,8 @@ class Diversity:
     )
 
     def cells(self, effort: Effort) -> Sequence[Cell]:
-        """Four caches, on a quarter of the examples; quick: at most three, and three caches."""
-        count = min(3, effort.count) if effort.quick else max(1, effort.count // 4)
+        """Four caches, on a quarter of the examples; quick: at most two, and three caches."""
+        count = min(2, effort.count) if effort.quick else max(1, effort.count // 4)
         caches = [cache for cache in _CACHES if not (effort.quick and cache.endswith("refresh=8"))]
         shared: Cell = {"task": "words", "count": count, "draws": DRAWS, "decoder": None}
         return [{**shared, "temperature": t, "cache": cache} for t in _TEMPERATURES for cache in caches]

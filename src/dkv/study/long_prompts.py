@@ -61,12 +61,12 @@ class LongPrompts:
         self._task = task
 
     def cells(self, effort: Effort) -> Sequence[Cell]:
-        """Five policies on three ranges of lengths; quick: three policies, and at most six prompts of each range. None
+        """Five policies on three ranges of lengths; quick: three policies, and at most four prompts of each range. None
         where the package lacks the task."""
         if self._task not in EMBEDDED:
             return []
         policies = (NONE, _PREFILL, _ADAPTIVE) if effort.quick else _POLICIES
-        count = min(6, effort.count) if effort.quick else max(1, effort.count // 2)
+        count = min(4, effort.count) if effort.quick else max(1, effort.count // 2)
         return [{"task": self._task, "tokens": list(b), "count": count, **p.fields} for b in _BINS for p in policies]
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
