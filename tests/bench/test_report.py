@@ -12,7 +12,8 @@ from matplotlib.transforms import Bbox
 
 from dkv import SettingError
 from dkv.bench.columns import COLUMNS
-from dkv.bench.page import Picture, page
+from dkv.bench.html import Picture
+from dkv.bench.page import page
 from dkv.bench.plots import Plot, plots_of, png
 from dkv.bench.report import write_report
 from tests.bench.samples import UNTIMED, grid_of_rows, row

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from dkv.bench.page import Picture, page
+from dkv.bench.html import Picture
+from dkv.bench.page import page
 from dkv.bench.plots import plots_of, png
 from dkv.bench.rows import Row
-from dkv.errors import SettingError
+from dkv.bench.whole import write_whole
 
 __all__ = ["write_report"]
 
@@ -24,18 +23,6 @@ def write_report(rows: Sequence[Row], path: Path) -> list[Path]:
     written = []
     for plot, data in plots:
         written.append(path.with_name(f"{path.stem}.{plot.name}.png"))
-        _replace(written[-1], data)
-    _replace(path, page(rows, [Picture(plot.caption, data) for plot, data in plots]).encode())
+        write_whole(written[-1], data)
+    write_whole(path, page(rows, [Picture(plot.caption, data) for plot, data in plots]).encode())
     return [path, *written]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put a file in its place once it is whole."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise SettingError(f"out={str(path)!r} cannot be written ({error.strerror or error}); give another") from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dkv.cli import bench, caches, compare, convert, eval, generate, inspect, report  # noqa: A004 - named as its command
+from dkv.cli import (
+    bench,
+    caches,
+    compare,
+    convert,
+    eval,  # noqa: A004 - named as its command
+    generate,
+    inspect,
+    report,
+    study,
+)
 from dkv.cli.guard import guarded
 from dkv.version import installed_version
 
@@ -34,6 +44,7 @@ app.command()(convert.convert)
 app.command()(bench.bench)
 app.command()(report.report)
 app.command("eval")(eval.evaluate)
+app.command()(study.study)
 
 
 def run() -> int:

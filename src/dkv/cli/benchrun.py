@@ -43,10 +43,11 @@ def _place(cell: Cell) -> str:
 
 @dataclass
 class Progress:
-    """How far a run is. costs: of each group, in no unit; done: groups finished."""
+    """How far a run is. costs: of each group, in no unit; done: groups finished; what: a group's name in the line."""
 
     costs: list[int]
     done: int = 0
+    what: str = "group"
     began: float = field(default_factory=time.monotonic)
 
     def share(self, within: float) -> float:
@@ -62,9 +63,8 @@ class Progress:
     def drawn(self, what: str, within: float) -> Group:
         """Two lines: the bar, and what is going on."""
         left = self.left(within)
-        line = f"group {self.done + 1} of {len(self.costs)}, {what}" + (
-            "" if left is None else f", {spelled(left)} left"
-        )
+        place = f"{self.what} {self.done + 1} of {len(self.costs)}"
+        line = f"{place}, {what}" + ("" if left is None else f", {spelled(left)} left")
         return Group(ProgressBar(total=1.0, completed=self.share(within), width=60), Text(line, no_wrap=True))
 
 

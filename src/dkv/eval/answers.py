@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,8 @@ def key_of(question: Question, setting: Setting) -> str:
     return digest(question.under(setting))
 
 
-def record_of(generation: Generation, seconds: float) -> dict[str, Any]:
-    """What is kept of a generation. seconds: its part of its batch's wall-clock time."""
+def record_of(generation: Generation, seconds: float, cpu: float) -> dict[str, Any]:
+    """What is kept of a generation. seconds, cpu: its part of its batch's wall-clock and processor time."""
     stats = generation.stats
     return {
         "text": generation.text or "",
@@ -32,6 +33,7 @@ def record_of(generation: Generation, seconds: float) -> dict[str, Any]:
         "rows": stats.rows_computed,
         "rows_total": stats.rows_total,
         "seconds": seconds,
+        "cpu": cpu,
     }
 
 
@@ -55,9 +57,11 @@ class Asker:
             for setting in settings:
                 missing = {key: i for i in batch if (key := key_of(questions[i], setting)) not in self.store}
                 if missing:
+                    began = time.process_time()
                     made = self.generate([questions[i] for i in missing.values()], setting)
+                    cpu = (time.process_time() - began) / len(made)
                     seconds = max(g.stats.seconds for g in made) / len(made)
-                    self.store.put({k: record_of(g, seconds) for k, g in zip(missing, made, strict=True)})
+                    self.store.put({k: record_of(g, seconds, cpu) for k, g in zip(missing, made, strict=True)})
                     yield setting, list(missing.values())
 
     def generate(self, questions: Sequence[Question], setting: Setting) -> list[Generation]:

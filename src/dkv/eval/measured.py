@@ -18,7 +18,7 @@ __all__ = ["Measured", "Outcome", "Row", "summaries"]
 @dataclass(frozen=True)
 class Outcome:
     """One example. value: the metric, 1 or 0 for right or wrong; output: what the model answered, compared for
-    agreement; tokens, seconds, rows, rows_total: of its generation, 0 where there was none."""
+    agreement; tokens, seconds, cpu (seconds), rows, rows_total: of its generation, 0 where there was none."""
 
     value: float
     output: str
@@ -26,6 +26,7 @@ class Outcome:
     seconds: float = 0.0
     rows: float = 0.0
     rows_total: float = 0.0
+    cpu: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,6 @@ def _outcomes(store: Store, suite: Suite, setting: Setting) -> dict[str, Outcome
         answer = store.get(key)
         verdict = _verdict_key(suite, problem, answer["text"])
         if verdict in store:
-            timing = {name: answer[name] for name in ("tokens", "seconds", "rows", "rows_total")}
+            timing = {name: answer.get(name, 0.0) for name in ("tokens", "seconds", "rows", "rows_total", "cpu")}
             found[str(number)] = Outcome(float(store.get(verdict)["right"]), answer["text"], **timing)
     return found

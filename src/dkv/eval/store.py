@@ -1,40 +1,63 @@
-"""Finished answers in a JSONL file: what is there once is never asked again, and an interrupted run loses nothing.
+"""Finished results in a JSONL file: what is there once is never made again, and an interrupted run loses nothing.
 
-The first line says what all answers have in common (the model above all). Each further line is one answer under the
-digest of what was asked. A line that a crash left unfinished is dropped.
+The first line says what all results have in common (the model above all). Each further line is one of them under the
+digest of what decides it: an answer under what was asked. A line that a crash left unfinished is dropped.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from dkv.errors import SettingError
 
-__all__ = ["Store"]
+__all__ = ["ANSWERS", "Kind", "Store"]
 
-_FORMAT = "dkv-eval 1"
-_BEGINNING = b'{"format": "dkv-eval'
+
+@dataclass(frozen=True)
+class Kind:
+    """Of a file. format: its name and version, as the first line has it; command: what writes such files; fix: what to
+    do where a file is of another kind or run."""
+
+    format: str
+    command: str
+    fix: str = "give another file"
+
+    @property
+    def beginning(self) -> bytes:
+        """How every file of any version of the format begins."""
+        return b'{"format": "' + self.format.partition(" ")[0].encode()
+
+
+ANSWERS = Kind("dkv-eval 1", "dkv eval")
 
 
 class Store:
     """Answers by digest, kept in memory and, with a path, in a file. A context manager; `put` writes at once.
 
-    common: what every answer of the file must have been made with. Raises SettingError where the file holds others, or
-    is no such file, and OSError.
+    common: what every result of the file must have been made with; noted: what else its first line is to say, if it is
+    a new one. Raises SettingError where the file holds others, or is no such file, and OSError.
     """
 
-    def __init__(self, path: Path | None, common: Mapping[str, Any]) -> None:
-        self._path, self._found = path, dict[str, dict[str, Any]]()
+    def __init__(
+        self,
+        path: Path | None,
+        common: Mapping[str, Any],
+        kind: Kind = ANSWERS,
+        noted: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._kind, self._noted, self._found = kind, noted or {}, dict[str, dict[str, Any]]()
         self._file: BinaryIO | None = None
         if path is None:
             return
-        self._file = _opened(path)
+        self._file = _opened(path, kind)
         try:
-            self._read(path, {"format": _FORMAT, **common})
+            self._read(path, {"format": kind.format, **common})
         except BaseException:
             self._file.close()
             raise
@@ -48,16 +71,16 @@ class Store:
         end = content.rfind(b"\n") + 1
         lines = content[:end].splitlines()
         if lines:
-            _compare(path, _parsed(path, lines[0], 1), header)
-        elif not (content.startswith(_BEGINNING) or _BEGINNING.startswith(content)):
-            _parsed(path, b"", 1)
+            self._compare(path, self._parsed(path, lines[0], 1), header)
+        elif not (content.startswith(self._kind.beginning) or self._kind.beginning.startswith(content)):
+            self._parsed(path, b"", 1)
         if end < len(content):
             self._file.truncate(end)
         for number, line in enumerate(lines[1:], 2):
-            record = _parsed(path, line, number)
+            record = self._parsed(path, line, number)
             self._found[str(record["key"])] = record
         if not lines:
-            self._write([header])
+            self._write([{**header, **self._noted}])
 
     def __enter__(self) -> Self:
         return self
@@ -89,9 +112,28 @@ class Store:
         if self._file is not None:
             self._file.write("".join(json.dumps(record) + "\n" for record in records).encode())
             self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _parsed(self, path: Path, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or ("format" if number == 1 else "key") not in record:
+            raise SettingError(
+                f"out={str(path)!r}: line {number} is not of a result file of {self._kind.command}; {self._kind.fix}"
+            )
+        return record
+
+    def _compare(self, path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        for name, value in wanted.items():
+            if found.get(name) != value:
+                raise SettingError(
+                    f"out={str(path)!r} holds results with {name}={found.get(name)!r}, not {value!r}; {self._kind.fix}"
+                )
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path, kind: Kind) -> BinaryIO:
     """The file, made if need be, for reading and appending by this process alone. Raises SettingError."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise SettingError(f"out={str(path)!r} must be a file in a directory that exists")
@@ -104,23 +146,5 @@ def _opened(path: Path) -> BinaryIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise SettingError(f"out={str(path)!r} is being written by another run; wait, or give another file") from None
+        raise SettingError(f"out={str(path)!r} is being written by another run; wait, or {kind.fix}") from None
     return file
-
-
-def _parsed(path: Path, line: bytes, number: int) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        record = None
-    if not isinstance(record, dict) or ("format" if number == 1 else "key") not in record:
-        raise SettingError(f"out={str(path)!r}: line {number} is not of a result file of dkv eval; give another file")
-    return record
-
-
-def _compare(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            raise SettingError(
-                f"out={str(path)!r} holds results with {name}={found.get(name)!r}, not {value!r}; give another file"
-            )

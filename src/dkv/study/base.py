@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dkv.study.kit import Kit
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from dkv.study.kit import Kit
 
 __all__ = ["Cell", "Effort", "Record", "Study", "Verdict"]
 
@@ -24,11 +24,13 @@ Cell = dict[str, Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. quick: fewer settings, shorter lengths; count: examples of each task under each setting."""
+    """How much is measured. quick: fewer settings, shorter lengths; count: examples of each task under each setting;
+    model: the one studied, for studies of several."""
 
     quick: bool = False
     count: int = 200
     seed: int = 0
+    model: str = "tiny"
 
 
 @dataclass(frozen=True)
@@ -49,23 +51,31 @@ class Verdict:
 
 
 class Study(Protocol):
-    """One experiment of the field. name: as the command spells it; claim: what is claimed, and where."""
+    """One experiment of the field."""
 
-    name: str
-    claim: str
+    @property
+    def name(self) -> str:
+        """As the command spells it."""
+        ...
+
+    @property
+    def claim(self) -> str:
+        """What is claimed, and where."""
+        ...
 
     def cells(self, effort: Effort) -> Sequence[Cell]:
         """What there is to measure."""
         ...
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
-        """Measure some of the cells, each yielded as soon as it is there. Raises what loading and generating raise."""
+        """Measure some of the cells, in any order, each yielded as soon as it is there. Raises what loading and
+        generating raise."""
         ...
 
     def figure(self, records: Sequence[Record]) -> Figure:
-        """The plot of all that was measured."""
+        """The plot of all cells of an effort, in their order; there is at least one."""
         ...
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
-        """What follows for the claim."""
+        """What follows for the claim from all cells of an effort, in their order."""
         ...

@@ -1,0 +1,147 @@
+"""`dkv study`: the field's experiments, each with its claim, a plot and a verdict by a rule; interrupted ones go on."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dkv.cli import options
+from dkv.cli.console import printable, stderr_console
+from dkv.cli.live import region
+from dkv.errors import SettingError
+
+if TYPE_CHECKING:
+    from dkv.study.base import Effort, Study
+    from dkv.study.kit import Kit
+    from dkv.study.session import Finished, Session
+
+__all__ = ["study"]
+
+_COUNT, _QUICK = 200, 20
+"""Examples of each task under each setting; with --quick."""
+
+_Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME...]", help="Studies, or all. Default: list them.", show_default=False),
+]
+_Quick = Annotated[bool, typer.Option("--quick", help=f"Fewer settings, {_QUICK} examples: all in minutes.")]
+_Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Results, plots, index.html; what is there is kept.")]
+_Count = Annotated[
+    int | None,
+    typer.Option(
+        "--count",
+        parser=options.whole,
+        metavar="N",
+        help=f"Examples of each task under each setting. Default: {_COUNT}.",
+    ),
+]
+_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Of all random choices.")]
+
+
+def study(
+    names: _Names = None,
+    quick: _Quick = False,
+    out: _Out = Path("dkv-study"),
+    model: options.Model = "tiny",
+    count: _Count = None,
+    seed: _Seed = 0,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Run the field's experiments, and judge each claim by a rule; without a NAME list them."""
+    from dkv.study.base import Effort
+    from dkv.study.registry import STUDIES, named
+
+    if not names:
+        _list(named(list(STUDIES)), as_json)
+        return
+    studies = named(names)
+    _need_matplotlib()
+    from dkv.study.kit import Kit
+
+    number = (_QUICK if quick else _COUNT) if count is None else count
+    effort = Effort(quick, number, seed, model)
+    with Kit(model, device, dtype, seed=seed, out=out) as kit:
+        finished = _run(studies, effort, kit, out)
+    if as_json:
+        from dkv.cli.record import print_json
+
+        print_json({"page": str(out / "index.html"), "studies": [_json(f) for f in finished]})
+    else:
+        _print(finished, out)
+
+
+def _need_matplotlib() -> None:
+    try:
+        import matplotlib.figure  # noqa: F401 - find out now, not after the measurements
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise SettingError("study: plots need matplotlib; pip install 'dkv[plots]'") from None
+
+
+def _list(studies: list[Study], as_json: bool) -> None:
+    if as_json:
+        from dkv.cli.record import print_json
+
+        print_json({"studies": [{"name": study.name, "claim": study.claim} for study in studies]})
+        return
+    for study in studies:
+        print(f"{study.name}\n    {study.claim}")
+
+
+def _run(studies: list[Study], effort: Effort, kit: Kit, out: Path) -> list[Finished]:
+    """Run what is missing. Ctrl-C says what was kept, and then ends as it always does."""
+    from dkv.study.session import Session
+
+    command = shlex.join(["dkv", *sys.argv[1:]])
+    with Session(studies, effort, kit, out, command) as session:
+        try:
+            return _shown(session, studies, kit)
+        except KeyboardInterrupt:
+            kept = f"{session.kept} cells and {kit.kept} answers are kept in {out}"
+            print(printable(f"stopped; {kept}; the same command goes on from there"), file=sys.stderr)
+            raise
+
+
+def _shown(session: Session, studies: list[Study], kit: Kit) -> list[Finished]:
+    """With progress and the time left, on a terminal."""
+    from dkv.cli.benchrun import Progress
+
+    left = [study.name for study in studies for _ in session.missing(study)]
+    progress = Progress([1] * len(left), what="cell")
+    with region(stderr_console()) as show:
+
+        def tell(note: str) -> None:
+            if show is not None and progress.done < len(left):
+                show(progress.drawn(printable(f"{left[progress.done]}: {note}"), 0.0))
+
+        def measured(study: Study) -> None:
+            progress.done += 1
+            tell("measuring")
+
+        kit.tell = tell
+        return session.run(measured)
+
+
+def _json(finished: Finished) -> dict[str, Any]:
+    return {
+        "name": finished.study.name,
+        "claim": finished.study.claim,
+        "held": finished.verdict.held,
+        "verdict": finished.verdict.sentence,
+        "cells": [{"cell": record.cell, "result": dict(record.result)} for record in finished.records],
+    }
+
+
+def _print(finished: list[Finished], out: Path) -> None:
+    from dkv.study.page import standing
+
+    for one in finished:
+        print(printable(f"{one.study.name}: {standing(one.verdict)}. {one.verdict.sentence}"))
+    print(printable(f"plots, tables and settings: {out / 'index.html'}"))
