@@ -19,6 +19,7 @@ from dkv.study.refresh import Refresh
 from dkv.study.registry import STUDIES, study_of
 from dkv.study.rho import Rho
 from dkv.study.similarity import Similarity
+from dkv.study.variants import Variants
 from dkv.study.window import Window
 from tests.study.samples import flags, record
 
@@ -55,6 +56,11 @@ def components(policy: Policy) -> tuple[int, float]:
     return right, rows
 
 
+def variants(policy: Policy) -> tuple[int, float]:
+    """Nothing is lost, and rows are saved."""
+    return 360, 1.0 if policy.cache == "none" else 0.5
+
+
 HELD: list[tuple[Swept, Rate]] = [
     (Delay(), by(("delay=0", 200))),
     (Refresh(), by(("refresh=16", 200), ("refresh=32", 100))),
@@ -65,6 +71,7 @@ HELD: list[tuple[Swept, Rate]] = [
     (ResponseInterval(), by(("kr=20", 200))),
     (Similarity(), by(("l2", 200))),
     (Components(), components),
+    (Variants(), variants),
 ]
 
 REFUTED: list[tuple[Swept, Rate]] = [
@@ -77,6 +84,7 @@ REFUTED: list[tuple[Swept, Rate]] = [
     (ResponseInterval(), by(("kr=7", 300))),
     (Similarity(), by(("l2", 390))),
     (Components(), lambda policy: (components(policy)[0], 0.4)),  # nothing saves rows
+    (Variants(), lambda policy: (310 if "greedy" in policy.cache else 360, variants(policy)[1])),
 ]
 
 

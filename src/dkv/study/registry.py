@@ -10,6 +10,7 @@ from dkv.study.base import Study
 __all__ = ["STUDIES", "named", "study_of"]
 
 STUDIES: dict[str, str] = {
+    "variants": "dkv.study.variants:Variants",
     "delay": "dkv.study.delay:Delay",
     "refresh": "dkv.study.refresh:Refresh",
     "window": "dkv.study.window:Window",
@@ -21,6 +22,7 @@ STUDIES: dict[str, str] = {
     "components": "dkv.study.components:Components",
     "scale": "dkv.study.scale:Scale",
     "diversity": "dkv.study.diversity:Diversity",
+    "flops": "dkv.study.flops:Flops",
     "long-prompts": "dkv.study.long_prompts:LongPrompts",
 }
 """By name, in the order in which `all` runs them: module and class."""

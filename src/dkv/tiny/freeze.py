@@ -1,4 +1,4 @@
-"""Draws the evaluation sets and freezes them: `python -m dkv.tiny.freeze [TASK ...]`. Run once a task; the files ship."""
+"""Draws the evaluation sets and freezes them: `python -m dkv.tiny.freeze [TASK ...]`. Once a task; the files ship."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw(task: Task, seed: int = 2026, count: int = COUNT) -> list[Example]:
 
 
 def freeze(folder: Path, names: Sequence[str] = ()) -> None:
-    """One gzipped JSONL for each task (default: all), without a time stamp, so that the same draw gives the same bytes."""
+    """One gzipped JSONL for each task (none named: all), without a time stamp: the same draw gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in names or EVALUATED:
         task = EVALUATED[name]
