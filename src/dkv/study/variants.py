@@ -36,8 +36,8 @@ class Variants(Accuracy):
     name: ClassVar[str] = "variants"
     claim: ClassVar[str] = (
         "dKV-Cache (arXiv 2505.15781): Decode is nearly lossless (LLaDA-8B-Instruct, refresh 8, GSM8K 77.56 to 78.85 "
-        "at 1.92x; Dream-7B, refresh 4, 76.88 to 76.57 at 2.09x); Prefill and PD trade a little for more speed (Dream-7B, "
-        "75.66 at 3.55x and 74.07 at 3.32x); Greedy in random order trades more (72.25 to 68.23 at 1.63x)."
+        "at 1.92x; Dream-7B, refresh 4, 76.88 to 76.57 at 2.09x); Prefill and PD trade a little for more speed "
+        "(Dream-7B, 75.66 at 3.55x and 74.07 at 3.32x); Greedy in random order trades more (72.25 to 68.23 at 1.63x)."
     )
 
     def policies(self, quick: bool) -> Sequence[Policy]:
