@@ -20,6 +20,7 @@ __all__ = [
     "draw_line",
     "label_bars",
     "legend_below",
+    "look_for",
     "looks_of",
     "panels_of",
     "scale_lengths",
@@ -61,8 +62,12 @@ Looks = dict[str, Look]
 
 def looks_of(rows: Sequence[Row]) -> Looks:
     """A look for each cache, in the order in which they come."""
-    caches = caches_of(rows)
-    return {cache: Look(*_LOOKS[i % len(_LOOKS)], i / max(len(caches) - 1, 1)) for i, cache in enumerate(caches)}
+    return look_for(caches_of(rows))
+
+
+def look_for(names: Sequence[str]) -> Looks:
+    """A look for each name, in order."""
+    return {name: Look(*_LOOKS[i % len(_LOOKS)], i / max(len(names) - 1, 1)) for i, name in enumerate(names)}
 
 
 def caches_of(rows: Sequence[Row]) -> list[str]:
