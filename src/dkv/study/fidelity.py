@@ -1,8 +1,8 @@
 """How faithful a cache is to no cache, on prompts of the embedded tasks: free, and held to the canvas of no cache.
 
-Free: each generates for itself, and the texts are compared. Held (teacher-forced): after each step the cache's canvas is
-made that of no cache, so that at every step both name a candidate for the same positions of the same canvas, and what is
-counted is the candidates that differ; errors cannot pile up.
+Free: each generates for itself, and the texts are compared. Held (teacher-forced): after each step the cache's canvas
+is made that of no cache, so that at every step both name a candidate for the same positions of the same canvas, and
+what is counted is the candidates that differ; errors cannot pile up.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from dkv.bench.runners import Outcome
 from dkv.decoders import make_decoder
 from dkv.denoise import advance
 from dkv.dtypes import named_dtype
@@ -22,7 +23,7 @@ from dkv.study.sampled import settings_for
 from dkv.tiny import Example, load_eval
 from dkv.version import installed_version
 
-__all__ = ["Held", "encode", "examples_of", "follow", "free"]
+__all__ = ["Held", "OneRun", "encode", "examples_of", "follow", "free"]
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,41 @@ def encode(lm: DiffusionLM, prompt: str) -> list[int]:
 
 
 def examples_of(lm: DiffusionLM, task: str, least: int, count: int) -> list[Example]:
-    """The first `count` of the evaluation set whose prompts have `least` tokens and fit the model, the shortest first."""
+    """The first `count` of a task's examples whose prompts have `least` tokens and fit the model, the shortest first."""
     sized = sorted((len(encode(lm, e.prompt)), number, e) for number, e in enumerate(load_eval(task)))
     context = lm.model.config.context
     return [e for size, _, e in sized if size >= least and size + e.gen_length <= context][:count]
 
 
+class OneRun:
+    """One prompt (a text, or ids) under a cache, its canvas filled, taken step by step: a `dkv.bench.runners.Runner`.
+    cache_dtype: of keys, values and features, None = the model's."""
+
+    def __init__(
+        self, lm: DiffusionLM, prompt: str | list[int], gen: int, cache: str, cache_dtype: str | None = None
+    ) -> None:
+        ids = encode(lm, prompt) if isinstance(prompt, str) else prompt
+        self._run = _run(lm, ids, _settings(lm, gen, cache), cache_dtype)
+        self._ticks = self._run.ticks()
+
+    def step(self) -> bool:
+        """Take a step; False where there was none left."""
+        return next(self._ticks, None) is not None
+
+    def outcome(self) -> Outcome:
+        """What the finished run came to; works are not counted."""
+        generations = tuple(self._run.results())
+        stats = generations[0].stats
+        held = self._run.state.memory.nbytes
+        return Outcome((), generations, stats.new_tokens, stats.rows_computed, stats.rows_total, held)
+
+
 def free(lm: DiffusionLM, prompt: str, gen: int, cache: str, cache_dtype: str | None = None) -> Generation:
-    """What a cache generates for itself, its canvas filled."""
-    run = _run(lm, encode(lm, prompt), _settings(lm, gen, cache), cache_dtype)
-    for _ in run.ticks():
+    """What a cache generates for itself."""
+    run = OneRun(lm, prompt, gen, cache, cache_dtype)
+    while run.step():
         pass
-    return run.results()[0]
+    return run.outcome().generations[0]
 
 
 def follow(lm: DiffusionLM, prompt: str, gen: int, caches: Sequence[str]) -> tuple[Generation, list[Held]]:

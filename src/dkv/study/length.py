@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dkv.bench.columns import with_unit
 from dkv.bench.fit import Exponent, fit_exponent
 from dkv.bench.shapes import SHAPES
 from dkv.study.base import Cell, Effort, Record, Verdict
@@ -123,7 +124,7 @@ class Length:
         if not lines:
             return Verdict(None, "Too few lengths were measured to tell.")
         parts = [part for growing in _GROWING if (part := _sentence(growing, lines))]
-        told = "In brackets the operations saved on LLaDA-8B's shape, counted."
+        told = f"In brackets the operations saved on LLaDA-8B's shape, counted. {_memory(lines)}"
         return Verdict(all(line.grew for line in lines), " ".join((*parts, told)))
 
 
@@ -150,6 +151,20 @@ def _result(model: Transformer, cell: Cell, none: Outline) -> dict[str, Any]:
         "none_peak_bytes": taken.none_peak,
         "steps_taken": sum(len(points) for points in taken.points.values()),
     }
+
+
+def _memory(lines: Sequence[Line]) -> str:
+    """What the caches keep at the longest length, and the peak of a step over that of no cache."""
+    longest = max(line.positions[-1] for line in lines)
+    told = {}
+    for line in lines:
+        result = line.points[-1][1]
+        if line.positions[-1] == longest:
+            peak, base = result["peak_bytes"], result["none_peak_bytes"]
+            share = f", peak {peak / base:.2f} times" if peak and base else ""
+            told[line.policy.partition(":")[0]] = f"{with_unit(result['cache_bytes'], 'B')}{share}"
+    parts = "; ".join(f"{name} {text}" for name, text in told.items())
+    return f"Kept at {longest:,} positions, and the peak of a step over that of no cache: {parts}."
 
 
 def lines_of(records: Sequence[Record]) -> list[Line]:

@@ -76,8 +76,8 @@ class Found:
 
     @property
     def faithful(self) -> list[Params]:
-        """Settings that lose nothing: against the most faithful one, on the same prompts, the 95% interval of the
-        difference in texts that are no cache's reaches 0."""
+        """Settings that are not shown to lose: against the most faithful one, on the same prompts, the 95% interval of
+        the difference in texts that are no cache's reaches 0."""
         if not self.fidelity:
             return []
         best = max(self.fidelity, key=lambda params: sum(self.fidelity[params]["same"]))
@@ -94,9 +94,9 @@ class Found:
 
 
 class LengthParams:
-    """Rule: of the settings that lose nothing in fidelity (see `Found.faithful`) those within 10% of the fastest one
-    are good. The advice holds if at the longest length one of them has kp of 50 or more, kr of 7 or less and rho 0.25;
-    with fewer than 20 prompts nothing can be told."""
+    """Rule: of the settings that are not shown to lose fidelity (see `Found.faithful`) those within 10% of the fastest
+    one are good. The advice holds if at the longest length one of them has kp of 50 or more, kr of 7 or less and rho
+    0.25; with fewer than 20 prompts nothing can be told."""
 
     name = "length-params"
     claim = (
@@ -142,7 +142,7 @@ class LengthParams:
         told = [_told(found, positions) for positions in sorted(found.seconds)]
         count = len(found.fidelity[found.faithful[0]]["same"])
         advised = any(p.kp >= 50 and p.kr <= 7 and p.rho == 0.25 for p in found.good(max(found.seconds)))
-        sentence = f"Lose nothing and are within 10% of the fastest that does: {'; '.join(told)}. {_losses(found)}"
+        sentence = f"Not shown to lose, and within 10% of the fastest such: {'; '.join(told)}. {_losses(found)}"
         return Verdict(advised if count >= ENOUGH else None, sentence)
 
 
@@ -165,7 +165,8 @@ def _cost(model: Transformer, cell: Cell) -> dict[str, Any]:
     positions, gen = cell["positions"], cell["gen"]
     tried = [Params(kp, kr, cell["rho"]) for kp in cell["kp"] for kr in cell["kr"]]
     none, *outlines = (
-        outline(model.config, settings_for(spec, gen, gen), positions - gen) for spec in ("none", *(p.spec for p in tried))
+        outline(model.config, settings_for(spec, gen, gen), positions - gen)
+        for spec in ("none", *(p.spec for p in tried))
     )
     kinds: dict[Any, Sample] = {sample.kind: sample for found in outlines for sample in found.samples}
     taken = side_by_side(model, none.samples, list(kinds.values()), positions, rounds_at(positions))

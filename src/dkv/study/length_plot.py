@@ -21,7 +21,9 @@ def length_figure(lines: Sequence[Line]) -> Figure:
     ways = list(dict.fromkeys(line.growing for line in lines))
     looks = look_for(list(dict.fromkeys(line.policy for line in lines)))
     figure = Figure(figsize=(17, 4.4 * len(ways) + 0.4), layout="constrained")
-    figure.suptitle("Cost by length: a small LLaDA with random weights, float32, composed of sampled steps", fontsize=11)
+    figure.suptitle(
+        "Cost by length: a small LLaDA with random weights, float32, composed of sampled steps", fontsize=11
+    )
     grid = figure.subplots(len(ways), 4, squeeze=False)
     for way, axes in zip(ways, grid, strict=True):
         some = [line for line in lines if line.growing == way]
