@@ -42,7 +42,7 @@ def encode(lm: DiffusionLM, prompt: str) -> list[int]:
 
 
 def examples_of(lm: DiffusionLM, task: str, least: int, count: int) -> list[Example]:
-    """The first `count` of a task's examples whose prompts have `least` tokens and fit the model, the shortest first."""
+    """The first `count` of a task's examples whose prompts have `least` tokens and fit the model, shortest first."""
     sized = sorted((len(encode(lm, e.prompt)), number, e) for number, e in enumerate(load_eval(task)))
     context = lm.model.config.context
     return [e for size, _, e in sized if size >= least and size + e.gen_length <= context][:count]

@@ -32,7 +32,8 @@ def length_params_figure(found: Found) -> Figure:
     scale_values(time, "")
     scale_lengths(time, lengths)
     time.set(xlabel="positions (prompt, and 256 of response)", ylabel="speed-up over no cache (times)")
-    time.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, frameon=False)
+    if time.lines:
+        time.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2, frameon=False)
     _bars(texts, settings, [Share(sum(r["same"]), len(r["same"])) for r in found.fidelity.values()])
     texts.set_xlabel("texts as without a cache (%), 95% interval")
     _bars(candidates, settings, [Share(r["differ"], max(r["compared"], 1)) for r in found.fidelity.values()], False)

@@ -182,7 +182,8 @@ def label_of(cell: Cell) -> str:
 def _cost(over: float, saved: float, found: Mapping[str, Any]) -> str:
     return (
         f"On LLaDA-8B's shape at {_LENGTH:,} positions, bfloat16, dllm-cache's features add {over:.1%} of the weights "
-        f"to keys and values; here it computes {saved:.0%} of the rows of no cache, {seconds_saved(found):.1f}x as fast."
+        f"to keys and values; here it computes {saved:.0%} of the rows of no cache, {seconds_saved(found):.1f}x as "
+        f"fast."
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from dkv.bench.columns import with_unit
 from dkv.bench.drawing import look_for
@@ -27,13 +28,14 @@ def memory_figure(records: Sequence[Record]) -> Figure:
     results = [record.result for record in records]
     _bars(axes[0], records, [r["cache_bytes"] for r in results], "cache memory of a position", "B")
     peaks = [r["peak_bytes"] or 0 for r in results]
-    _bars(axes[1], records, peaks, "peak of a whole step, 2,048 positions, beside the weights", "B")
+    _bars(axes[1], records, peaks, "peak of a whole step of 2,048 positions", "B")
     _bars(axes[2], records, [seconds_saved(r) for r in results], "speed-up over no cache (times)", "")
     shares = [Share(sum(r["same"]), len(r["same"])) for r in results]
     _bars(axes[3], records, [100 * s.value for s in shares], "texts as without a cache (%), 95% interval", None)
     for place, share in enumerate(shares):
         low, high = share.interval
-        axes[3].plot([100 * low, 100 * high], [place, place], color="#333333", linewidth=1.2, marker="|")
+        axes[3].plot([100 * low, 100 * high], [place, place], color="#888888", linewidth=1.8, marker="|")
+    axes[3].set_xlim(0, 103)
     axes[0].set_yticks(range(len(records)), [label_of(record.cell) for record in records], fontsize=9)
     axes[0].invert_yaxis()
     return figure
@@ -47,7 +49,10 @@ def _bars(axis: Axes, records: Sequence[Record], values: Sequence[float], label:
         axis.barh(place, value, color=looks[record.cell["cache"]].colour, alpha=0.45 if pale else 1.0, height=0.62)
         if unit is not None:
             axis.text(value, place, f" {with_unit(value, unit) if unit else f'{value:.2f}x'}", va="center", fontsize=8)
-    axis.margins(x=0.22)
+    axis.margins(x=0.3)
     axis.set_xlim(left=0)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    if unit == "B":
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: with_unit(value, "B", 2)))
     axis.set_xlabel(label, fontsize=9)
     axis.tick_params(axis="x", labelsize=8)
