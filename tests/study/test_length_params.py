@@ -80,7 +80,7 @@ def test_both_parts_for_real() -> None:
     pytest.importorskip("matplotlib")
     lookup = {"part": "fidelity", "task": "lookup", "least": 1, "count": 1}
     cells = [
-        {"part": "cost", "shape": SMALL, "gen": 16, "kp": [2, 4], "kr": [1, 3], "positions": 64, "rho": 0.25},
+        {"part": "cost", "shape": SMALL, "gen": 16, "kp": [1, 4], "kr": [1, 3], "positions": 64, "rho": 0.25},
         {**lookup, "kp": 1, "kr": 1, "rho": 0.25},
         {**lookup, "kp": 50, "kr": 50, "rho": 0.0},
     ]
@@ -88,7 +88,7 @@ def test_both_parts_for_real() -> None:
     made = list(LengthParams().measure(kit, cells))
     assert [r.cell for r in made] == cells
     times, exact, rough = (r.result for r in made)
-    assert [(kp, kr) for kp, kr, _ in times["seconds"]] == [(2, 1), (2, 3), (4, 1), (4, 3)]
+    assert [(kp, kr) for kp, kr, _ in times["seconds"]] == [(1, 1), (1, 3), (4, 1), (4, 3)]
     assert times["seconds"][0][2] > 0
     # kp = kr = 1 is no cache, on its own canvas and on any other.
     assert exact["same"] == [True]
