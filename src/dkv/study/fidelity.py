@@ -1,0 +1,121 @@
+"""How faithful a cache is to no cache, on prompts of the embedded tasks: free, and held to the canvas of no cache.
+
+Free: each generates for itself, and the texts are compared. Held (teacher-forced): after each step the cache's canvas
+is made that of no cache, so that at every step both name a candidate for the same positions of the same canvas, and
+what is counted is the candidates that differ; errors cannot pile up.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from dkv.bench.runners import Outcome
+from dkv.decoders import make_decoder
+from dkv.denoise import advance
+from dkv.dtypes import named_dtype
+from dkv.generation import Generation, Run
+from dkv.lm import DiffusionLM
+from dkv.models.layers import bucket_for
+from dkv.settings import Settings
+from dkv.study.sampled import settings_for
+from dkv.tiny import Example, load_eval
+from dkv.version import installed_version
+
+__all__ = ["Held", "OneRun", "encode", "examples_of", "follow", "free"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Candidates that differ from those of no cache, of those that were compared."""
+
+    differ: int
+    compared: int
+
+
+def encode(lm: DiffusionLM, prompt: str) -> list[int]:
+    """A prompt's ids, through the chat template if there is one. Raises TypeError for a model without a tokenizer."""
+    if lm.tokenizer is None:
+        raise TypeError("the model has no tokenizer")
+    return lm.tokenizer.encode_chat(prompt) if lm.tokenizer.has_template else lm.tokenizer.encode(prompt)
+
+
+def examples_of(lm: DiffusionLM, task: str, least: int, count: int) -> list[Example]:
+    """The first `count` of a task's examples whose prompts have `least` tokens and fit the model, shortest first."""
+    sized = sorted((len(encode(lm, e.prompt)), number, e) for number, e in enumerate(load_eval(task)))
+    context = lm.model.config.context
+    return [e for size, _, e in sized if size >= least and size + e.gen_length <= context][:count]
+
+
+class OneRun:
+    """One prompt (a text, or ids) under a cache, its canvas filled, taken step by step: a `dkv.bench.runners.Runner`.
+    cache_dtype: of keys, values and features, None = the model's."""
+
+    def __init__(
+        self, lm: DiffusionLM, prompt: str | list[int], gen: int, cache: str, cache_dtype: str | None = None
+    ) -> None:
+        ids = encode(lm, prompt) if isinstance(prompt, str) else prompt
+        self._run = _run(lm, ids, _settings(lm, gen, cache), cache_dtype)
+        self._ticks = self._run.ticks()
+
+    def step(self) -> bool:
+        """Take a step; False where there was none left."""
+        return next(self._ticks, None) is not None
+
+    def outcome(self) -> Outcome:
+        """What the finished run came to; works are not counted."""
+        generations = tuple(self._run.results())
+        stats = generations[0].stats
+        held = self._run.state.memory.nbytes
+        return Outcome((), generations, stats.new_tokens, stats.rows_computed, stats.rows_total, held)
+
+
+def free(lm: DiffusionLM, prompt: str, gen: int, cache: str, cache_dtype: str | None = None) -> Generation:
+    """What a cache generates for itself."""
+    run = OneRun(lm, prompt, gen, cache, cache_dtype)
+    while run.step():
+        pass
+    return run.outcome().generations[0]
+
+
+def follow(lm: DiffusionLM, prompt: str, gen: int, caches: Sequence[str]) -> tuple[Generation, list[Held]]:
+    """Run no cache, with every cache on its canvas beside it: what no cache generates, and what each cache would have
+    said otherwise."""
+    ids, totals = encode(lm, prompt), [[0, 0] for _ in caches]
+    leader = _run(lm, ids, _settings(lm, gen, "none"))
+    others = [_run(lm, ids, _settings(lm, gen, cache)) for cache in caches]
+    for tick in leader.ticks():
+        for run, total in zip(others, totals, strict=True):
+            mine = advance(run.state)
+            if mine is not None and mine.read is not None and tick.read is not None:
+                named, its = (read.spread(read.token, -1) for read in (mine.read, tick.read))
+                both = (named >= 0) & (its >= 0)
+                total[0] += int((both & (named != its)).sum())
+                total[1] += int(both.sum())
+            _copy_canvas(run, leader)
+    return leader.results()[0], [Held(*total) for total in totals]
+
+
+def _settings(lm: DiffusionLM, gen: int, cache: str) -> Settings:
+    return replace(settings_for(cache, gen, gen), decoder=make_decoder(lm.model.config.default_decoder))
+
+
+def _run(lm: DiffusionLM, ids: list[int], settings: Settings, cache_dtype: str | None = None) -> Run:
+    return Run(
+        lm.model,
+        lm.tokenizer,
+        [ids],
+        [0],
+        settings,
+        cache_dtype=None if cache_dtype is None else named_dtype("cache_dtype", cache_dtype),
+        bucket=bucket_for(lm.model.device, lm.model.dtype),
+        version=installed_version(),
+    )
+
+
+def _copy_canvas(run: Run, leader: Run) -> None:
+    """Take over the leader's canvas, and all else that follows from its tokens; not its memory."""
+    run.state.canvas = copy.copy(leader.state.canvas)
+    for name in ("clock", "index", "block", "done", "score", "fresh"):
+        setattr(run.state, name, getattr(leader.state, name))
