@@ -85,7 +85,7 @@ def test_ctrl_c_keeps_what_is_finished(cli: Cli, common: list[str], tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("nope", "study='nope' is unknown; known: all, delay, "),
+        ("nope", "study='nope' is unknown; known: all, variants, "),
         ("rho --count 0", "count=0 must be a whole number of at least 1"),
         ("rho --out README.md", "out='README.md' cannot be a directory"),
         ("rho --model /no/such/model", "model='/no/such/model': no such directory"),

@@ -139,6 +139,8 @@ def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "squares.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "nothing.png").exists()
     assert (tmp_path / "verdicts.md").read_text(encoding="utf-8") == (
-        "- **squares**: held here. The largest is 4 & no more.\n- **nothing**: cannot tell. There is nothing.\n"
+        "| study | claim | verdict | measured here |\n|---|---|---|---|\n"
+        "| `squares` | Squares grow <fast>. | held here | The largest is 4 & no more. |\n"
+        "| `nothing` | Squares grow <fast>. | cannot tell | There is nothing. |\n"
     )
     assert not list(tmp_path.glob("*.part")) + list(tmp_path.glob(".*"))

@@ -25,8 +25,9 @@ def standing(verdict: Verdict) -> str:
 
 
 def verdicts(shown: Sequence[Shown]) -> str:
-    """A line of Markdown for each study."""
-    return "".join(f"- **{study.name}**: {standing(v)}. {v.sentence}\n" for study, _, v, _ in shown)
+    """A Markdown table: what is claimed, and what was measured here."""
+    lines = (f"| `{study.name}` | {study.claim} | {standing(v)} | {v.sentence} |\n" for study, _, v, _ in shown)
+    return "| study | claim | verdict | measured here |\n|---|---|---|---|\n" + "".join(lines)
 
 
 def page(shown: Sequence[Shown], facts: Mapping[str, Any]) -> str:

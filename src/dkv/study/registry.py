@@ -23,6 +23,9 @@ STUDIES: dict[str, str] = {
     "scale": "dkv.study.scale:Scale",
     "diversity": "dkv.study.diversity:Diversity",
     "flops": "dkv.study.flops:Flops",
+    "length": "dkv.study.length:Length",
+    "length-params": "dkv.study.length_params:LengthParams",
+    "memory": "dkv.study.memory_compute:MemoryCompute",
     "long-prompts": "dkv.study.long_prompts:LongPrompts",
 }
 """By name, in the order in which `all` runs them: module and class."""
