@@ -25,7 +25,7 @@ from dkv.study.kit import Kit
 __all__ = ["NONE", "Accuracy", "Policy", "Pool", "cells_of", "gathered", "measured", "pool", "pooled", "result_of"]
 
 QUICK_TASKS = ("words",)
-TASKS = ("words", "code", "convert")
+TASKS = ("words", "lists", "code")
 """Of the embedded tasks those on which a cache can lose; in a quick study the one on which it loses most."""
 
 Summary = Callable[[Sequence[Outcome]], dict[str, Any]]
