@@ -1,4 +1,4 @@
-"""How two quantities of the same rows go together: Pearson's and Spearman's correlation, and the overlap of the highest.
+"""How two quantities of the same rows go together: Pearson's and Spearman's correlation, and overlap of the highest.
 
 All work on the last dimension and leave the others as they are. float64, because drifts span many orders.
 """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
@@ -39,17 +41,28 @@ def layer_axis(axis: Axes) -> None:
 def heatmap(
     axis: Axes, values: Sequence[Sequence[float]], columns: Sequence[str], low: float, high: float
 ) -> AxesImage:
-    """values [layers][columns], layer 0 below, dark = high; the figures in the cells where there is room. NaN stays
-    blank."""
-    image = axis.imshow(values, cmap="cividis_r", vmin=low, vmax=high, aspect="auto", origin="lower")
+    """values [layers][columns] on a logarithmic scale, layer 0 below, dark = high; the figures in the cells where there
+    is room. What is 0 is pale, NaN blank."""
+    shown = [[max(value, low) for value in line] for line in values]  # NaN stays what it is
+    image = axis.imshow(shown, cmap="cividis_r", norm=LogNorm(low, high), aspect="auto", origin="lower")
     axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right", fontsize=8)
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylabel("layer")
     if len(values) <= _MOST_FIGURES:
         for y, line in enumerate(values):
             for x, value in enumerate(line):
-                if value == value:
-                    dark = value > low + 0.55 * (high - low)
-                    axis.text(x, y, f"{value:.2f}".lstrip("0") if value < 0.995 else f"{value:.2f}", ha="center",
-                              va="center", fontsize=7, color="white" if dark else "black")  # fmt: skip
+                if not math.isnan(value):
+                    dark = value * value > low * high
+                    axis.text(x, y, _short(value), ha="center", va="center", fontsize=7,
+                              color="white" if dark else "black")  # fmt: skip
     return image
+
+
+def _short(value: float) -> str:
+    """Two figures: 0.69, 0.012, 4.1e-4."""
+    if value == 0:
+        return "0"
+    if value >= 0.01:
+        return f"{value:.2g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"

@@ -45,8 +45,8 @@ class VVerify:
     """Drift of V against drift of the features, per layer and domain. rho: share of the response that is picked.
 
     Held: in every domain, and for both features, the median over the layers above the first of Spearman's correlation
-    is at least 0.7; open while the bootstrap interval over prompts of one of them straddles 0.7 and none lies below. The
-    first layer is left out: its values depend on a row's own token alone, so that only a just decoded row can drift.
+    is at least 0.7; open while the bootstrap interval over prompts of one of them straddles 0.7 and none lies below.
+    The first layer is left out: its values depend on a row's own token alone, so only a just decoded row can drift.
     """
 
     rho: float = _RHO
