@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dkv.cli import bench, caches, compare, convert, eval, generate, inspect, report  # noqa: A004 - named as its command
+from dkv.cli import bench, caches, compare, convert, doctor, eval, generate, inspect, report  # noqa: A004 - named as its command
 from dkv.cli.guard import guarded
 from dkv.version import installed_version
 
@@ -34,6 +34,7 @@ app.command()(convert.convert)
 app.command()(bench.bench)
 app.command()(report.report)
 app.command("eval")(eval.evaluate)
+app.command()(doctor.doctor)
 
 
 def run() -> int:

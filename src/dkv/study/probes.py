@@ -18,7 +18,7 @@ from dkv.decoders import make_decoder
 from dkv.errors import PromptError
 from dkv.generation import Run
 from dkv.lm import DiffusionLM
-from dkv.memory import LayerMemory, Memory
+from dkv.memory import LayerMemory
 from dkv.models.layers import bucket_for
 from dkv.place import At
 from dkv.plan import Plan, Step
@@ -26,7 +26,7 @@ from dkv.rules import Parts, Rules, Turn
 from dkv.settings import Settings
 from dkv.version import installed_version
 
-__all__ = ["Keep", "Observe", "Snapshot", "buffer_of", "ids_of", "observe"]
+__all__ = ["Keep", "Observe", "Snapshot", "buffers_of", "ids_of", "observe"]
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,16 @@ def observe(
             prompt=prompt,
             length=length,
             committed_at=canvas.committed_at.clone(),
-            k=buffer_of(memory, "k"),
-            v=buffer_of(memory, "v"),
-            attn=buffer_of(memory, "attn"),
-            mlp=buffer_of(memory, "mlp"),
+            k=buffers_of(memory.layers, "k"),
+            v=buffers_of(memory.layers, "v"),
+            attn=buffers_of(memory.layers, "attn"),
+            mlp=buffers_of(memory.layers, "mlp"),
         )
 
 
-def buffer_of(memory: Memory, name: str) -> Tensor:
-    """A copy of one buffer of every layer, heads side by side, without scratch: [L, B, T, heads * D]."""
-    return torch.stack([layer.buffers[name][:, :, :-1].transpose(1, 2).flatten(2) for layer in memory.layers])
+def buffers_of(layers: Sequence[LayerMemory], name: str) -> Tensor:
+    """A copy of one buffer of some layers, heads side by side, without scratch: [L, B, T, heads * D]."""
+    return torch.stack([layer.buffers[name][:, :, :-1].transpose(1, 2).flatten(2) for layer in layers])
 
 
 def ids_of(lm: DiffusionLM, texts: Sequence[str]) -> list[list[int]]:
