@@ -74,6 +74,7 @@ def examine(
             fresh=_fresh(lm, given, policy, asked, none),
             cost=cost_of(baseline, steps),
             batch=len(given),
+            steps=prompts.settings.steps,
         )
         found.append(Diagnosis(spec, tuple(findings_of(evidence))))
     return found

@@ -15,11 +15,15 @@ from dkv.plan import CachePolicy
 
 __all__ = ["Evidence", "findings_of"]
 
+_LARGEST_BATCH = 1024
+"""What would need more prompts than this is no advice."""
+
 
 @dataclass(frozen=True)
 class Evidence:
     """All that was measured of one cache. lengths: tokens of each prompt; errors: its own, and of each variant by the
-    setting that makes it; agreement: with no cache, by prompt; fresh: the same with kp=1; batch: prompts at a time."""
+    setting that makes it; agreement: with no cache, by prompt; fresh: the same with kp=1; batch: prompts at a time;
+    steps: of a generation."""
 
     policy: CachePolicy
     lengths: list[int]
@@ -29,6 +33,7 @@ class Evidence:
     fresh: list[float] | None
     cost: Cost
     batch: int
+    steps: int
 
     def variant(self, *keys: str) -> dict[str, Errors]:
         """The variants of some keys."""
@@ -45,11 +50,14 @@ def _settling(e: Evidence) -> Finding:
     found = e.errors.mean("decoded")
     if not found:
         return Finding("settling", "fine", "no token was decided before the last step (n=0)", "none")
-    value, others = mean(found), {n: mean(v.mean("decoded")) for n, v in e.variant("delay", "refresh", "kr").items()}
+    value, others = (
+        mean(found),
+        {n: mean(v.mean("decoded")) for n, v in e.variant("delay", "refresh", "kr", "rho").items()},
+    )
     status = SETTLED.status(value)
     measured = (
         f"decided tokens' keys and values, as attention reads them, are {value:.2g} (1 - cosine, mean over layers) "
-        f"from those without a cache, n={e.errors.counts['decoded']} tokens and steps{_with(others)}"
+        f"from those without a cache, n={e.errors.counts['decoded']} (token, step) pairs{_with(others)}"
     )
     advice = "none" if status == "fine" else _lowest(others, value, "compute them more often with another cache")
     return Finding("settling", status, measured, advice, {"error": value, "variants": others})
@@ -104,7 +112,7 @@ def _layers(e: Evidence) -> Finding:
     times = f", {found[worst] / typical:.1f} times the median layer's" if typical else ""
     measured = (
         f"cached {what} of the response are farthest from no cache's in layer {worst}: {found[worst]:.2g} "
-        f"(1 - cosine){times}; by layer {_listed(found)}, n={e.errors.counts[kind]} positions and steps"
+        f"(1 - cosine){times}; by layer {_listed(found)}, n={e.errors.counts[kind]} (position, step) pairs"
     )
     advice = "none" if status == "fine" else _for_layer(e, worst, kind)
     return Finding("layers", status, measured, advice, {"worst": worst, "errors": found, "kind": kind})
@@ -118,7 +126,7 @@ def _prompt(e: Evidence) -> Finding:
     ages = {f"{low}+": total / count for low, (total, count) in sorted(e.errors.ages.items())}
     measured = (
         f"the prompt's keys and values are {value:.2g} (1 - cosine, mean over layers) from those without a cache, "
-        f"n={e.errors.counts['prompt']} tokens and steps; by steps since computed: {_aged(ages)}"
+        f"n={e.errors.counts['prompt']} (token, step) pairs; by steps since computed: {_aged(ages)}"
     )
     status, figures = PROMPT.status(value), {"error": value, "ages": ages}
     if e.fresh is not None:
@@ -175,17 +183,17 @@ def _helping(flips: dict[str, float], kl: dict[str, float], own: float, own_kl: 
         return "none of its settings helps by one step; try another cache"
     rest = [name for name in flips if name != best]
     over = f", more than {' or '.join(rest)}" if rest else ""
-    return f"{best}: helps most{over}"
+    return f"{best}: helps most here{over}"
 
 
 def _spend(e: Evidence) -> str:
     c, advice = e.cost, []
-    if c.per_row:
-        rows = c.fixed / c.per_row * (1 - OVERHEAD.watch) / OVERHEAD.watch
-        batch = math.ceil(e.batch * rows / c.rows)
+    rows = c.fixed * (1 - OVERHEAD.watch) / OVERHEAD.watch
+    batch = math.ceil(e.batch * rows / (c.per_row * c.rows)) if c.per_row else _LARGEST_BATCH
+    if batch < _LARGEST_BATCH:
         advice.append(f"a larger batch: from about {batch} prompts on (now {e.batch}) the fixed part is below 30%")
     else:
-        advice.append(f"a larger batch (now {e.batch}): time does not grow with rows here")
+        advice.append(f"a larger batch (now {e.batch}): time hardly grows with rows here")
     more = c.per_row * c.rows / c.seconds
     for key, change in (("rho", "larger"), ("refresh", "smaller")):
         if hasattr(e.policy, key):
@@ -209,7 +217,7 @@ def _for_layer(e: Evidence, worst: int, kind: str) -> str:
 def _renew(e: Evidence) -> str:
     kp = getattr(e.policy, "kp", None)
     if kp is not None and kp > 1:
-        return f"kp={max(kp // 2, 1)}, or lower for prompts as long as these"
+        return f"kp={max(min(kp, e.steps) // 2, 1)}, or lower for prompts as long as these"
     others = {n: mean(v.mean("prompt")) for n, v in e.variant("refresh").items()}
     otherwise = "a cache that renews the prompt (dllm-cache with a low kp), or shorter blocks, at which it is renewed"
     return _lowest(others, mean(e.errors.mean("prompt")), otherwise)

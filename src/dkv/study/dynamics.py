@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["AGES", "STATES", "Dynamics", "states_of"]
+__all__ = ["AGES", "STATES", "Dynamics", "drifts", "states_of"]
 
 STATES = ("masked", "just decoded", "1 step ago", "2", "3", "4-7", "8+", "prompt")
 """What a token is from one step to the next. masked: in both; just decoded: masked in the first, itself in the second;
@@ -66,7 +66,7 @@ class Dynamics:
         lm = exact(kit)
         for cell in cells:
             kit.tell(f"dynamics: {cell['task']}, prompts from {cell['first']}")
-            yield Record(cell, {"prompts": _prompts(snapshots(lm, cell))})
+            yield Record(cell, {"prompts": drifts(snapshots(lm, cell))})
 
     def figure(self, records: Sequence[Record]) -> Figure:
         """For each domain: drift of K and of V by layer and state, and by age."""
@@ -131,7 +131,7 @@ def states_of(committed_at: Tensor, clock: int) -> Tensor:
     return torch.where(committed_at == GIVEN, STATES.index("prompt"), state)
 
 
-def _prompts(steps: Iterator[Snapshot]) -> list[dict[str, Any]]:
+def drifts(steps: Iterator[Snapshot]) -> list[dict[str, Any]]:
     """For each sequence: mean drift of K and V by state and layer, by group and age, and the counts."""
     tallies: dict[int, _Tally] = {}
     past: deque[Snapshot] = deque(maxlen=max(AGES))

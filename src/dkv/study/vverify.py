@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["VVerify"]
+__all__ = ["VVerify", "correlations"]
 
 _FEATURES = {"attn": "attention output", "mlp": "FFN output"}
 _MEASURES = {
@@ -65,7 +65,7 @@ class VVerify:
         lm = exact(kit)
         for cell in cells:
             kit.tell(f"vverify: {cell['task']}, prompts from {cell['first']}")
-            yield Record(cell, {"prompts": _prompts(snapshots(lm, cell), cell["rho"])})
+            yield Record(cell, {"prompts": correlations(snapshots(lm, cell), cell["rho"])})
 
     def figure(self, records: Sequence[Record]) -> Figure:
         """Each measure over the layers, a line for each domain and feature."""
@@ -113,7 +113,7 @@ class VVerify:
         )
 
 
-def _prompts(steps: Iterator[Snapshot], rho: float) -> list[dict[str, Any]]:
+def correlations(steps: Iterator[Snapshot], rho: float) -> list[dict[str, Any]]:
     """For each sequence: each measure of each feature by layer, averaged over the steps."""
     sums: dict[int, list[Tensor]] = {}
     before: Snapshot | None = None
