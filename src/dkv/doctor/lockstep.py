@@ -1,8 +1,8 @@
 """Caches beside no cache on one and the same canvas, so that what differs is the cache's error and not its sequel.
 
-A leader generates without a cache. Before each of its steps every follower, a run under some cache with a memory of its
-own, takes the same step; then it is given the canvas on which the leader goes on. So a follower never sees the tokens
-that it would have chosen, but what it read and what its memory holds can be compared with the leader's, step by step.
+A leader generates without a cache. Every follower, a run under some cache with a memory of its own, takes the same
+step; then it is given the canvas on which the leader goes on. So a follower never sees the tokens that it would have
+chosen, but what it read and what its memory holds can be compared with what the leader has, step by step.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ class Lockstep:
             active, clock = ~state.done, state.clock
             held = state.canvas.live & active[:, None] & ~state.canvas.masked
             prompt = held & ~state.canvas.response
-            # The followers first: the step that they take needs the canvas as it is before the leader's commit.
             owns = [advance(follower.state) for follower in self._followers]
             told = advance(state)
             if told is None:
