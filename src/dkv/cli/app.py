@@ -13,6 +13,7 @@ from dkv.cli import (
     caches,
     compare,
     convert,
+    doctor,
     eval,  # noqa: A004 - named as its command
     generate,
     inspect,
@@ -45,6 +46,7 @@ app.command()(bench.bench)
 app.command()(report.report)
 app.command("eval")(eval.evaluate)
 app.command()(study.study)
+app.command()(doctor.doctor)
 
 
 def run() -> int:

@@ -22,6 +22,8 @@ STUDIES: dict[str, str] = {
     "components": "dkv.study.components:Components",
     "scale": "dkv.study.scale:Scale",
     "diversity": "dkv.study.diversity:Diversity",
+    "vverify": "dkv.study.vverify:VVerify",
+    "dynamics": "dkv.study.dynamics:Dynamics",
     "flops": "dkv.study.flops:Flops",
     "length": "dkv.study.length:Length",
     "length-params": "dkv.study.length_params:LengthParams",

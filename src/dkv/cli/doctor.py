@@ -1,0 +1,88 @@
+"""`dkv doctor`: what goes wrong with a cache on a model and prompts, and the setting to try."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dkv.cli import options
+from dkv.cli.console import printable, stderr_console
+from dkv.cli.live import region
+from dkv.errors import SettingError
+
+if TYPE_CHECKING:
+    from dkv.doctor.examine import Diagnosis
+
+__all__ = ["doctor"]
+
+_DEFAULT = ("dkv-decode", "dllm-cache")
+_WIDTH = 100
+
+_Caches = Annotated[
+    list[str] | None,
+    typer.Option("--cache", metavar="SPEC", help="Cache; may be repeated. Default: dkv-decode and dllm-cache."),
+]
+_Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts", metavar="PATH", help="A prompt a line; .jsonl: its field prompt. Default: embedded ones."
+    ),
+]
+_Count = Annotated[int, typer.Option("--count", parser=options.whole, metavar="N", help="Prompts, the first of them.")]
+_GenLength = Annotated[
+    int, typer.Option("--gen-length", parser=options.whole, metavar="N", help="Canvas length of the response.")
+]
+
+
+def doctor(
+    model: options.Model = "tiny",
+    prompts: _Prompts = None,
+    cache: _Caches = None,
+    count: _Count = 6,
+    gen_length: _GenLength = 64,
+    block_length: options.BlockLength = None,
+    steps: options.Steps = None,
+    decoder: options.Decoder = None,
+    chat: options.Chat = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Measure what can go wrong with a cache here, and what to set against it."""
+    if not 1 <= count <= 256:
+        raise SettingError(f"count={count} must be a whole number from 1 to 256: all prompts share a batch")
+    specs = list(cache or _DEFAULT)
+    import dkv
+    from dkv.doctor.examine import Asked, examine
+    from dkv.doctor.prompts import default_prompts, read_prompts
+
+    for spec in specs:
+        dkv.caches.make_cache(spec)  # a misspelled one should not cost the loading
+    given = None if prompts is None else read_prompts(prompts, count)
+    lm = dkv.load(model, device=device, dtype=dtype)
+    given = default_prompts(lm, count, gen_length) if given is None else given
+    asked = Asked(gen_length, block_length, steps, decoder, chat)
+    with region(stderr_console()) as show:
+        found = examine(lm, given, specs, asked, lambda note: None if show is None else show(printable(note)))
+    if as_json:
+        from dkv.cli.record import print_json
+
+        print_json({"model": model, "prompts": len(given), **asdict(asked), "caches": [asdict(d) for d in found]})
+    else:
+        _print(model, len(given), found)
+
+
+def _print(model: str, count: int, found: list[Diagnosis]) -> None:
+    for diagnosis in found:
+        print(printable(f"{diagnosis.cache} on {model}, {count} prompts"))
+        for finding in diagnosis.findings:
+            print(f"\n  {finding.status.upper():<8}{finding.name}")
+            for label, text in (("measured", finding.measured), ("try", finding.advice)):
+                if text != "none":
+                    head = f"    {label + ':':<10}"
+                    print(printable(textwrap.fill(text, _WIDTH, initial_indent=head, subsequent_indent=" " * 14)))
+        print()

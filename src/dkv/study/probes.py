@@ -1,0 +1,148 @@
+"""A generation without a cache, seen from inside: what every layer computed at every position, step by step.
+
+Nothing is hooked. `Observe` is a policy that computes everything, under a layer rule that is the dense layer and keeps
+what its attention and its feed-forward added to the stream; the engine holds these in the memory, beside keys and
+values, and from there they are copied after each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dkv.decoders import make_decoder
+from dkv.errors import PromptError
+from dkv.generation import Run
+from dkv.lm import DiffusionLM
+from dkv.memory import LayerMemory
+from dkv.models.layers import bucket_for
+from dkv.place import At
+from dkv.plan import Plan, Step
+from dkv.rules import Parts, Rules, Turn
+from dkv.settings import Settings
+from dkv.version import installed_version
+
+__all__ = ["Keep", "Observe", "Snapshot", "buffers_of", "ids_of", "observe"]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The dense layer, bit for bit, which also keeps what it adds: `attn` and `mlp`."""
+
+    buffers: ClassVar[tuple[str, ...]] = ("attn", "mlp")
+
+    def projected(self, carried: int, picked: int) -> int:
+        """Every carried row."""
+        return carried
+
+    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+        """One layer: x [N, C] of the carried rows to x [N, C]."""
+        h = block.norm(x, block.attn_norm)
+        q, k = block.qk(h, turn)
+        memory.put("k", at, k)
+        memory.put("v", at, block.value(h))
+        attended = block.attend(q, *memory.kv, at)
+        memory.put("attn", at, attended.unsqueeze(1))
+        x = x + attended
+        fed = block.mlp(x)
+        memory.put("mlp", at, fed.unsqueeze(1))
+        return x + fed
+
+
+@dataclass(frozen=True)
+class Observe:
+    """rows = live: no cache, with features kept."""
+
+    name: ClassVar[str] = "observe"
+
+    def plan(self, step: Step) -> Plan:
+        """Compute everything, and keep it."""
+        live = step.canvas.live
+        return Plan(live, rules=Rules(Keep(), Keep()), forced=live)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one step computed, of L layers, B sequences and T positions. clock: of the step; active [B]: sequences that
+    it ran for; prompt, length [B]: where responses begin and end; committed_at [B, T]: as in `Canvas`, after the step
+    (a position entered it with its mask where this is at least `clock`). k, v [L, B, T, kv_heads * head_dim]: keys
+    after the rotation, and values; attn, mlp [L, B, T, C]: what attention and feed-forward added to the stream."""
+
+    clock: int
+    active: list[bool]
+    prompt: list[int]
+    length: list[int]
+    committed_at: Tensor
+    k: Tensor
+    v: Tensor
+    attn: Tensor
+    mlp: Tensor
+
+
+def observe(
+    lm: DiffusionLM, prompts: Sequence[Sequence[int]], gen_length: int, decoder: str | None = None
+) -> Iterator[Snapshot]:
+    """Generate for some prompts (token ids) in one batch and yield what each step computed: one token a step, one
+    block, temperature 0. decoder: a spec, None = the family's own.
+
+    For float32: in bfloat16 a cosine near 1 is mostly rounding. Raises SettingError.
+    """
+    run = Run(
+        lm.model,
+        lm.tokenizer,
+        prompts,
+        [0] * len(prompts),
+        _settings(gen_length, decoder or lm.model.config.default_decoder),
+        cache_dtype=None,
+        bucket=bucket_for(lm.model.device, lm.model.dtype),
+        version=installed_version(),
+    )
+    canvas, memory = run.state.canvas, run.state.memory
+    prompt, length = canvas.prompt.tolist(), canvas.length.tolist()
+    for clock, tick in enumerate(run.ticks()):
+        yield Snapshot(
+            clock=clock,
+            active=[not done for done in tick.done],
+            prompt=prompt,
+            length=length,
+            committed_at=canvas.committed_at.clone(),
+            k=buffers_of(memory.layers, "k"),
+            v=buffers_of(memory.layers, "v"),
+            attn=buffers_of(memory.layers, "attn"),
+            mlp=buffers_of(memory.layers, "mlp"),
+        )
+
+
+def buffers_of(layers: Sequence[LayerMemory], name: str) -> Tensor:
+    """A copy of one buffer of some layers, heads side by side, without scratch: [L, B, T, heads * D]."""
+    return torch.stack([layer.buffers[name][:, :, :-1].transpose(1, 2).flatten(2) for layer in layers])
+
+
+def ids_of(lm: DiffusionLM, texts: Sequence[str]) -> list[list[int]]:
+    """Texts as `generate` would encode them. Raises PromptError where the checkpoint has no tokenizer."""
+    if lm.tokenizer is None:
+        raise PromptError(f"model={lm.name!r}: this checkpoint has no tokenizer, and the prompts are texts")
+    encode = lm.tokenizer.encode_chat if lm.tokenizer.has_template else lm.tokenizer.encode
+    return [encode(text) for text in texts]
+
+
+def _settings(gen_length: int, decoder: str) -> Settings:
+    return Settings(
+        gen_length=gen_length,
+        block_length=gen_length,
+        steps=gen_length,
+        temperature=0.0,
+        top_p=None,
+        top_k=None,
+        cfg_scale=0.0,
+        seed=0,
+        cache=Observe(),
+        decoder=make_decoder(decoder),
+        stop_at_eos=True,
+        cache_dtype=None,
+        stop=(),
+    )
