@@ -45,7 +45,8 @@ def network(tokenizer: Tokenizer, layers: int = 3, kv_heads: int = 0, shift: int
 def states(made: Network, tokenizer: Tokenizer, text: str) -> torch.Tensor:
     ids = torch.tensor([tokenizer.encode(text).ids])
     with torch.no_grad():
-        return made(ids, torch.tensor([ids.shape[1]]))
+        hidden: torch.Tensor = made(ids, torch.tensor([ids.shape[1]]))
+    return hidden
 
 
 def test_new_merges_leave_old_texts_alone(tokenizer: Tokenizer, grown: Tokenizer) -> None:

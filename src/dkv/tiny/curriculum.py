@@ -34,10 +34,10 @@ STAGES: tuple[Stage, ...] = (
 """For a run from nothing."""
 
 CONTINUED: tuple[Stage, ...] = (
-    Stage(0.65, {"code": 0.05, "convert": 0.05, "lookup": 0.18, "drill": 0.03, "lists": 0.18, "words": 0.10,
+    Stage(0.72, {"code": 0.05, "convert": 0.05, "lookup": 0.18, "drill": 0.03, "lists": 0.18, "words": 0.10,
                  "dialogue": 0.08, "spanish": 0.10, "recall": 0.23}, (0.40, 0.30, 0.30)),
-    Stage(1.00, {"code": 0.07, "convert": 0.07, "lookup": 0.22, "drill": 0.05, "lists": 0.20, "words": 0.17,
-                 "dialogue": 0.08, "spanish": 0.10, "recall": 0.04}, (0.10, 0.20, 0.70)),
+    Stage(1.00, {"code": 0.07, "convert": 0.07, "lookup": 0.18, "drill": 0.05, "lists": 0.19, "words": 0.17,
+                 "dialogue": 0.09, "spanish": 0.08, "recall": 0.10}, (0.15, 0.25, 0.60)),
 )  # fmt: skip
 """For a run that begins with a trained model."""
 
