@@ -121,7 +121,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", EMBEDDED)
 def test_embedded_suites_are_the_frozen_sets(task: str) -> None:
     examples, suite = load_eval(task)[:5], embedded(task, 5)
-    assert [q.prompt for q in suite.questions] == [e.prompt for e in examples]
+    assert [q.prompt for q in suite.questions] == [e.messages if e.history else e.prompt for e in examples]
     assert all(p.check(e.answer) and not p.check("") for p, e in zip(suite.problems, examples, strict=True))
     assert len(embedded(task).problems) == 400
     assert task in TASKS

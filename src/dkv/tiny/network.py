@@ -27,7 +27,7 @@ class Shape:
     layers: int = 4
     heads: int = 4
     hidden: int = 704
-    vocabulary: int = 1536
+    vocabulary: int = 1792
     context: int = 2048
     kv_heads: int = 0
     biased: bool = False

@@ -1,14 +1,15 @@
-"""Builds the tokenizer: byte-level BPE of 1,536 tokens, digits single, LLaDA's special tokens, a Llama-3 chat template.
+"""Builds the tokenizer: byte-level BPE of 1,792 tokens, digits single, LLaDA's special tokens, a Llama-3 chat template.
 
-`python -m dkv.tiny.tokenizer FOLDER` writes it. Built from generated examples only, so equal generators give the same
-file; the shipped one is older than some wordings of today's generators, and a model belongs to its tokenizer.
+`python -m dkv.tiny.tokenizer FOLDER` writes it; `--extend OLD --tasks NAME ...` adds to the one in OLD what those tasks
+need. Built from generated examples only, so equal generators give the same file; the shipped one is older than some
+wordings of today's generators and was extended once, and a model belongs to its tokenizer.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -18,7 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from dkv.tiny.tasks import ALL
 
-VOCABULARY = 1536
+VOCABULARY = 1792
 MASK, END, START = "<|mdm_mask|>", "<|endoftext|>", "<|startoftext|>"
 HEADER, END_HEADER, TURN = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 SPECIAL = (START, END, HEADER, END_HEADER, TURN, MASK)
@@ -37,12 +38,12 @@ def as_chat(messages: Sequence[tuple[str, str]]) -> str:
     return f"{START}{said}{HEADER}assistant{END_HEADER}\n\n"
 
 
-def corpus(seed: int, count: int) -> Iterator[str]:
-    """Prompts and answers of all tasks, `count` examples each, and the two roles."""
+def corpus(seed: int, count: int, names: Sequence[str] = tuple(ALL)) -> Iterator[str]:
+    """Prompts and answers of some tasks, `count` examples each, and the two roles."""
     rng = random.Random(seed)
     for _ in range(count):
-        for task in ALL.values():
-            example = task.training(rng)
+        for name in names:
+            example = ALL[name].training(rng)
             yield example.prompt[:300]  # long prompts repeat themselves
             yield example.answer
         yield "user\n\nassistant\n\nsystem"
@@ -138,5 +139,18 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def main() -> None:
+    """Command line; never onto the shipped files: the weights know only their own tokenizer."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--extend", type=Path, default=None, help="directory of the tokenizer to begin with")
+    parser.add_argument("--tasks", nargs="+", default=list(ALL), choices=list(ALL))
+    given = parser.parse_args()
+    if given.extend is None:
+        save(build(), given.folder)
+    else:
+        save(extend(load(given.extend), corpus(0, 3000, given.tasks), VOCABULARY), given.folder)
+
+
 if __name__ == "__main__":
-    save(build(), Path(sys.argv[1]))  # never onto the shipped files: the weights know only their own tokenizer
+    main()
