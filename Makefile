@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check demo setup test test-lm-eval test-slow test-transformers
+.PHONY: check demo results setup test test-lm-eval test-slow test-transformers
 
 setup: .venv/ready
 
@@ -53,6 +53,15 @@ test-lm-eval: .venv-lm-eval/ready
 		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
 	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt 'lm-eval>=0.4.10'
 	touch $@
+
+# What docs/results holds: every figure of it, from nothing. Hours on two cores; interrupt it and run it again to go on.
+RESULTS := docs/results
+results: setup
+	mkdir -p $(RESULTS)/bench $(RESULTS)/eval
+	$(BIN)/dkv bench --out $(RESULTS)/bench/bench.jsonl
+	$(BIN)/dkv report $(RESULTS)/bench/bench.jsonl --out $(RESULTS)/bench/bench.html
+	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.tiny.jsonl --count 50 --markdown > $(RESULTS)/eval/table.md
+	$(BIN)/dkv study all --out $(RESULTS)/study --count 100
 
 check: setup
 	$(BIN)/ruff check .
