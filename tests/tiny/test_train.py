@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from dkv.tiny import MODEL_DIR
 from dkv.tiny.batches import BUCKETS, draw_masks, make_chunk, make_rows
-from dkv.tiny.curriculum import CONTINUED, STAGES, learning_rate, stage_at
+from dkv.tiny.curriculum import CURRICULA, STAGES, learning_rate, stage_at
 from dkv.tiny.export import export
 from dkv.tiny.network import Network, Shape, initialise
 from dkv.tiny.optimisers import orthogonalise
@@ -100,7 +100,7 @@ def test_chunks_are_a_function_of_their_number(tokenizer: Tokenizer) -> None:
 
 
 def test_curriculum_keeps_every_task_and_the_rate_decays() -> None:
-    for stage in (*STAGES, *CONTINUED):
+    for stage in (stage for stages in CURRICULA.values() for stage in stages):
         assert set(stage.weights) == set(ALL)
         assert sum(stage.weights.values()) == pytest.approx(1)
         assert sum(stage.levels) == pytest.approx(1)

@@ -39,7 +39,16 @@ CONTINUED: tuple[Stage, ...] = (
     Stage(1.00, {"code": 0.07, "convert": 0.07, "lookup": 0.18, "drill": 0.05, "lists": 0.19, "words": 0.17,
                  "dialogue": 0.09, "spanish": 0.08, "recall": 0.10}, (0.15, 0.25, 0.60)),
 )  # fmt: skip
-"""For a run that begins with a trained model."""
+"""For a run that begins with a model that knows fewer tasks."""
+
+FINISHING: tuple[Stage, ...] = (
+    Stage(1.00, {"code": 0.04, "convert": 0.04, "lookup": 0.07, "drill": 0.03, "lists": 0.40, "words": 0.10,
+                 "dialogue": 0.16, "spanish": 0.14, "recall": 0.02}, (0.15, 0.25, 0.60)),
+)  # fmt: skip
+"""For a run that begins with a model that knows the tasks, some of them badly."""
+
+CURRICULA: dict[str, tuple[Stage, ...]] = {"nothing": STAGES, "continued": CONTINUED, "finishing": FINISHING}
+"""By the name that the recipe's command takes."""
 
 
 def stage_at(progress: float, stages: tuple[Stage, ...] = STAGES) -> Stage:

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from dkv.tiny import MODEL_DIR
 from dkv.tiny.batches import Batch, draw_masks, make_chunk
-from dkv.tiny.curriculum import CONTINUED, STAGES, Stage, learning_rate
+from dkv.tiny.curriculum import CURRICULA, Stage, learning_rate
 from dkv.tiny.export import export
 from dkv.tiny.graft import graft
 from dkv.tiny.network import Network, Shape, initialise
@@ -52,6 +52,7 @@ class Settings:
     compiled: bool = True
     bf16: bool = True
     device: str = "cpu"
+    curriculum: str = "nothing"
     start: Path | None = None  # a model directory whose weights the run begins with
     workers: int = 0  # processes that make data ahead, for a GPU; 0 = made in place, which on a CPU costs 1.5%
     save_seconds: float = 240.0
@@ -169,7 +170,7 @@ def chunks(trainer: Trainer) -> Iterator[list[Batch]]:
     """
     settings, clock = trainer.settings, trainer.clock
 
-    stages = STAGES if settings.start is None else CONTINUED
+    stages = CURRICULA[settings.curriculum]
 
     def arguments(number: int, progress: float) -> tuple[Tokenizer, int, int, float, int, int, tuple[Stage, ...]]:
         return trainer.tokenizer, settings.seed, number, progress, settings.batch, settings.chunk, stages
@@ -248,6 +249,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="directory of checkpoint and log")
     parser.add_argument("--start", type=Path, default=None, help="model directory to begin with; default: from nothing")
+    parser.add_argument("--curriculum", choices=list(CURRICULA), default=Settings.curriculum)
     parser.add_argument("--export", type=Path, default=None, help="write the model here at the end")
     for name in ("tokens", "minutes", "muon-rate", "adam-rate", "flat", "save-seconds", "evaluate-tokens"):
         parser.add_argument(f"--{name}", type=float, default=getattr(Settings, name.replace("-", "_")))
