@@ -34,8 +34,8 @@ Prompt = str | Sequence[int] | Conversation
 
 
 def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False) -> DiffusionLM:
-    """Load an embedded model ("tiny", "tiny-small", "tiny-dream"), a directory with a published checkpoint, or a hub id
-    like "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
+    """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
+    "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were

@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {
         "architectures": ["LLaDAModelLM"], "activation_type": "silu", "block_type": "llama", "layer_norm_type": "rms",
         "rope": True, "d_model": WIDTH, "n_heads": 2, "n_layers": LAYERS, "mlp_hidden_size": MLP, "vocab_size": VOCAB,
-        "max_sequence_length": 2048, "mask_token_id": MASK, "eos_token_id": EOS, "pad_token_id": EOS,
+        "max_sequence_length": 8192, "mask_token_id": MASK, "eos_token_id": EOS, "pad_token_id": EOS,
     }  # fmt: skip
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(_weights(), directory / "model.safetensors")

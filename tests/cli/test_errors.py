@@ -36,7 +36,7 @@ from tests.cli.conftest import Cli, Shell, one_error
         ("--cache-dtype nope", "cache_dtype='nope'"),
         ("--dtype nope", "dtype='nope'"),
         ("--device nope", "device='nope'"),
-        ("--gen-length 4000", "exceed the model's context of 2048"),
+        ("--gen-length 9000", "exceed the model's context of 8192"),
         ("--chat", "chat=True: this checkpoint has no chat template"),
         ("--ids", "'hello' is not a list of token ids"),
         ("--svg /no/such/place/x.svg", "a directory that exists"),

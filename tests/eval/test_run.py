@@ -48,6 +48,14 @@ def test_answers_are_those_of_generate(lm: dkv.DiffusionLM) -> None:
         assert [o.rows for o in measured.outcomes.values()] == [g.stats.rows_computed for g in made]
 
 
+def test_without_a_template_a_conversation_is_plain_text(lm: dkv.DiffusionLM) -> None:
+    said = (("user", "a"), ("assistant", "b"), ("user", "c"))
+    (made,) = asker(lm).generate([Question(said, 4)], NONE)
+    (plain,) = asker(lm).generate([Question("user: a\n\nassistant: b\n\nuser: c\n\nassistant:", 4)], NONE)
+    assert made.prompt_ids == plain.prompt_ids
+    assert made.token_ids == plain.token_ids
+
+
 def test_an_interrupted_run_goes_on_and_ends_the_same(lm: dkv.DiffusionLM, tmp_path: Path) -> None:
     whole = asker(lm)
     list(run(whole, suite(), SETTINGS))

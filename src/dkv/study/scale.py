@@ -5,34 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from dkv.errors import DkvError
-from dkv.lm import find_model
 from dkv.study.accuracy import NONE, Policy, Pool, cells_of, measured, pool
 from dkv.study.base import Cell, Effort, Record, Verdict
 from dkv.study.judging import all_of, kept
 from dkv.study.kit import Kit
+from dkv.tiny import MODELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Scale", "embedded_models"]
 
-_EMBEDDED = ("tiny", "tiny-small", "tiny-dream")
 _MAIN = Policy("dkv-decode:refresh=4")
 _POLICIES = (NONE, _MAIN, Policy("dkv-decode:refresh=8"), Policy("dllm-cache"))
 
 
 def embedded_models() -> tuple[str, ...]:
     """The names of the models in the package."""
-    return tuple(name for name in _EMBEDDED if _is_there(name))
-
-
-def _is_there(name: str) -> bool:
-    try:
-        find_model(name)
-    except DkvError:
-        return False
-    return True
+    return tuple(MODELS)
 
 
 class Scale:

@@ -14,11 +14,8 @@ from dkv.tiny.tasks import EVALUATED, Example, Task
 __all__ = ["EVALUATION_DIR", "MODELS", "MODEL_DIR", "TASKS", "Example", "Task", "load_eval"]
 
 MODEL_DIR: Path = Path(__file__).parent / "model"
-MODELS: dict[str, Path] = {
-    "tiny": MODEL_DIR,
-    "tiny-small": Path(__file__).parent / "small",
-    "tiny-dream": Path(__file__).parent / "dream",
-}
+MODELS: dict[str, Path] = {"tiny": MODEL_DIR}
+"""By the name that `dkv.load` takes."""
 EVALUATION_DIR: Path = Path(__file__).parent / "evaluation"
 TASKS: dict[str, Task] = dict(sorted(EVALUATED.items()))
 """The tasks that the models were trained for, by name."""

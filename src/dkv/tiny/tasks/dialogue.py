@@ -49,17 +49,17 @@ def _change(rng: random.Random, order: Order) -> tuple[str, Order]:
 
 
 def _edit(rng: random.Random, order: Order) -> tuple[str, Order]:
-    """One change that leaves two to seven items."""
-    kinds = [_change] + [_add] * (len(order) < 6) + [_leave_out] * (len(order) > 2)
+    """One change that leaves two to six items."""
+    kinds = [_change] + [_add] * (len(order) < 5) + [_leave_out] * (len(order) > 2)
     return rng.choice(kinds)(rng, order)
 
 
 def make(rng: random.Random, level: int) -> Example:
-    """An order and one to four changes of it; the reply to the last."""
-    order = _drawn(rng, rng.randint(2, (3, 4, 5)[level]), {})
+    """An order and one to three changes of it; the reply to the last."""
+    order = _drawn(rng, rng.randint(2, (3, 4, 4)[level]), {})
     opening = rng.choice(("I would like {}.", "Hello, I want {}.", "Order {}, please.", "Can I have {}?"))
     said, history = opening.format(_listed(order)), list[tuple[str, str]]()
-    for _ in range(rng.randint(*((0, 1), (1, 2), (1, 4))[level])):
+    for _ in range(rng.randint(*((0, 1), (1, 2), (1, 3))[level])):
         history += [("user", said), ("assistant", shown(order))]
         said, order = _edit(rng, order)
     key = "|".join([*(text for role, text in history if role == "user"), said])
