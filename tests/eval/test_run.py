@@ -50,8 +50,8 @@ def test_answers_are_those_of_generate(lm: dkv.DiffusionLM) -> None:
 
 def test_without_a_template_a_conversation_is_plain_text(lm: dkv.DiffusionLM) -> None:
     said = (("user", "a"), ("assistant", "b"), ("user", "c"))
-    (made,) = asker(lm).generate([Question(said, 4)], NONE)
-    (plain,) = asker(lm).generate([Question("user: a\n\nassistant: b\n\nuser: c\n\nassistant:", 4)], NONE)
+    (made,) = asker(lm).generate([Question(said, 4, chat=False)], NONE)
+    (plain,) = asker(lm).generate([Question("user: a\n\nassistant: b\n\nuser: c\n\nassistant:", 4, chat=False)], NONE)
     assert made.prompt_ids == plain.prompt_ids
     assert made.token_ids == plain.token_ids
 
