@@ -65,7 +65,7 @@ def test_a_checkpoint_without_a_tokenizer_gets_drawn_ids(cli: Cli, bare: Path) -
         (["--prompts", "/nowhere.txt"], "prompts='/nowhere.txt': No such file"),
         (["--gen-length", "0"], "gen_length=0"),
         (["--block-length", "3"], "gen_length=8 must be a multiple of block_length=3"),
-        (["--gen-length", "4096"], "exceed the model's context"),
+        (["--gen-length", "9000"], "exceed the model's context"),
         (["--decoder", "best"], "unknown name 'best'"),
         (["--device", "moon"], "device='moon'"),
     ],
