@@ -9,6 +9,7 @@ import pytest
 import dkv
 from dkv.doctor.prompts import default_prompts, read_prompts
 from dkv.errors import SettingError
+from dkv.tiny import TASKS
 
 
 def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
@@ -51,9 +52,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_defaults_fit_the_model(lm: dkv.DiffusionLM, bare_lm: dkv.DiffusionLM) -> None:
-    texts = default_prompts(lm, 4, 8)
-    assert len(set(texts)) == 4
-    assert all(isinstance(text, str) for text in texts)
+    asked = default_prompts(lm, len(TASKS), 8)
+    assert len(asked) == len(TASKS)
+    talks = [one for one in asked if not isinstance(one, str)]
+    assert [[message["role"] for message in talk][-2:] for talk in talks] == [["assistant", "user"]]  # one dialogue
     ids = default_prompts(bare_lm, 5, 8)
     assert ids == default_prompts(bare_lm, 5, 8)
     assert len({len(one) for one in ids}) > 1
