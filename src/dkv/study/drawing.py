@@ -102,6 +102,8 @@ def _panel(axis: Axes, panel: Panel, looks: Looks, categories: Sequence[str], jo
     axis.tick_params(labelsize=8)
     axis.set_xlim(-0.6, len(categories) - 0.4)
     axis.set_ylim(panel.low, panel.high)
+    if panel.high is None:
+        axis.set_ylim(top=axis.get_ylim()[1] * 1.08)  # room for the topmost mark
     axis.set_ylabel(panel.label, fontsize=9)
     axis.grid(True, axis="y", color="#dddddd", linewidth=0.6)
 
