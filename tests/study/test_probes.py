@@ -10,7 +10,8 @@ from dkv.caches import make_cache
 from dkv.canvas import GIVEN, NEVER
 from dkv.doctor.lockstep import Prompts, run_of
 from dkv.errors import PromptError
-from dkv.study.probes import Observe, buffers_of, ids_of, observe
+from dkv.study.plain import ids_of
+from dkv.study.probes import Observe, buffers_of, observe
 
 PROMPTS = [[1, 2, 3, 4, 5], [7, 8, 9]]
 

@@ -14,7 +14,8 @@ from dkv.bench.replay import replay
 from dkv.generation import Run
 from dkv.models import Transformer
 from dkv.place import exact
-from dkv.study.sampled import random_weights, settings_for, side_by_side
+from dkv.study.plain import settings_for
+from dkv.study.sampled import random_weights, side_by_side
 from dkv.study.steps import Kind, Sample, compose, outline, points_of, seconds_of
 from tests.support.runs import start_and_play
 

@@ -16,11 +16,10 @@ from dkv.denoise import State, Tick, advance
 from dkv.generation import Generation, Run
 from dkv.lm import DiffusionLM
 from dkv.memory import Memory
-from dkv.models.layers import bucket_for
 from dkv.plan import CachePolicy
 from dkv.settings import Settings
+from dkv.study import plain
 from dkv.study.probes import Observe
-from dkv.version import installed_version
 
 __all__ = ["Beside", "Lockstep", "Prompts", "run_of"]
 
@@ -87,16 +86,7 @@ class Lockstep:
 
 def run_of(lm: DiffusionLM, prompts: Prompts, policy: CachePolicy) -> Run:
     """A run of some prompts under a cache."""
-    return Run(
-        lm.model,
-        lm.tokenizer,
-        prompts.ids,
-        prompts.seeds,
-        replace(prompts.settings, cache=policy),
-        cache_dtype=None,
-        bucket=bucket_for(lm.model.device, lm.model.dtype),
-        version=installed_version(),
-    )
+    return plain.run_of(lm, prompts.ids, replace(prompts.settings, cache=policy), prompts.seeds)
 
 
 def _follow(leader: State, follower: State) -> None:

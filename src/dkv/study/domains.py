@@ -11,7 +11,8 @@ from types import MappingProxyType
 from dkv.lm import DiffusionLM
 from dkv.study.base import Cell, Effort
 from dkv.study.kit import Kit
-from dkv.study.probes import Snapshot, ids_of, observe
+from dkv.study.plain import ids_of
+from dkv.study.probes import Snapshot, observe
 from dkv.tiny import TASKS, load_eval
 
 __all__ = ["DOMAINS", "domains_of", "exact", "snapshots", "task_cells"]

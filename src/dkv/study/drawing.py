@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from dkv.bench.drawing import PANEL, Looks, look_for
 from dkv.eval.statistics import Share
-from dkv.study.accuracy import Pool
+from dkv.study.accuracy import NONE, Policy, Pool, pool
+from dkv.study.base import Record
 
-__all__ = ["Panel", "Point", "accuracy_and_rows", "draw", "percent"]
+__all__ = ["Panel", "Point", "accuracy_and_rows", "beside_none", "draw", "percent"]
 
 _SPREAD = 0.36
 """Of the distance between two categories: what the series side by side take up."""
@@ -57,6 +58,17 @@ def accuracy_and_rows(
     rows = {name: [None if p is None else Point(100 * p.rows_share) for p in pools] for name, pools in series.items()}
     panels = [Panel(known, right, 0, 105), Panel("rows computed (% of no cache)", rows, 0, 105)]
     return draw(title, axis, categories, panels, joined)
+
+
+def beside_none(title: str, axis: str, label: str, records: Sequence[Record]) -> Figure:
+    """Accuracy and rows over the values of a cache's one key, beside no cache. label: of the cache."""
+    policies = list(dict.fromkeys(Policy(record.cell["cache"]) for record in records))
+    names = ["none" if p == NONE else p.cache.rpartition("=")[2] for p in policies]
+    series = {
+        "no cache": [pool(records, p) if p == NONE else None for p in policies],
+        label: [None if p == NONE else pool(records, p) for p in policies],
+    }
+    return accuracy_and_rows(title, axis, names, series)
 
 
 def draw(title: str, axis: str, categories: Sequence[str], panels: Sequence[Panel], joined: bool = True) -> Figure:

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dkv.bench.runners import Outcome
-from dkv.decoders import make_decoder
 from dkv.denoise import advance
-from dkv.dtypes import named_dtype
 from dkv.generation import Generation, Run
 from dkv.lm import DiffusionLM
-from dkv.models.layers import bucket_for
-from dkv.settings import Settings
-from dkv.study.sampled import settings_for
+from dkv.study.plain import ids_of, run_of, settings_for
 from dkv.tiny import Example, load_eval
-from dkv.version import installed_version
 
-__all__ = ["Held", "OneRun", "encode", "examples_of", "follow", "free"]
+__all__ = ["Held", "OneRun", "examples_of", "follow", "free"]
 
 
 @dataclass(frozen=True)
@@ -34,16 +29,9 @@ class Held:
     compared: int
 
 
-def encode(lm: DiffusionLM, prompt: str) -> list[int]:
-    """A prompt's ids, through the chat template if there is one. Raises TypeError for a model without a tokenizer."""
-    if lm.tokenizer is None:
-        raise TypeError("the model has no tokenizer")
-    return lm.tokenizer.encode_chat(prompt) if lm.tokenizer.has_template else lm.tokenizer.encode(prompt)
-
-
 def examples_of(lm: DiffusionLM, task: str, least: int, count: int) -> list[Example]:
     """The first `count` of a task's examples whose prompts have `least` tokens and fit the model, shortest first."""
-    sized = sorted((len(encode(lm, e.prompt)), number, e) for number, e in enumerate(load_eval(task)))
+    sized = sorted((len(_ids(lm, e.prompt)), number, e) for number, e in enumerate(load_eval(task)))
     context = lm.model.config.context
     return [e for size, _, e in sized if size >= least and size + e.gen_length <= context][:count]
 
@@ -55,8 +43,8 @@ class OneRun:
     def __init__(
         self, lm: DiffusionLM, prompt: str | list[int], gen: int, cache: str, cache_dtype: str | None = None
     ) -> None:
-        ids = encode(lm, prompt) if isinstance(prompt, str) else prompt
-        self._run = _run(lm, ids, _settings(lm, gen, cache), cache_dtype)
+        ids = _ids(lm, prompt) if isinstance(prompt, str) else prompt
+        self._run = _run(lm, ids, gen, cache, cache_dtype)
         self._ticks = self._run.ticks()
 
     def step(self) -> bool:
@@ -82,9 +70,9 @@ def free(lm: DiffusionLM, prompt: str, gen: int, cache: str, cache_dtype: str | 
 def follow(lm: DiffusionLM, prompt: str, gen: int, caches: Sequence[str]) -> tuple[Generation, list[Held]]:
     """Run no cache, with every cache on its canvas beside it: what no cache generates, and what each cache would have
     said otherwise."""
-    ids, totals = encode(lm, prompt), [[0, 0] for _ in caches]
-    leader = _run(lm, ids, _settings(lm, gen, "none"))
-    others = [_run(lm, ids, _settings(lm, gen, cache)) for cache in caches]
+    ids, totals = _ids(lm, prompt), [[0, 0] for _ in caches]
+    leader = _run(lm, ids, gen, "none")
+    others = [_run(lm, ids, gen, cache) for cache in caches]
     for tick in leader.ticks():
         for run, total in zip(others, totals, strict=True):
             mine = advance(run.state)
@@ -97,21 +85,13 @@ def follow(lm: DiffusionLM, prompt: str, gen: int, caches: Sequence[str]) -> tup
     return leader.results()[0], [Held(*total) for total in totals]
 
 
-def _settings(lm: DiffusionLM, gen: int, cache: str) -> Settings:
-    return replace(settings_for(cache, gen, gen), decoder=make_decoder(lm.model.config.default_decoder))
+def _ids(lm: DiffusionLM, prompt: str) -> list[int]:
+    return ids_of(lm, [prompt])[0]
 
 
-def _run(lm: DiffusionLM, ids: list[int], settings: Settings, cache_dtype: str | None = None) -> Run:
-    return Run(
-        lm.model,
-        lm.tokenizer,
-        [ids],
-        [0],
-        settings,
-        cache_dtype=None if cache_dtype is None else named_dtype("cache_dtype", cache_dtype),
-        bucket=bucket_for(lm.model.device, lm.model.dtype),
-        version=installed_version(),
-    )
+def _run(lm: DiffusionLM, ids: list[int], gen: int, cache: str, cache_dtype: str | None = None) -> Run:
+    settings = settings_for(cache, gen, gen, lm.model.config.default_decoder)
+    return run_of(lm, [ids], settings, cache_dtype=cache_dtype)
 
 
 def _copy_canvas(run: Run, leader: Run) -> None:

@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING
 from dkv.bench.flops import Part, Work, flops
 from dkv.bench.replay import replay
 from dkv.bench.shapes import named_shape
-from dkv.caches import make_cache
-from dkv.decoders import make_decoder
 from dkv.model import ModelConfig
-from dkv.settings import Settings
 from dkv.study.base import Cell, Effort, Record, Verdict
 from dkv.study.kit import Kit
+from dkv.study.plain import settings_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,8 +109,4 @@ def _factor(record: Record, kind: str) -> float:
 
 def _total(config: ModelConfig, cache: str, prompt: int, gen: int) -> int:
     """Operations of a generation of one block, a token a step."""
-    settings = Settings(
-        gen_length=gen, block_length=gen, steps=gen, temperature=0.0, top_p=None, top_k=None, cfg_scale=0.0, seed=0,
-        cache=make_cache(cache), decoder=make_decoder("confidence"), stop_at_eos=False, cache_dtype=None, stop=(),
-    )  # fmt: skip
-    return sum(flops(config, work) for work in replay(config, settings, prompt))
+    return sum(flops(config, work) for work in replay(config, settings_for(cache, gen, gen), prompt))

@@ -21,7 +21,8 @@ from dkv.bench.fit import Exponent, fit_exponent
 from dkv.bench.shapes import SHAPES
 from dkv.study.base import Cell, Effort, Record, Verdict
 from dkv.study.kit import Kit
-from dkv.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, settings_for, side_by_side
+from dkv.study.plain import settings_for
+from dkv.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, side_by_side
 from dkv.study.steps import Outline, compose, outline
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from dkv.eval.statistics import Difference, Share
 from dkv.study.base import Cell, Effort, Record, Verdict
 from dkv.study.fidelity import Held, examples_of, follow, free
 from dkv.study.kit import Kit
-from dkv.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, settings_for, side_by_side
+from dkv.study.plain import settings_for
+from dkv.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, side_by_side
 from dkv.study.steps import Sample, compose, outline
 from dkv.tiny.tasks import EVALUATED, Example
 

@@ -14,19 +14,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.decoders import make_decoder
-from dkv.errors import PromptError
-from dkv.generation import Run
 from dkv.lm import DiffusionLM
 from dkv.memory import LayerMemory
-from dkv.models.layers import bucket_for
 from dkv.place import At
 from dkv.plan import Plan, Step
 from dkv.rules import Parts, Rules, Turn
-from dkv.settings import Settings
-from dkv.version import installed_version
+from dkv.study.plain import run_of, settings_for
 
-__all__ = ["Keep", "Observe", "Snapshot", "buffers_of", "ids_of", "observe"]
+__all__ = ["Keep", "Observe", "Snapshot", "buffers_of", "observe"]
 
 
 @dataclass(frozen=True)
@@ -91,16 +86,8 @@ def observe(
 
     For float32: in bfloat16 a cosine near 1 is mostly rounding. Raises SettingError.
     """
-    run = Run(
-        lm.model,
-        lm.tokenizer,
-        prompts,
-        [0] * len(prompts),
-        _settings(gen_length, decoder or lm.model.config.default_decoder),
-        cache_dtype=None,
-        bucket=bucket_for(lm.model.device, lm.model.dtype),
-        version=installed_version(),
-    )
+    rule = decoder or lm.model.config.default_decoder
+    run = run_of(lm, prompts, settings_for(Observe(), gen_length, gen_length, rule, stop_at_eos=True))
     canvas, memory = run.state.canvas, run.state.memory
     prompt, length = canvas.prompt.tolist(), canvas.length.tolist()
     for clock, tick in enumerate(run.ticks()):
@@ -120,29 +107,3 @@ def observe(
 def buffers_of(layers: Sequence[LayerMemory], name: str) -> Tensor:
     """A copy of one buffer of some layers, heads side by side, without scratch: [L, B, T, heads * D]."""
     return torch.stack([layer.buffers[name][:, :, :-1].transpose(1, 2).flatten(2) for layer in layers])
-
-
-def ids_of(lm: DiffusionLM, texts: Sequence[str]) -> list[list[int]]:
-    """Texts as `generate` would encode them. Raises PromptError where the checkpoint has no tokenizer."""
-    if lm.tokenizer is None:
-        raise PromptError(f"model={lm.name!r}: this checkpoint has no tokenizer, and the prompts are texts")
-    encode = lm.tokenizer.encode_chat if lm.tokenizer.has_template else lm.tokenizer.encode
-    return [encode(text) for text in texts]
-
-
-def _settings(gen_length: int, decoder: str) -> Settings:
-    return Settings(
-        gen_length=gen_length,
-        block_length=gen_length,
-        steps=gen_length,
-        temperature=0.0,
-        top_p=None,
-        top_k=None,
-        cfg_scale=0.0,
-        seed=0,
-        cache=Observe(),
-        decoder=make_decoder(decoder),
-        stop_at_eos=True,
-        cache_dtype=None,
-        stop=(),
-    )

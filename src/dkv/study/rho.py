@@ -36,15 +36,9 @@ class Rho(Accuracy):
 
     def figure(self, records: Sequence[Record]) -> Figure:
         """A line over the share, beside no cache."""
-        from dkv.study.drawing import accuracy_and_rows
+        from dkv.study.drawing import beside_none
 
-        policies = list(dict.fromkeys(Policy(record.cell["cache"]) for record in records))
-        names = ["none" if p == NONE else p.cache.rpartition("=")[2] for p in policies]
-        series = {
-            "no cache": [pool(records, p) if p == NONE else None for p in policies],
-            "dllm-cache, kp 50, kr 7": [None if p == NONE else pool(records, p) for p in policies],
-        }
-        return accuracy_and_rows("dllm-cache: the share recomputed", "rho", names, series)
+        return beside_none("dllm-cache: the share recomputed", "rho", "dllm-cache, kp 50, kr 7", records)
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class."""

@@ -10,15 +10,13 @@ import torch
 from dkv.bench.peak import peak_bytes
 from dkv.bench.shapes import named_shape, random_model
 from dkv.caches import make_cache
-from dkv.decoders import make_decoder
 from dkv.footprint import cache_bytes
 from dkv.lm import find_device
 from dkv.memory import Memory
 from dkv.models.layers import Transformer
-from dkv.settings import Settings
 from dkv.study.steps import Points, Sample, points_of, take
 
-__all__ = ["SHAPE", "Taken", "held_bytes", "random_weights", "rounds_at", "settings_for", "side_by_side"]
+__all__ = ["SHAPE", "Taken", "held_bytes", "random_weights", "rounds_at", "side_by_side"]
 
 SHAPE = "small,width=128,layers=4,heads=1,mlp_width=384,vocab=512,context=32768"
 """A small LLaDA with heads of 128 and an MLP three times as wide as the model, as LLaDA-8B's are. The attention of so
@@ -35,25 +33,6 @@ class Taken:
     points: Points
     none_peak: int | None
     peak: int | None
-
-
-def settings_for(cache: str, gen: int, block: int) -> Settings:
-    """One token a step, by confidence, the canvas filled. Raises SpecError for an unknown cache."""
-    return Settings(
-        gen_length=gen,
-        block_length=block,
-        steps=gen,
-        temperature=0.0,
-        top_p=None,
-        top_k=None,
-        cfg_scale=0.0,
-        seed=0,
-        cache=make_cache(cache),
-        decoder=make_decoder("confidence"),
-        stop_at_eos=False,
-        cache_dtype=None,
-        stop=(),
-    )
 
 
 def random_weights(spec: str, device: str) -> Transformer:

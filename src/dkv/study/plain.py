@@ -1,0 +1,67 @@
+"""What studies run below `lm.generate`: its settings, ids and runs in their plainest form, at temperature 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dkv.caches import make_cache
+from dkv.decoders import make_decoder
+from dkv.dtypes import named_dtype
+from dkv.errors import PromptError
+from dkv.generation import Run
+from dkv.lm import DiffusionLM
+from dkv.models.layers import bucket_for
+from dkv.plan import CachePolicy
+from dkv.settings import Settings
+from dkv.version import installed_version
+
+__all__ = ["ids_of", "run_of", "settings_for"]
+
+
+def settings_for(
+    cache: str | CachePolicy, gen: int, block: int, decoder: str = "confidence", stop_at_eos: bool = False
+) -> Settings:
+    """One token a step in blocks of `block`. Raises SpecError for an unknown cache or decoder."""
+    return Settings(
+        gen_length=gen,
+        block_length=block,
+        steps=gen,
+        temperature=0.0,
+        top_p=None,
+        top_k=None,
+        cfg_scale=0.0,
+        seed=0,
+        cache=make_cache(cache) if isinstance(cache, str) else cache,
+        decoder=make_decoder(decoder),
+        stop_at_eos=stop_at_eos,
+        cache_dtype=None,
+        stop=(),
+    )
+
+
+def ids_of(lm: DiffusionLM, texts: Sequence[str]) -> list[list[int]]:
+    """Texts as `generate` would encode them. Raises PromptError where the checkpoint has no tokenizer."""
+    if lm.tokenizer is None:
+        raise PromptError(f"model={lm.name!r}: this checkpoint has no tokenizer, and the prompts are texts")
+    encode = lm.tokenizer.encode_chat if lm.tokenizer.has_template else lm.tokenizer.encode
+    return [encode(text) for text in texts]
+
+
+def run_of(
+    lm: DiffusionLM,
+    ids: Sequence[Sequence[int]],
+    settings: Settings,
+    seeds: Sequence[int] | None = None,
+    cache_dtype: str | None = None,
+) -> Run:
+    """A run of prompts that were checked, in one batch. seeds: None = 0 each; cache_dtype: None = the model's."""
+    return Run(
+        lm.model,
+        lm.tokenizer,
+        ids,
+        [0] * len(ids) if seeds is None else seeds,
+        settings,
+        cache_dtype=None if cache_dtype is None else named_dtype("cache_dtype", cache_dtype),
+        bucket=bucket_for(lm.model.device, lm.model.dtype),
+        version=installed_version(),
+    )
