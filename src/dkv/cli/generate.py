@@ -1,4 +1,4 @@
-"""`dkv generate`: one prompt in, its text out; `--live` shows the canvas on the way."""
+"""`dkv generate`: one prompt in, its text out; `--live` shows the canvas on the way. `--input` takes many prompts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["generate"]
 
 
 def generate(
-    prompt: options.Prompt,
+    prompt: options.PromptOrNone = None,
     model: options.Model = "tiny",
     gen_length: options.GenLength = 128,
     block_length: options.BlockLength = None,
@@ -41,13 +41,31 @@ def generate(
     live: options.Live = False,
     svg: options.Svg = None,
     as_json: options.Json = False,
+    input: options.Input = None,  # noqa: A002 - named as its option
+    output: options.Output = None,
+    batch_size: options.BatchSize = 32,
+    skip_bad: options.SkipBad = False,
 ) -> None:
-    """Generate a response to PROMPT. The text goes to standard output, a line of counts to standard error."""
+    """Generate a response to PROMPT. The text goes to standard output, a line of counts to standard error.
+
+    With --input, to each line of a file; what is finished stays, and the same command goes on from there.
+    """
     arguments = dict[str, Any](
         gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,
         top_k=top_k, cfg_scale=cfg_scale, seed=seed, cache=cache, decoder=decoder, stop_at_eos=stop_at_eos,
         cache_dtype=cache_dtype, stop=read_stops(stop), chat=chat,
     )  # fmt: skip
+    if input is not None:
+        from dkv.cli.batch import run_batch
+
+        _refuse(
+            {"prompt": prompt, "ids": ids, "live": live, "svg": svg, "json": as_json}, "excludes input; leave input out"
+        )
+        run_batch(input, output, arguments, model, device, dtype, batch_size, skip_bad)
+        return
+    _refuse({"output": output, "skip_bad": skip_bad}, "needs input; give --input FILE")
+    if prompt is None:
+        raise SettingError("prompt: none is given; give PROMPT, or --input FILE")
     given = read_prompt(prompt, ids)
     if svg is not None and (svg.is_dir() or not svg.parent.is_dir()):
         raise SettingError(f"svg={str(svg)!r} must be a file in a directory that exists")
@@ -63,6 +81,13 @@ def generate(
         from dkv.cli.picture import save_picture
 
         save_picture(svg, view, frames)
+
+
+def _refuse(given: dict[str, Any], why: str) -> None:
+    """Raise SettingError for an option that would do nothing."""
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise SettingError(f"{name} {why}, or leave {name} out")
 
 
 def _watch(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
+    "BatchSize",
     "BlockLength",
     "Cache",
     "CacheDtype",
@@ -20,12 +21,16 @@ __all__ = [
     "Dtype",
     "GenLength",
     "Ids",
+    "Input",
     "Json",
     "Live",
     "Model",
+    "Output",
     "Prompt",
+    "PromptOrNone",
     "Repeats",
     "Seed",
+    "SkipBad",
     "Steps",
     "Stop",
     "StopAtEos",
@@ -70,6 +75,22 @@ _AS_LONG = "Default: as --gen-length."
 
 Prompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from standard input.", show_default=False)
+]
+PromptOrNone = Annotated[
+    str | None,
+    typer.Argument(metavar="PROMPT", help="The prompt; - reads it from standard input.", show_default=False),
+]
+Input = Annotated[
+    Path | None,
+    typer.Option("--input", metavar="FILE", help="Instead of PROMPT: JSON lines with prompt, messages or question."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="FILE", help="Of --input: a JSON line an answer; - is standard output."),
+]
+BatchSize = Annotated[int, _whole("--batch-size", "Of --input: prompts that are generated for at once.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Of --input: answer a bad line by its error. Default: nothing is run.")
 ]
 Model = Annotated[str, _text("--model", "tiny (the embedded model), a directory, or a hub id (owner/name[@revision]).")]
 Device = Annotated[str, _text("--device", "auto, cpu, cuda, ...")]

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from dkv.errors import SettingError
+from dkv.eval.files import open_alone
 
 __all__ = ["ANSWERS", "Kind", "Store"]
 
@@ -55,7 +56,7 @@ class Store:
         self._file: BinaryIO | None = None
         if path is None:
             return
-        self._file = _opened(path, kind)
+        self._file = open_alone("out", path, kind.fix)
         try:
             self._read(path, {"format": kind.format, **common})
         except BaseException:
@@ -131,20 +132,3 @@ class Store:
                 raise SettingError(
                     f"out={str(path)!r} holds results with {name}={found.get(name)!r}, not {value!r}; {self._kind.fix}"
                 )
-
-
-def _opened(path: Path, kind: Kind) -> BinaryIO:
-    """The file, made if need be, for reading and appending by this process alone. Raises SettingError."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise SettingError(f"out={str(path)!r} must be a file in a directory that exists")
-    file = path.open("a+b")
-    try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks of this kind
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise SettingError(f"out={str(path)!r} is being written by another run; wait, or {kind.fix}") from None
-    return file

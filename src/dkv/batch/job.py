@@ -1,0 +1,124 @@
+"""A batch job: the input is checked, what is finished is found, the rest is answered and kept as it comes."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dkv.batch.asking import Asking, named, read_line
+from dkv.batch.local import answers
+from dkv.batch.progress import Progress
+from dkv.batch.results import Results, begun_with
+from dkv.batch.source import Line, Source
+from dkv.engine import Engine
+from dkv.errors import PromptError, SettingError
+from dkv.eval.fingerprint import fingerprint
+from dkv.lm import find_device, find_dtype, find_model, load
+from dkv.version import installed_version
+
+__all__ = ["Job", "Wanted"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A batch job as it was asked for. arguments: of `lm.request`, seed left out; seed: the job's, None = that of the
+    run that is gone on with, else drawn; batch_size: prompts in the engine's forwards at once; skip_bad: a bad line
+    becomes an error record, where else it stops the job before anything is run."""
+
+    input: Path
+    output: Path
+    arguments: Mapping[str, Any]
+    model: str = "tiny"
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int | None = None
+    batch_size: int = 32
+    skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            raise SettingError(f"batch_size={self.batch_size!r} must be a whole number of at least 1")
+
+
+class Job:
+    """A batch job about to run, or to go on. A context manager that closes the output.
+
+    Raises SettingError, SpecError, CheckpointError.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self.source = Source(wanted.input, _ignore if wanted.skip_bad else _check_form)
+        begun = begun_with(wanted.output)
+        header = _header(wanted, self.source.digest, begun)
+        self.seed: int = header["seed"]
+        self._new = begun is None
+        self.results = Results(wanted.output, self.source.last, header)
+
+    def __enter__(self) -> Job:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.results.__exit__(*error)
+
+    def run(self, tell: Callable[[Progress], None]) -> Progress:
+        """Answer what is missing. tell: called after each step. Raises SettingError for a bad line or a full disk."""
+        progress = Progress(self.source.count, self.results.count)
+        if progress.finished == progress.total:
+            return progress
+        crew = self._crew()
+        progress = Progress(self.source.count, self.results.count)  # the clock starts once the model is there
+        for records in crew:
+            self.results.put(records)
+            progress.add(records)
+            tell(progress)
+        return progress
+
+    def _crew(self) -> Iterator[list[Mapping[str, Any]]]:
+        wanted = self._wanted
+        lm = load(wanted.model, device=wanted.device, dtype=wanted.dtype)
+        lm.request([0], **wanted.arguments)  # what is wrong with the job is not said of its first line
+        asking = Asking(lm, wanted.arguments, self.seed)
+        if self._new and not wanted.skip_bad:
+            for line in self.source.lines():
+                asking.check(line)
+        # As many wait as are active, so that a place that falls free is taken at once.
+        engine = Engine(lm, active=wanted.batch_size, waiting=wanted.batch_size)
+        return answers(engine, asking, self._todo(), 2 * wanted.batch_size, wanted.skip_bad)
+
+    def _todo(self) -> Iterator[Line]:
+        return (line for line in self.source.lines() if line.number not in self.results)
+
+
+def _check_form(line: Line) -> None:
+    try:
+        read_line(line)
+    except (SettingError, PromptError) as error:
+        raise named(line, error) from None
+
+
+def _ignore(line: Line) -> None:
+    """A bad line will be answered by its error."""
+
+
+def _header(wanted: Wanted, digest: str, begun: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What all answers of the job are made with, as JSON gives it back."""
+    device = find_device(wanted.device)
+    seed = wanted.seed
+    if seed is None:
+        seed = secrets.randbits(32) if begun is None else begun["seed"]
+    header = {
+        "input": digest,
+        "model": wanted.model,
+        "fingerprint": fingerprint(find_model(wanted.model)),
+        "device": device.type,
+        "dtype": str(find_dtype(wanted.dtype, device)).removeprefix("torch."),
+        "seed": seed,
+        **wanted.arguments,
+        "version": installed_version(),
+    }
+    return dict(json.loads(json.dumps(header)))

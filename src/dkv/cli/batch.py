@@ -1,0 +1,85 @@
+"""`dkv generate --input`: the progress of a batch job, and how it ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from dkv.cli.benchrun import spelled
+from dkv.cli.console import printable, stderr_console
+from dkv.cli.live import region
+from dkv.errors import SettingError
+
+if TYPE_CHECKING:
+    from dkv.batch.job import Job
+    from dkv.batch.progress import Progress
+
+__all__ = ["run_batch"]
+
+_SECONDS_A_DRAWING = 0.2
+_SECONDS_A_LINE = 10.0
+
+
+def run_batch(
+    source: Path,
+    output: Path | None,
+    arguments: dict[str, Any],
+    model: str,
+    device: str,
+    dtype: str,
+    batch_size: int,
+    skip_bad: bool,
+) -> None:
+    """Run the job, or go on with it. arguments: of `lm.request`, with the job's seed. Raises SettingError."""
+    if output is None:
+        raise SettingError("output: none is given; give --output FILE, or --output - for standard output")
+    from dkv.batch.job import Job, Wanted
+
+    seed = arguments.pop("seed")
+    wanted = Wanted(source, output, arguments, model, device, dtype, seed, batch_size, skip_bad)
+    with Job(wanted) as job:
+        progress = _run(job)
+    print(printable(f"{_counts(progress)} in {output} (seed {job.seed})"), file=sys.stderr)
+
+
+def _run(job: Job) -> Progress:
+    """Run it with its progress shown. Ctrl-C says what was kept, and then ends as it always does."""
+    try:
+        with region(stderr_console()) as show:
+            told = time.monotonic()
+
+            def tell(progress: Progress) -> None:
+                nonlocal told
+                if time.monotonic() - told < (_SECONDS_A_LINE if show is None else _SECONDS_A_DRAWING):
+                    return
+                told = time.monotonic()
+                if show is None:
+                    print(_line(progress), file=sys.stderr, flush=True)
+                else:
+                    bar = ProgressBar(completed=100 * progress.share, width=60)
+                    show(Group(Text(_line(progress), no_wrap=True), bar))  # a bar does not end its line
+
+            return job.run(tell)
+    except KeyboardInterrupt:
+        kept = f"{job.results.count} results are in {job.results.output}"
+        print(printable(f"stopped; {kept}; the same command goes on from there"), file=sys.stderr)
+        raise
+
+
+def _counts(progress: Progress) -> str:
+    """How much is done, and how fast it went."""
+    prompts, tokens = progress.rates
+    failed = f", {progress.failed} of them errors" if progress.failed else ""
+    rates = f", {prompts:.2f} prompts/s, {tokens:.0f} tokens/s" if progress.done else ""
+    return f"{progress.finished} of {progress.total} prompts{failed}{rates}"
+
+
+def _line(progress: Progress) -> str:
+    left = "" if progress.left is None else f", {spelled(progress.left)} left"
+    return _counts(progress) + left
