@@ -120,6 +120,10 @@ class Asking:
         own = {"seed": seed_of_line(self.seed, asked.line)}
         return self.lm.request(asked.prompt, **{**self.arguments, **own, **asked.changes})
 
+    def check_job(self) -> None:
+        """Raises SettingError where the job's own arguments cannot be; else that would be said of its first line."""
+        self.lm.request([0], **self.arguments)
+
     def check(self, line: Line) -> None:
         """Raises SettingError naming the line where it cannot be asked."""
         try:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dkv.batch.asking import Asking, named, read_line
-from dkv.batch.local import answers
+from dkv.batch.local import answers, engine_for
 from dkv.batch.progress import Progress
+from dkv.batch.records import Record
 from dkv.batch.results import Results, begun_with
 from dkv.batch.source import Line, Source
-from dkv.engine import Engine
 from dkv.errors import PromptError, SettingError
 from dkv.eval.fingerprint import fingerprint
 from dkv.lm import find_device, find_dtype, find_model, load
@@ -27,7 +28,8 @@ __all__ = ["Job", "Wanted"]
 class Wanted:
     """A batch job as it was asked for. arguments: of `lm.request`, seed left out; seed: the job's, None = that of the
     run that is gone on with, else drawn; batch_size: prompts in the engine's forwards at once; skip_bad: a bad line
-    becomes an error record, where else it stops the job before anything is run."""
+    becomes an error record, where else it stops the job before anything is run; ray: spread it over so many `workers`
+    (None = one for each GPU, without any two)."""
 
     input: Path
     output: Path
@@ -38,10 +40,15 @@ class Wanted:
     seed: int | None = None
     batch_size: int = 32
     skip_bad: bool = False
+    ray: bool = False
+    workers: int | None = None
 
     def __post_init__(self) -> None:
-        if type(self.batch_size) is not int or self.batch_size < 1:
-            raise SettingError(f"batch_size={self.batch_size!r} must be a whole number of at least 1")
+        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
+        if self.workers is not None and not self.ray:
+            raise SettingError(f"workers={self.workers} needs ray; give --ray, or leave workers out")
 
 
 class Job:
@@ -56,6 +63,7 @@ class Job:
         begun = begun_with(wanted.output)
         header = _header(wanted, self.source.digest, begun)
         self.seed: int = header["seed"]
+        self._device, self._dtype = header["device"], header["dtype"]
         self._new = begun is None
         self.results = Results(wanted.output, self.source.last, header)
 
@@ -70,25 +78,44 @@ class Job:
         progress = Progress(self.source.count, self.results.count)
         if progress.finished == progress.total:
             return progress
-        crew = self._crew()
-        progress = Progress(self.source.count, self.results.count)  # the clock starts once the model is there
-        for records in crew:
-            self.results.put(records)
-            progress.add(records)
-            tell(progress)
+        with self._crew() as crew:
+            progress = Progress(self.source.count, self.results.count)  # the clock starts once the model is there
+            for records in crew:
+                self.results.put(records)
+                progress.add(records)
+                tell(progress)
         return progress
 
-    def _crew(self) -> Iterator[list[Mapping[str, Any]]]:
+    @contextmanager
+    def _crew(self) -> Iterator[Iterator[list[Record]]]:
+        """Who answers what is missing, after a check of all lines by the job's first run."""
+        if self._wanted.ray:
+            with self._spread() as crew:
+                yield crew
+            return
         wanted = self._wanted
-        lm = load(wanted.model, device=wanted.device, dtype=wanted.dtype)
-        lm.request([0], **wanted.arguments)  # what is wrong with the job is not said of its first line
-        asking = Asking(lm, wanted.arguments, self.seed)
+        asking = Asking(load(wanted.model, device=wanted.device, dtype=wanted.dtype), wanted.arguments, self.seed)
+        asking.check_job()
         if self._new and not wanted.skip_bad:
             for line in self.source.lines():
                 asking.check(line)
-        # As many wait as are active, so that a place that falls free is taken at once.
-        engine = Engine(lm, active=wanted.batch_size, waiting=wanted.batch_size)
-        return answers(engine, asking, self._todo(), 2 * wanted.batch_size, wanted.skip_bad)
+        engine = engine_for(asking.lm, wanted.batch_size)
+        yield answers(engine, asking, self._todo(), 2 * wanted.batch_size, wanted.skip_bad)
+
+    @contextmanager
+    def _spread(self) -> Iterator[Iterator[list[Record]]]:
+        try:
+            from dkv.batch.ray import Spread, cluster
+        except ModuleNotFoundError as missing:
+            raise SettingError(f"ray: needs {missing.name}; pip install 'dkv[ray]'") from None
+        wanted, left = self._wanted, self.source.count - self.results.count
+        spread = Spread(
+            wanted.model, self._device, self._dtype, wanted.arguments, self.seed, wanted.batch_size, wanted.workers
+        )
+        with cluster():
+            if self._new and not wanted.skip_bad:
+                spread.check(self.source.lines())
+            yield spread.answers(self._todo(), left, wanted.skip_bad)
 
     def _todo(self) -> Iterator[Line]:
         return (line for line in self.source.lines() if line.number not in self.results)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from dkv.batch.asking import Asking, named, read_line
 from dkv.batch.records import Record, answer_record, error_record
 from dkv.batch.source import Line
+from dkv.engine import Engine
 from dkv.errors import PromptError, SettingError
+from dkv.lm import DiffusionLM
 
-if TYPE_CHECKING:
-    from dkv.engine import Engine
+__all__ = ["answers", "engine_for"]
 
-__all__ = ["answers"]
+
+def engine_for(lm: DiffusionLM, batch_size: int) -> Engine:
+    """An engine whose forwards have `batch_size` prompts; as many may wait, so that a place that falls free is taken
+    at once."""
+    return Engine(lm, active=batch_size, waiting=2 * batch_size)
 
 
 def answers(

@@ -35,6 +35,8 @@ def run_batch(
     dtype: str,
     batch_size: int,
     skip_bad: bool,
+    ray: bool,
+    workers: int | None,
 ) -> None:
     """Run the job, or go on with it. arguments: of `lm.request`, with the job's seed. Raises SettingError."""
     if output is None:
@@ -42,7 +44,7 @@ def run_batch(
     from dkv.batch.job import Job, Wanted
 
     seed = arguments.pop("seed")
-    wanted = Wanted(source, output, arguments, model, device, dtype, seed, batch_size, skip_bad)
+    wanted = Wanted(source, output, arguments, model, device, dtype, seed, batch_size, skip_bad, ray, workers)
     with Job(wanted) as job:
         progress = _run(job)
     print(printable(f"{_counts(progress)} in {output} (seed {job.seed})"), file=sys.stderr)

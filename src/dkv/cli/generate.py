@@ -45,6 +45,8 @@ def generate(
     output: options.Output = None,
     batch_size: options.BatchSize = 32,
     skip_bad: options.SkipBad = False,
+    ray: options.Ray = False,
+    workers: options.Workers = None,
 ) -> None:
     """Generate a response to PROMPT. The text goes to standard output, a line of counts to standard error.
 
@@ -61,9 +63,9 @@ def generate(
         _refuse(
             {"prompt": prompt, "ids": ids, "live": live, "svg": svg, "json": as_json}, "excludes input; leave input out"
         )
-        run_batch(input, output, arguments, model, device, dtype, batch_size, skip_bad)
+        run_batch(input, output, arguments, model, device, dtype, batch_size, skip_bad, ray, workers)
         return
-    _refuse({"output": output, "skip_bad": skip_bad}, "needs input; give --input FILE")
+    _refuse({"output": output, "skip_bad": skip_bad, "ray": ray, "workers": workers}, "needs input; give --input FILE")
     if prompt is None:
         raise SettingError("prompt: none is given; give PROMPT, or --input FILE")
     given = read_prompt(prompt, ids)

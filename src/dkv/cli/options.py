@@ -28,6 +28,7 @@ __all__ = [
     "Output",
     "Prompt",
     "PromptOrNone",
+    "Ray",
     "Repeats",
     "Seed",
     "SkipBad",
@@ -38,6 +39,7 @@ __all__ = [
     "Temperature",
     "TopK",
     "TopP",
+    "Workers",
     "number",
     "whole",
 ]
@@ -89,6 +91,8 @@ Output = Annotated[
     typer.Option("--output", metavar="FILE", help="Of --input: a JSON line an answer; - is standard output."),
 ]
 BatchSize = Annotated[int, _whole("--batch-size", "Of --input: prompts that are generated for at once.")]
+Ray = Annotated[bool, typer.Option("--ray", help="Of --input: spread it over Ray workers, here or at RAY_ADDRESS.")]
+Workers = Annotated[int | None, _whole("--workers", "Of --ray: each loads the model. Default: the GPUs, else 2.")]
 SkipBad = Annotated[
     bool, typer.Option("--skip-bad", help="Of --input: answer a bad line by its error. Default: nothing is run.")
 ]

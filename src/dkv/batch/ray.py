@@ -1,0 +1,168 @@
+"""A batch job spread over Ray Data workers (extra `ray`): each loads the model once and answers a chunk of lines at a
+time. A worker that dies is started anew and its chunk is answered again, with the same seeds.
+
+Workers get the lines themselves, so they need not see the input file; the results are kept by the caller alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyarrow
+import ray
+from ray.data import ActorPoolStrategy, from_arrow_refs
+from ray.exceptions import RayError
+
+from dkv.batch.asking import Asking
+from dkv.batch.local import answers, engine_for
+from dkv.batch.records import Record
+from dkv.batch.source import Line
+from dkv.errors import EngineError, SettingError
+from dkv.lm import load
+
+__all__ = ["Spread", "cluster"]
+
+_TRIES = 3
+"""Times that a worker, and a chunk, is begun again: a line that kills its worker must not do so for ever."""
+
+_CHUNKS = 4
+"""Of each worker, at least, where there are lines enough: so that none waits long for the others at the end."""
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Ray, while it is needed: the cluster of RAY_ADDRESS, or one of this machine's own."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its other lines are not for who waits for results
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+    except ConnectionError as error:
+        raise SettingError(f"ray: no cluster at RAY_ADDRESS ({' '.join(str(error).split())[:80]})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a job is spread. model, device, dtype: as `load` takes them, the same for every worker; arguments, seed: the
+    job's; batch_size: prompts in a worker's forwards at once; workers: None = one for each GPU, without any two."""
+
+    model: str
+    device: str
+    dtype: str
+    arguments: Mapping[str, Any]
+    seed: int
+    batch_size: int
+    workers: int | None = None
+
+    def asking(self) -> Asking:
+        """The job with its model, loaded here."""
+        return Asking(load(self.model, device=self.device, dtype=self.dtype), self.arguments, self.seed)
+
+    def check(self, lines: Iterable[Line]) -> None:
+        """Have a worker check all lines, so that the model is not loaded here. Raises SettingError."""
+        chunks = list(self._put(lines, 8 * self.batch_size))
+        task = ray.remote(_first_error).options(**self._share(self._count()), max_retries=_TRIES)
+        error = _got(lambda: ray.get(task.remote(self, chunks)))
+        if error is not None:
+            raise SettingError(error)
+
+    def answers(self, lines: Iterable[Line], total: int, skip_bad: bool = False) -> Iterator[list[Record]]:
+        """Records as workers finish them, a chunk at a time. total: about how many lines there are; else as
+        `local.answers`. Raises SettingError, and EngineError where workers die again and again."""
+        count = self._count()
+        size = max(1, min(8 * self.batch_size, math.ceil(total / (_CHUNKS * count))))
+        made = from_arrow_refs(list(self._put(lines, size)))
+        made.context.enable_progress_bars = False
+        made.context.print_on_execution_start = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of these two only; Ray 2.60 has no other way to say them yet
+            done = made.map_batches(
+                _Worker,
+                fn_constructor_args=(self,),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(size=count),
+                max_restarts=_TRIES,
+                max_task_retries=_TRIES,
+                **self._share(count),
+            )
+        chunks = iter(done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+        while (chunk := _got(lambda: next(chunks, None))) is not None:
+            records = [json.loads(text) for text in chunk["record"].to_pylist()]
+            bad = next((record for record in records if "error" in record), None)
+            if bad is not None and not skip_bad:
+                raise SettingError(f"input: line {bad['line']}: {bad['error']}")
+            yield records
+
+    def _put(self, lines: Iterable[Line], size: int) -> Iterator[Any]:
+        """Lines in Ray's store, which moves to the disk what memory does not hold."""
+        todo = iter(lines)
+        while chunk := list(islice(todo, size)):
+            yield ray.put(pyarrow.table({"number": [line.number for line in chunk], "text": [c.text for c in chunk]}))
+
+    def _count(self) -> int:
+        gpus = int(ray.cluster_resources().get("GPU", 0)) if self._on_gpu else 0
+        if self._on_gpu and (self.workers or 1) > gpus:
+            raise SettingError(f"workers={self.workers or 1} exceeds the {gpus} GPUs of the cluster; use fewer")
+        return self.workers or gpus or 2
+
+    def _share(self, count: int) -> dict[str, Any]:
+        """What each worker holds of the cluster. Never more than there is: Ray would wait for it without end."""
+        share = ray.cluster_resources().get("CPU", 1) / count
+        return {"num_cpus": int(share) if share >= 1 else share, "num_gpus": 1 if self._on_gpu else 0}
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.startswith("cuda")
+
+
+class _Worker:
+    """An actor: a model and its engine, asked for chunk after chunk."""
+
+    def __init__(self, spread: Spread) -> None:
+        self._asking, self._size = spread.asking(), spread.batch_size
+        self._engine = engine_for(self._asking.lm, self._size)
+
+    def __call__(self, chunk: pyarrow.Table) -> pyarrow.Table:
+        """A column `record` of JSON for the columns `number` and `text`."""
+        made = answers(self._engine, self._asking, _lines(chunk), 2 * self._size, skip_bad=True)
+        return pyarrow.table({"record": [json.dumps(record) for records in made for record in records]})
+
+
+def _lines(chunk: pyarrow.Table) -> Iterator[Line]:
+    for row in chunk.to_pylist():
+        yield Line(row["number"], row["text"])
+
+
+def _first_error(spread: Spread, chunks: list[Any]) -> str | None:
+    """What is wrong with the first bad line, or with the job; None if nothing is."""
+    asking = spread.asking()
+    try:
+        asking.check_job()
+        for chunk in chunks:
+            for line in _lines(ray.get(chunk)):
+                asking.check(line)
+    except SettingError as error:
+        return str(error)
+    return None
+
+
+def _got(call: Any) -> Any:
+    """What Ray gives. Raises EngineError in one line where its workers fail."""
+    try:
+        return call()
+    except RayError as error:
+        reason = " ".join(str(error).split())
+        raise EngineError(f"ray: a worker failed ({reason[-200:]}); what is finished is kept") from None
