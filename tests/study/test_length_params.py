@@ -76,6 +76,13 @@ def test_every_setting_of_the_fidelity_has_a_cost(quick: bool) -> None:
     assert set(tried) <= known
 
 
+def test_a_conversation_is_asked_whole() -> None:
+    cell = {"part": "fidelity", "task": "dialogue", "least": 1, "count": 1, "kp": 1, "kr": 1, "rho": 0.25}
+    (made,) = LengthParams().measure(Kit(device="cpu", dtype="float32"), [cell])
+    # The order of the shortest conversation, most of which stands in its first turn.
+    assert made.result["right"] == made.result["none_right"] == [True]
+
+
 def test_both_parts_for_real() -> None:
     pytest.importorskip("matplotlib")
     lookup = {"part": "fidelity", "task": "lookup", "least": 1, "count": 1}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from dkv.bench.runners import Outcome
 from dkv.denoise import advance
+from dkv.eval.turns import Turns
 from dkv.generation import Generation, Run
 from dkv.lm import DiffusionLM
 from dkv.study.plain import ids_of, run_of, settings_for
@@ -31,19 +32,19 @@ class Held:
 
 def examples_of(lm: DiffusionLM, task: str, least: int, count: int) -> list[Example]:
     """The first `count` of a task's examples whose prompts have `least` tokens and fit the model, shortest first."""
-    sized = sorted((len(_ids(lm, e.prompt)), number, e) for number, e in enumerate(load_eval(task)))
+    sized = sorted((len(_ids(lm, e.asked)), number, e) for number, e in enumerate(load_eval(task)))
     context = lm.model.config.context
     return [e for size, _, e in sized if size >= least and size + e.gen_length <= context][:count]
 
 
 class OneRun:
-    """One prompt (a text, or ids) under a cache, its canvas filled, taken step by step: a `dkv.bench.runners.Runner`.
-    cache_dtype: of keys, values and features, None = the model's."""
+    """One prompt (a text, a conversation, or a list of ids) under a cache, its canvas filled, taken step by step: a
+    `dkv.bench.runners.Runner`. cache_dtype: of keys, values and features, None = the model's."""
 
     def __init__(
-        self, lm: DiffusionLM, prompt: str | list[int], gen: int, cache: str, cache_dtype: str | None = None
+        self, lm: DiffusionLM, prompt: str | Turns | list[int], gen: int, cache: str, cache_dtype: str | None = None
     ) -> None:
-        ids = _ids(lm, prompt) if isinstance(prompt, str) else prompt
+        ids = prompt if isinstance(prompt, list) else _ids(lm, prompt)
         self._run = _run(lm, ids, gen, cache, cache_dtype)
         self._ticks = self._run.ticks()
 
@@ -59,7 +60,7 @@ class OneRun:
         return Outcome((), generations, stats.new_tokens, stats.rows_computed, stats.rows_total, held)
 
 
-def free(lm: DiffusionLM, prompt: str, gen: int, cache: str, cache_dtype: str | None = None) -> Generation:
+def free(lm: DiffusionLM, prompt: str | Turns, gen: int, cache: str, cache_dtype: str | None = None) -> Generation:
     """What a cache generates for itself."""
     run = OneRun(lm, prompt, gen, cache, cache_dtype)
     while run.step():
@@ -67,7 +68,7 @@ def free(lm: DiffusionLM, prompt: str, gen: int, cache: str, cache_dtype: str | 
     return run.outcome().generations[0]
 
 
-def follow(lm: DiffusionLM, prompt: str, gen: int, caches: Sequence[str]) -> tuple[Generation, list[Held]]:
+def follow(lm: DiffusionLM, prompt: str | Turns, gen: int, caches: Sequence[str]) -> tuple[Generation, list[Held]]:
     """Run no cache, with every cache on its canvas beside it: what no cache generates, and what each cache would have
     said otherwise."""
     ids, totals = _ids(lm, prompt), [[0, 0] for _ in caches]
@@ -85,7 +86,7 @@ def follow(lm: DiffusionLM, prompt: str, gen: int, caches: Sequence[str]) -> tup
     return leader.results()[0], [Held(*total) for total in totals]
 
 
-def _ids(lm: DiffusionLM, prompt: str) -> list[int]:
+def _ids(lm: DiffusionLM, prompt: str | Turns) -> list[int]:
     return ids_of(lm, [prompt])[0]
 
 
