@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from dkv.bench.roofline import synchronize
 from dkv.denoise import Tick
-from dkv.doctor.lockstep import Prompts, run_of
 from dkv.lm import DiffusionLM
 from dkv.plan import CachePolicy
+from dkv.study.lockstep import Prompts, run_of
 
 __all__ = ["Cost", "Steps", "cost_of", "time_steps"]
 
