@@ -9,8 +9,8 @@ import pytest
 from dkv.study.base import Effort, Record
 from dkv.study.kit import Kit
 from dkv.study.length_params import LengthParams, Params, found_in
+from tests.study.samples import SMALL
 
-SMALL = "micro,width=64,layers=2,heads=2,mlp_width=96,context=512"
 PUBLISHED, OFTEN, EAGER = Params(50, 7, 0.25), Params(10, 7, 0.25), Params(50, 7, 0.0)
 
 
