@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dkv.batch.source import Line
@@ -118,7 +118,8 @@ class Asking:
     def request(self, asked: Asked) -> Request:
         """The request of a line. Raises SettingError and PromptError."""
         own = {"seed": seed_of_line(self.seed, asked.line)}
-        return self.lm.request(asked.prompt, **{**self.arguments, **own, **asked.changes})
+        request = self.lm.request(asked.prompt, **{**self.arguments, **own, **asked.changes})
+        return replace(request, deltas=False)
 
     def check_job(self) -> None:
         """Raises SettingError where the job's own arguments cannot be; else that would be said of its first line."""
