@@ -13,6 +13,7 @@ from typing import Any
 from dkv.batch.asking import Asking, named, read_line
 from dkv.batch.local import answers, engine_for
 from dkv.batch.progress import Progress
+from dkv.batch.ray import Spread, cluster
 from dkv.batch.records import Record
 from dkv.batch.results import Results, begun_with
 from dkv.batch.source import Line, Source
@@ -104,10 +105,6 @@ class Job:
 
     @contextmanager
     def _spread(self) -> Iterator[Iterator[list[Record]]]:
-        try:
-            from dkv.batch.ray import Spread, cluster
-        except ModuleNotFoundError as missing:
-            raise SettingError(f"ray: needs {missing.name}; pip install 'dkv[ray]'") from None
         wanted, left = self._wanted, self.source.count - self.results.count
         spread = Spread(
             wanted.model, self._device, self._dtype, wanted.arguments, self.seed, wanted.batch_size, wanted.workers

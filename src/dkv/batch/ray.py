@@ -11,22 +11,18 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
-
-import pyarrow
-import ray
-from ray.data import ActorPoolStrategy, from_arrow_refs
-from ray.exceptions import RayError
 
 from dkv.batch.asking import Asking
 from dkv.batch.local import answers, engine_for
 from dkv.batch.records import Record
 from dkv.batch.source import Line
 from dkv.errors import EngineError, SettingError
+from dkv.extras import module_of
 from dkv.lm import load
 
 __all__ = ["Spread", "cluster"]
@@ -37,16 +33,20 @@ _TRIES = 3
 _CHUNKS = 4
 """Of each worker, at least, where there are lines enough: so that none waits long for the others at the end."""
 
+_BATCHES = 8
+"""Of a chunk, at most: it is what a dead worker loses, and how often progress is seen."""
+
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Ray, while it is needed: the cluster of RAY_ADDRESS, or one of this machine's own."""
+    """Ray, while it is needed: the cluster of RAY_ADDRESS, or one of this machine's own. Raises SettingError."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its other lines are not for who waits for results
+    ray = module_of("ray", "ray")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-    except ConnectionError as error:
-        raise SettingError(f"ray: no cluster at RAY_ADDRESS ({' '.join(str(error).split())[:80]})") from None
+    except (ConnectionError, ValueError) as error:
+        raise SettingError(f"ray: cannot be reached ({_short(error)}); see RAY_ADDRESS") from None
     try:
         yield
     finally:
@@ -72,55 +72,53 @@ class Spread:
 
     def check(self, lines: Iterable[Line]) -> None:
         """Have a worker check all lines, so that the model is not loaded here. Raises SettingError."""
-        chunks = list(self._put(lines, 8 * self.batch_size))
+        ray = module_of("ray", "ray")
+        chunks = list(_put(lines, _BATCHES * self.batch_size))
         task = ray.remote(_first_error).options(**self._share(self._count()), max_retries=_TRIES)
         error = _got(lambda: ray.get(task.remote(self, chunks)))
         if error is not None:
             raise SettingError(error)
 
     def answers(self, lines: Iterable[Line], total: int, skip_bad: bool = False) -> Iterator[list[Record]]:
-        """Records as workers finish them, a chunk at a time. total: about how many lines there are; else as
+        """Records as workers finish them, a chunk at a time. total: how many lines there are, about; else as
         `local.answers`. Raises SettingError, and EngineError where workers die again and again."""
-        count = self._count()
-        size = max(1, min(8 * self.batch_size, math.ceil(total / (_CHUNKS * count))))
-        made = from_arrow_refs(list(self._put(lines, size)))
-        made.context.enable_progress_bars = False
-        made.context.print_on_execution_start = False
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of these two only; Ray 2.60 has no other way to say them yet
-            done = made.map_batches(
-                _Worker,
-                fn_constructor_args=(self,),
-                batch_size=None,
-                batch_format="pyarrow",
-                compute=ActorPoolStrategy(size=count),
-                max_restarts=_TRIES,
-                max_task_retries=_TRIES,
-                **self._share(count),
-            )
-        chunks = iter(done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
-        while (chunk := _got(lambda: next(chunks, None))) is not None:
+        size = min(_BATCHES * self.batch_size, math.ceil(total / (_CHUNKS * self._count())))
+        made = iter(self._workers(list(_put(lines, max(1, size)))))
+        while (chunk := _got(lambda: next(made, None))) is not None:
             records = [json.loads(text) for text in chunk["record"].to_pylist()]
             bad = next((record for record in records if "error" in record), None)
             if bad is not None and not skip_bad:
                 raise SettingError(f"input: line {bad['line']}: {bad['error']}")
             yield records
 
-    def _put(self, lines: Iterable[Line], size: int) -> Iterator[Any]:
-        """Lines in Ray's store, which moves to the disk what memory does not hold."""
-        todo = iter(lines)
-        while chunk := list(islice(todo, size)):
-            yield ray.put(pyarrow.table({"number": [line.number for line in chunk], "text": [c.text for c in chunk]}))
+    def _workers(self, chunks: list[Any]) -> Any:
+        """What Ray makes of the chunks, one after the other as they come."""
+        data, count = module_of("ray", "ray.data"), self._count()
+        asked = data.from_arrow_refs(chunks)
+        asked.context.enable_progress_bars = asked.context.print_on_execution_start = False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the two maxima: Ray 2.60 has no other way to give them
+            made = asked.map_batches(
+                _Worker,
+                fn_constructor_args=(self,),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=data.ActorPoolStrategy(size=count),
+                max_restarts=_TRIES,
+                max_task_retries=_TRIES,
+                **self._share(count),
+            )
+        return made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
     def _count(self) -> int:
-        gpus = int(ray.cluster_resources().get("GPU", 0)) if self._on_gpu else 0
-        if self._on_gpu and (self.workers or 1) > gpus:
-            raise SettingError(f"workers={self.workers or 1} exceeds the {gpus} GPUs of the cluster; use fewer")
-        return self.workers or gpus or 2
+        found = int(module_of("ray", "ray").cluster_resources().get("GPU", 0)) if self._on_gpu else 0
+        if self._on_gpu and (self.workers or 1) > found:
+            raise SettingError(f"workers={self.workers or 1} exceeds the {found} GPUs of the cluster; use fewer")
+        return self.workers or found or 2
 
-    def _share(self, count: int) -> dict[str, Any]:
+    def _share(self, count: int) -> dict[str, float]:
         """What each worker holds of the cluster. Never more than there is: Ray would wait for it without end."""
-        share = ray.cluster_resources().get("CPU", 1) / count
+        share = module_of("ray", "ray").cluster_resources().get("CPU", 1) / count
         return {"num_cpus": int(share) if share >= 1 else share, "num_gpus": 1 if self._on_gpu else 0}
 
     @property
@@ -135,20 +133,31 @@ class _Worker:
         self._asking, self._size = spread.asking(), spread.batch_size
         self._engine = engine_for(self._asking.lm, self._size)
 
-    def __call__(self, chunk: pyarrow.Table) -> pyarrow.Table:
+    def __call__(self, chunk: Any) -> Any:
         """A column `record` of JSON for the columns `number` and `text`."""
         made = answers(self._engine, self._asking, _lines(chunk), 2 * self._size, skip_bad=True)
-        return pyarrow.table({"record": [json.dumps(record) for records in made for record in records]})
+        return _table(record=[json.dumps(record) for records in made for record in records])
 
 
-def _lines(chunk: pyarrow.Table) -> Iterator[Line]:
+def _table(**columns: list[Any]) -> Any:
+    return module_of("ray", "pyarrow").table(columns)
+
+
+def _put(lines: Iterable[Line], size: int) -> Iterator[Any]:
+    """Lines in Ray's store, which moves to the disk what memory does not hold."""
+    ray, todo = module_of("ray", "ray"), iter(lines)
+    while chunk := list(islice(todo, size)):
+        yield ray.put(_table(number=[line.number for line in chunk], text=[line.text for line in chunk]))
+
+
+def _lines(chunk: Any) -> Iterator[Line]:
     for row in chunk.to_pylist():
         yield Line(row["number"], row["text"])
 
 
 def _first_error(spread: Spread, chunks: list[Any]) -> str | None:
-    """What is wrong with the first bad line, or with the job; None if nothing is."""
-    asking = spread.asking()
+    """What is wrong with the job or, of its lines, with the first bad one; None if nothing is."""
+    ray, asking = module_of("ray", "ray"), spread.asking()
     try:
         asking.check_job()
         for chunk in chunks:
@@ -159,10 +168,14 @@ def _first_error(spread: Spread, chunks: list[Any]) -> str | None:
     return None
 
 
-def _got(call: Any) -> Any:
+def _got(call: Callable[[], Any]) -> Any:
     """What Ray gives. Raises EngineError in one line where its workers fail."""
     try:
         return call()
-    except RayError as error:
-        reason = " ".join(str(error).split())
-        raise EngineError(f"ray: a worker failed ({reason[-200:]}); what is finished is kept") from None
+    except module_of("ray", "ray.exceptions").RayError as error:
+        raise EngineError(f"ray: the workers failed ({_short(error)}); what is finished is kept") from None
+
+
+def _short(error: Exception) -> str:
+    """The end of an error of Ray's, which may have pages."""
+    return " ".join(str(error).split())[-200:]
