@@ -7,6 +7,7 @@
     |-- CheckpointError    a checkpoint that is missing, damaged or incomplete
     |   |-- HubError                a model that cannot be fetched: no such one, no access, no connection, damaged
     |   `-- UnsupportedModelError   a sound checkpoint whose mathematics dkv does not implement
+    |-- RankError          another process of a model that several hold together is gone
     `-- AuditError         a policy or a decoder broke its contract (only under audit)
 
 Messages are one line: the argument, the value, the fix. The command line prints them and exits with 2.
@@ -18,6 +19,7 @@ __all__ = [
     "DkvError",
     "HubError",
     "PromptError",
+    "RankError",
     "SettingError",
     "SpecError",
     "UnsupportedModelError",
@@ -50,6 +52,10 @@ class HubError(CheckpointError):
 
 class UnsupportedModelError(CheckpointError):
     """The checkpoint is sound, but asks for mathematics that dkv does not implement."""
+
+
+class RankError(DkvError):
+    """Another process (rank) of a model that several hold together ended, or does not answer."""
 
 
 class AuditError(DkvError):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dkv.caches import make_cache
-from dkv.caches.dllm_cache import drift
+from dkv.drift import drift
 from dkv.errors import SpecError
 from dkv.models import Transformer
 from tests.support.runs import positions, start, start_and_play
