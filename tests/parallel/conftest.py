@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,9 +32,3 @@ def two_ranks(directories: dict[str, str]) -> dict[str, Any]:
         patch.setenv("PYTHONWARNINGS", "error")
         patch.setenv("OMP_NUM_THREADS", "1")
         return launch(2, survey, directories)
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Path:
-    """Where ranks write who they are."""
-    return tmp_path

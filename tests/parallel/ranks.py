@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,13 @@ import torch
 import torch.distributed as dist
 
 import dkv
-from dkv.errors import RankError, SettingError
+from dkv.errors import SettingError
 from dkv.models import Transformer
 from dkv.models.sharded import DIMENSIONS, ShardedTransformer
 from dkv.parallel.cut import Cut
+from dkv.parallel.team import join
 
-__all__ = ["CASES", "PROMPTS", "errors_of", "fail", "generated", "held", "leave", "survey", "wait_for_ever", "whoami"]
+__all__ = ["CASES", "PROMPTS", "errors_of", "fail", "generated", "held", "leave", "survey", "unsendable", "whoami"]
 
 PROMPTS = [[5, 80, 33, 7], [9, 1, 44, 120, 66, 2, 13]]
 
@@ -122,32 +121,22 @@ def whoami(word: str) -> tuple[str, str, str, list[int]]:
     return word, os.environ["RANK"], os.environ["WORLD_SIZE"], total.tolist()
 
 
-def fail(kind: str) -> None:
+def fail(everywhere: bool) -> None:
     """Raise on every rank, or on the second one while the first waits for it."""
-    if kind == "setting":
+    if everywhere:
         raise SettingError("gen_length=0 is nonsense")
     if os.environ["RANK"] == "1":
-        raise OSError(28, "No space left on device", "a/file") if kind == "bug" else RankError("gone")
-    dist.barrier()
+        raise OSError(28, "No space left on device", "a/file")
+    join(2).share(None)
 
 
 def leave(how: int) -> None:
     """The second rank dies while the first waits for it."""
     if os.environ["RANK"] == "1":
         os.kill(os.getpid(), how) if how else os._exit(3)
-    dist.barrier()
+    join(2).sum(torch.ones(1))
 
 
-def wait_for_ever(directory: str) -> None:
-    """Write down the process ids, then wait."""
-    Path(directory, os.environ["RANK"]).write_text(str(os.getpid()))
-    while True:
-        time.sleep(0.05)
-
-
-def stop_the_second(directory: str) -> None:
-    """The second rank freezes, the first waits for it."""
-    Path(directory, os.environ["RANK"]).write_text(str(os.getpid()))
-    if os.environ["RANK"] == "1":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    dist.barrier()
+def unsendable() -> object:
+    """A result that cannot be pickled."""
+    return lambda: None

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 import dkv
+from dkv.models.sharded import share_of
+from dkv.parallel.team import Team
 from tests.parallel.ranks import CASES, generated, held
 
 MODELS = ("llada", "tied", "dream", "tiny")
@@ -40,7 +42,7 @@ def test_cases_differ(alone: dict[str, dkv.DiffusionLM]) -> None:
 def test_each_rank_holds_half(name: str, two_ranks: dict[str, Any], alone: dict[str, dkv.DiffusionLM]) -> None:
     weights, memory = held(alone[name])
     shares = two_ranks["held"][name]
-    assert all(share[1] - 8 * 40 == (memory - 8 * 40) / 2 or share[1] == memory / 2 for share in shares)
+    assert [share[1] for share in shares] == [memory / 2] * 2
     if name == "tied":  # 273 rows and 51 channels: one more for the first rank
         assert sum(share[0] for share in shares) == weights
         assert 0 < shares[0][0] - shares[1][0] < 0.05 * weights
@@ -63,6 +65,12 @@ def test_what_does_not_fit_is_one_line(two_ranks: dict[str, Any]) -> None:
         "three": "tensor_parallel=3 must be the number of processes, 2; start 3",
         "one device": "device='cuda:0' is one device, and tensor_parallel=2 needs 2; use 'cuda'",
     }
+
+
+def test_heads_that_cannot_be_shared_out_are_one_line(alone: dict[str, dkv.DiffusionLM]) -> None:
+    with pytest.raises(dkv.SettingError) as caught:
+        share_of(alone["dream"].model.config, Team(0, 4))
+    assert str(caught.value) == ("tensor_parallel=4 must divide the model's kv_heads=2 (and heads=4); use one of 1, 2")
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "2"])
