@@ -24,6 +24,7 @@ from dkv.models import Transformer, load_model
 from dkv.models.hub import find_directory
 from dkv.models.layers import bucket_for
 from dkv.models.saving import save
+from dkv.models.sharded import ShardedTransformer
 from dkv.models.shards import parse_size
 from dkv.parallel.team import join, rank_device
 from dkv.plan import CachePolicy, Decoder
@@ -172,6 +173,9 @@ class DiffusionLM:
         """
         if self.directory is None or not isinstance(self.model, Transformer):
             raise CheckpointError("save: this model was not loaded from a directory, so its config is not known")
+        if isinstance(self.model, ShardedTransformer):
+            ranks = self.model.team.ranks
+            raise SettingError(f"tensor_parallel={ranks}: this process has a share of the model; save it loaded whole")
         kind = None if dtype is None else named_dtype("dtype", dtype)
         save(self.model, self.directory, Path(directory), kind, parse_size(max_shard_size))
 

@@ -109,6 +109,7 @@ def errors_of(directory: str) -> dict[str, str]:
 
     return {
         "three": line(lambda: dkv.load(directory, tensor_parallel=3)),
+        "save": line(lambda: dkv.load(directory, device="cpu", tensor_parallel=2).save("nowhere")),
         "one device": line(lambda: dkv.load(directory, device="cuda:0", tensor_parallel=2)),
     }
 

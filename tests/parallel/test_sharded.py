@@ -63,6 +63,7 @@ def test_shares_are_those_of_dtensor(two_ranks: dict[str, Any]) -> None:
 def test_what_does_not_fit_is_one_line(two_ranks: dict[str, Any]) -> None:
     assert two_ranks["errors"] == {
         "three": "tensor_parallel=3 must be the number of processes, 2; start 3",
+        "save": "tensor_parallel=2: this process has a share of the model; save it loaded whole",
         "one device": "device='cuda:0' is one device, and tensor_parallel=2 needs 2; use 'cuda'",
     }
 
