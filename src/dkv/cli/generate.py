@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dkv.cli import options
 from dkv.cli.console import is_terminal, printable, stderr_console
+from dkv.cli.guard import forgive_encoding
 from dkv.cli.prompt import read_prompt, read_stops
 from dkv.errors import SettingError
 
@@ -77,6 +78,7 @@ class _Job:
 def _run_rank(job: _Job, live: bool, svg: Path | None, as_json: bool) -> None:
     """What every rank does; what they print, and files, are the first one's."""
     if os.environ["RANK"] == "0":
+        forgive_encoding()
         _run(job, live, svg, as_json)
         return
     import dkv

@@ -77,11 +77,11 @@ def launch(ranks: int, work: Callable[..., T], *arguments: Any, patience: float 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
     """Hold signals back until the ranks can be told; a rank begins with them held back, too."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass

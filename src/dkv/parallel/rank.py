@@ -22,8 +22,6 @@ def main() -> None:
     task: Task = link.recv()
     threading.Thread(target=_end_with, args=(link,), daemon=True).start()
     link.send(_portable(_outcome(task), task.rank))
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
     # Not through the interpreter's end: the group's threads may still talk to ranks that are gone.
     os._exit(0)
 
@@ -43,6 +41,7 @@ def _outcome(task: Task) -> Outcome:
         _meet(task)
         work, arguments = pickle.loads(task.pickled)  # noqa: S301 - from our own parent
         value = work(*arguments)
+        sys.stdout.flush()  # before anybody knows that we are done, and may kill us
         return Outcome(None if task.rank else value)
     except BaseException as error:
         error.add_note(f"on rank {task.rank}:\n{traceback.format_exc()}")
