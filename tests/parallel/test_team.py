@@ -40,8 +40,8 @@ def test_too_few_gpus_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_collective_raises_is_one_line() -> None:
-    with pytest.raises(
-        RankError, match=r"^tensor_parallel=2: another rank ended or did not answer \(closed by peer\)$"
+    with (
+        pytest.raises(RankError, match=r"^tensor_parallel=2: another rank ended or did not answer \(closed by peer\)$"),
+        lost_ranks(2),
     ):
-        with lost_ranks(2):
-            raise RuntimeError("closed\n  by peer")
+        raise RuntimeError("closed\n  by peer")
