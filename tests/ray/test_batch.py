@@ -48,8 +48,7 @@ class Job:
     def end(self) -> None:
         """Kill what is left of it: of a killed job two of Ray's agents stay behind."""
         family = {*self.family, *descendants(self.process.pid)}
-        self.process.kill()
-        self.process.communicate()
+        self._stop()
         for process in family:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -59,9 +58,14 @@ class Job:
         """As `kill -9` does."""
         self.family = descendants(self.process.pid)
         workers = descendants(self.process.pid, "ray::MapWorker")
-        self.process.kill()
-        self.process.communicate()
+        self._stop()
         assert gone(workers)
+
+    def _stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
 
     def finish(self) -> tuple[int, str]:
         """Exit code and last line."""

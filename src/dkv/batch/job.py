@@ -13,10 +13,11 @@ from typing import Any
 from dkv.batch.asking import Asking, named, read_line
 from dkv.batch.local import answers, engine_for
 from dkv.batch.progress import Progress
-from dkv.batch.ray import Spread, cluster
+from dkv.batch.ray import Spread
 from dkv.batch.records import Record
 from dkv.batch.results import Results, begun_with
 from dkv.batch.source import Line, Source
+from dkv.cluster import cluster
 from dkv.errors import PromptError, SettingError
 from dkv.eval.fingerprint import fingerprint
 from dkv.lm import find_device, find_dtype, find_model, load

@@ -7,12 +7,9 @@ Workers get the lines themselves, so they need not see the input file; the resul
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,36 +18,18 @@ from dkv.batch.asking import Asking
 from dkv.batch.local import answers, engine_for
 from dkv.batch.records import Record
 from dkv.batch.source import Line
+from dkv.cluster import TRIES, one_line, share_of, workers_for
 from dkv.errors import EngineError, SettingError
 from dkv.extras import module_of
 from dkv.lm import load
 
-__all__ = ["Spread", "cluster"]
-
-_TRIES = 3
-"""Times that a worker, and a chunk, is begun again: a line that kills its worker must not do so for ever."""
+__all__ = ["Spread"]
 
 _CHUNKS = 4
 """Of each worker, at least, where there are lines enough: so that none waits long for the others at the end."""
 
 _BATCHES = 8
 """Of a chunk, at most: it is what a dead worker loses, and how often progress is seen."""
-
-
-@contextmanager
-def cluster() -> Iterator[None]:
-    """Ray, while it is needed: the cluster of RAY_ADDRESS, or one of this machine's own. Raises SettingError."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its other lines are not for who waits for results
-    ray = module_of("ray", "ray")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError) as error:
-        raise SettingError(f"ray: cannot be reached ({_short(error)}); see RAY_ADDRESS") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @dataclass(frozen=True)
@@ -74,7 +53,7 @@ class Spread:
         """Have a worker check all lines, so that the model is not loaded here. Raises SettingError."""
         ray = module_of("ray", "ray")
         chunks = list(_put(lines, _BATCHES * self.batch_size))
-        task = ray.remote(_first_error).options(**self._share(self._count()), max_retries=_TRIES)
+        task = ray.remote(_first_error).options(**share_of(self._count, self.device), max_retries=TRIES)
         error = _got(lambda: ray.get(task.remote(self, chunks)))
         if error is not None:
             raise SettingError(error)
@@ -82,7 +61,7 @@ class Spread:
     def answers(self, lines: Iterable[Line], total: int, skip_bad: bool = False) -> Iterator[list[Record]]:
         """Records as workers finish them, a chunk at a time. total: how many lines there are, about; else as
         `local.answers`. Raises SettingError, and EngineError where workers die again and again."""
-        size = min(_BATCHES * self.batch_size, math.ceil(total / (_CHUNKS * self._count())))
+        size = min(_BATCHES * self.batch_size, math.ceil(total / (_CHUNKS * self._count)))
         made = iter(self._workers(list(_put(lines, max(1, size)))))
         while (chunk := _got(lambda: next(made, None))) is not None:
             records = [json.loads(text) for text in chunk["record"].to_pylist()]
@@ -93,7 +72,7 @@ class Spread:
 
     def _workers(self, chunks: list[Any]) -> Any:
         """What Ray makes of the chunks, one after the other as they come."""
-        data, count = module_of("ray", "ray.data"), self._count()
+        data, count = module_of("ray", "ray.data"), self._count
         asked = data.from_arrow_refs(chunks)
         asked.context.enable_progress_bars = asked.context.print_on_execution_start = False
         with warnings.catch_warnings():
@@ -104,26 +83,15 @@ class Spread:
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=data.ActorPoolStrategy(size=count),
-                max_restarts=_TRIES,
-                max_task_retries=_TRIES,
-                **self._share(count),
+                max_restarts=TRIES,
+                max_task_retries=TRIES,
+                **share_of(count, self.device),
             )
         return made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
-    def _count(self) -> int:
-        found = int(module_of("ray", "ray").cluster_resources().get("GPU", 0)) if self._on_gpu else 0
-        if self._on_gpu and (self.workers or 1) > found:
-            raise SettingError(f"workers={self.workers or 1} exceeds the {found} GPUs of the cluster; use fewer")
-        return self.workers or found or 2
-
-    def _share(self, count: int) -> dict[str, float]:
-        """What each worker holds of the cluster. Never more than there is: Ray would wait for it without end."""
-        share = module_of("ray", "ray").cluster_resources().get("CPU", 1) / count
-        return {"num_cpus": int(share) if share >= 1 else share, "num_gpus": 1 if self._on_gpu else 0}
-
     @property
-    def _on_gpu(self) -> bool:
-        return self.device.startswith("cuda")
+    def _count(self) -> int:
+        return workers_for("workers", self.workers, self.device)
 
 
 class _Worker:
@@ -173,9 +141,4 @@ def _got(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except module_of("ray", "ray.exceptions").RayError as error:
-        raise EngineError(f"ray: the workers failed ({_short(error)}); what is finished is kept") from None
-
-
-def _short(error: Exception) -> str:
-    """The end of an error of Ray's, which may have pages."""
-    return " ".join(str(error).split())[-200:]
+        raise EngineError(f"ray: the workers failed ({one_line(error)}); what is finished is kept") from None
