@@ -21,8 +21,7 @@ def cluster() -> Iterator[None]:
     """Join Ray, and leave it. Raises SettingError where it is not installed or cannot be reached."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its other lines are not for who waits for results
     ray = module_of("ray", "ray")
-    for name in ("ray.data", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, ValueError) as error:
