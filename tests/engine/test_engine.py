@@ -230,7 +230,7 @@ def test_a_policy_that_changes_its_rules_cannot_share(lm: dkv.DiffusionLM) -> No
 @pytest.mark.parametrize("name", ["active", "waiting", "memory"])
 def test_bad_limits(name: str, lm: dkv.DiffusionLM) -> None:
     with pytest.raises(dkv.SettingError, match=f"{name}=0 must be a whole number of at least 1"):
-        dkv.Engine(lm, **{name: 0})  # type: ignore[arg-type]
+        dkv.Engine(lm, **{name: 0})
 
 
 def test_text_is_told_only_when_final(lm: dkv.DiffusionLM) -> None:
