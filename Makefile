@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: check demo results setup test test-lm-eval test-slow test-transformers
+.PHONY: check demo results setup test test-lm-eval test-ray test-slow test-transformers
 
 setup: .venv/ready
 
@@ -52,6 +52,18 @@ test-lm-eval: .venv-lm-eval/ready
 	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
 		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
 	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt 'lm-eval>=0.4.10'
+	touch $@
+
+# Ray brings some thirty packages, so it has an environment of its own, layered in the same way.
+test-ray: .venv-ray/ready
+	.venv-ray/bin/python -c "import ray; print('ray', ray.__version__)"
+	.venv-ray/bin/python -m pytest tests/ray
+
+.venv-ray/ready: .venv/ready
+	$(PYTHON) -m venv $(@D)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt 'ray[serve,data]>=2.60,<2.64'
 	touch $@
 
 # What docs/results holds: every figure of it, from nothing. Hours on two cores; interrupt it and run it again to go on.

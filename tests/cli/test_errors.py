@@ -57,6 +57,7 @@ def test_refused_settings(cli: Cli, checkpoint: Path, options: str, expected: st
         (["generate"], "give PROMPT, or --input FILE"),
         (["generate", "x", "--input", "x"], "prompt excludes input"),
         (["generate", "--live", "--input", "x"], "live excludes input"),
+        (["generate", "--tensor-parallel", "2", "--input", "x"], "tensor_parallel excludes input"),
         (["generate", "x", "--output", "x"], "output needs input"),
         (["generate", "x", "--skip-bad"], "skip_bad needs input"),
         (["generate", "--input", "x"], "give --output FILE"),

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dkv.batch.source import Line
@@ -86,10 +87,18 @@ def _prompt(record: Mapping[str, Any]) -> Any:
 def _check_names(record: Mapping[str, Any]) -> None:
     """A data set's other fields are none of our business, but a misspelt argument is. Raises SettingError."""
     for name in record:
-        if name not in ARGUMENTS:
-            like = difflib.get_close_matches(name.lower().replace("-", "_"), ARGUMENTS, n=1, cutoff=_ALIKE)
-            if like:
-                raise SettingError(f"unknown field {name!r}; spell it {like[0]!r}, or leave it out")
+        meant = _meant(name)
+        if meant is not None:
+            raise SettingError(f"unknown field {name!r}; spell it {meant!r}, or leave it out")
+
+
+@lru_cache(maxsize=1024)  # a file has few names and many lines
+def _meant(name: str) -> str | None:
+    """The argument that a field which is none was probably meant to be."""
+    if name in (*ARGUMENTS, *PROMPTS, "id"):
+        return None
+    like = difflib.get_close_matches(name.lower().replace("-", "_"), ARGUMENTS, n=1, cutoff=_ALIKE)
+    return like[0] if like else None
 
 
 def _check_values(changes: Mapping[str, Any]) -> None:

@@ -65,9 +65,9 @@ def generate(
     if input is not None:
         from dkv.cli.batch import run_batch
 
-        _refuse(
-            {"prompt": prompt, "ids": ids, "live": live, "svg": svg, "json": as_json}, "excludes input; leave input out"
-        )
+        split = None if tensor_parallel == 1 else tensor_parallel
+        single = {"prompt": prompt, "ids": ids, "live": live, "svg": svg, "json": as_json, "tensor_parallel": split}
+        _refuse(single, "excludes input; leave input out")
         run_batch(input, output, arguments, model, device, dtype, batch_size, skip_bad, ray, workers)
         return
     _refuse({"output": output, "skip_bad": skip_bad, "ray": ray, "workers": workers}, "needs input; give --input FILE")

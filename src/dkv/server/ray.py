@@ -38,6 +38,7 @@ __all__ = ["Part", "Replicas", "deployed", "relayed"]
 _SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path")
 _SECONDS_A_GET = 10.0
 _SECONDS_A_LOOK = 2.0
+_PAUSE = 0.25
 _NOW = ("active", "waiting", "memory_used", "memory_limit")
 """Of a Status: what a dead replica has no more. The rest are counts, which must not fall when one dies."""
 
@@ -170,12 +171,15 @@ class _Relay:
         try:
             # POSTs have their time from the gate.
             async with asyncio.timeout(None if scope["method"] == "POST" else _SECONDS_A_GET):
-                for _ in range(TRIES):
+                for number in range(TRIES + 1):
                     if await self._tried(_plain(scope), body, send):
                         return
+                    await asyncio.sleep(_PAUSE * 2**number)  # or the next try may meet the same dead replica
         except TimeoutError:
             raise ApiError(503, "no replica is up", code="no_replica", retry=1) from None
-        raise ApiError(503, f"{TRIES} replicas died with this request; ask again later", code="replica_died", retry=1)
+        raise ApiError(
+            503, "replicas died again and again with this request; ask again later", code="replica_died", retry=1
+        )
 
     async def _tried(self, scope: dict[str, Any], body: bytes, send: Send) -> bool:
         """Whether a replica answered; if not, nothing has been sent."""
