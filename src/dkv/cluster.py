@@ -21,7 +21,7 @@ def cluster() -> Iterator[None]:
     """Join Ray, and leave it. Raises SettingError where it is not installed or cannot be reached."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its other lines are not for who waits for results
     ray = module_of("ray", "ray")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     except (ConnectionError, ValueError) as error:
@@ -50,8 +50,9 @@ def share_of(workers: int, device: str) -> dict[str, float]:
 
 
 def one_line(error: BaseException) -> str:
-    """The end of an error of Ray's, which may have pages."""
-    return " ".join(str(error).split())[-200:]
+    """What an error of Ray's says: the last line of a worker's traceback, else the first of its explanations."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1 if "Traceback" in str(error) else 0].strip()[:200]
 
 
 def _on_gpu(device: str) -> bool:
