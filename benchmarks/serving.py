@@ -184,8 +184,8 @@ async def throughput(counts: Sequence[int], requests: int, cache: str, options: 
             rate = tokens / seconds
             first = first or rate
             print(
-                f"{clients:3d} clients: {rate:7.1f} tokens/s, {rate / first:.2f}x; {1000 * busy / steps:.1f} ms a step, "
-                f"engine busy {busy / seconds:.0%}"
+                f"{clients:3d} clients: {rate:7.1f} tokens/s, {rate / first:.2f}x; "
+                f"{1000 * busy / steps:.1f} ms a step, engine busy {busy / seconds:.0%}"
             )
     return 0
 
