@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -106,7 +105,7 @@ async def _read(receive: Receive, declared: int, most: int) -> bytes | None:
     return b"".join(chunks)
 
 
-async def _attended(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+async def _attended(receive: Receive, work: Awaitable[None]) -> None:
     """Do the work, or as much as there is time for before the client leaves."""
     working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
     try:

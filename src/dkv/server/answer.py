@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dkv.errors import EngineError
 from dkv.server.backend import Backend
@@ -91,13 +91,16 @@ def _ending(generation: Generation) -> Ending:
     return Ending(generation.finish_reason, stats.new_tokens, details)
 
 
+_Found = Piece | Exception
+
+
 async def answer(backend: Backend, requests: Sequence[Request], bound: int) -> AsyncGenerator[Piece | None, None]:
     """The pieces of all choices as they come, until all have ended; None after a while without any. Closing it cancels
     what still runs.
 
     Raises BusyError and EngineError.
     """
-    queue: asyncio.Queue[Piece | Exception] = asyncio.Queue()
+    queue: asyncio.Queue[_Found] = asyncio.Queue()
     choices = [Choice(index, request, backend, bound) for index, request in enumerate(requests)]
     tasks = [
         asyncio.create_task(_pump(backend, choice, request, queue))
@@ -117,16 +120,16 @@ async def answer(backend: Backend, requests: Sequence[Request], bound: int) -> A
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _next[T](queue: asyncio.Queue[T]) -> T | None:
+async def _next(queue: asyncio.Queue[_Found]) -> _Found | None:
     with suppress(TimeoutError):
         return await asyncio.wait_for(queue.get(), _SILENCE)
     return None
 
 
-async def _pump(backend: Backend, choice: Choice, request: Request, queue: asyncio.Queue[Piece | Exception]) -> None:
+async def _pump(backend: Backend, choice: Choice, request: Request, queue: asyncio.Queue[_Found]) -> None:
     """Put one request's pieces into the queue."""
     try:
-        async with aclosing(backend.service.stream(request)) as updates:
+        async with aclosing(cast("AsyncGenerator[Update, None]", backend.service.stream(request))) as updates:
             async for update in updates:
                 piece = choice.take(update)
                 queue.put_nowait(piece)

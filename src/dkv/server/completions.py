@@ -46,5 +46,5 @@ def _prompts(given: str | list[int] | list[str] | list[list[int]]) -> list[Promp
     if isinstance(given, str):
         return [given]
     if given and isinstance(given[0], int):
-        return [cast("list[int]", given)]
+        return [given]
     return list(cast("list[Prompt]", given))

@@ -57,7 +57,7 @@ def _saying(message: str) -> WrapValidator:
         try:
             return handler(value)
         except ValidationError:
-            raise PydanticCustomError("form", message) from None  # type: ignore[arg-type]
+            raise PydanticCustomError("form", message) from None
 
     return WrapValidator(check)
 
@@ -136,7 +136,7 @@ def _joined(content: object) -> object:
         return content
     for part in content:
         if not (isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text"):
-            raise PydanticCustomError("part", 'only parts like {"type": "text", "text": "..."} are supported')  # type: ignore[arg-type]
+            raise PydanticCustomError("part", 'only parts like {"type": "text", "text": "..."} are supported')
     return "".join(str(part["text"]) for part in content)
 
 
