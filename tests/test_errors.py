@@ -16,6 +16,7 @@ PARENTS = {
     "HubError": "CheckpointError",
     "UnsupportedModelError": "CheckpointError",
     "AuditError": "DkvError",
+    "RankError": "DkvError",
 }
 
 
