@@ -53,7 +53,13 @@ def test_text_of_a_completion_goes_in_as_it_is_and_messages_through_the_template
 
 
 def test_an_assistants_message_can_be_sent_back_as_the_client_keeps_it(lm: dkv.DiffusionLM) -> None:
-    kept = {"role": "assistant", "content": "Yes?", "refusal": None, "tool_calls": None, "annotations": []}
+    kept: dict[str, Any] = {
+        "role": "assistant",
+        "content": "Yes?",
+        "refusal": None,
+        "tool_calls": None,
+        "annotations": [],
+    }
     messages = [{"role": "user", "content": "Hi"}, kept, {"role": "user", "content": "Go on."}]
     assert post(app_of(FakeService(lm), lm), "chat/completions", {"messages": messages}).status_code == 200
 

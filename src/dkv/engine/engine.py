@@ -80,6 +80,7 @@ class Engine:
         self._counts["started"] += 1
         return member.ticket
 
+    @torch.inference_mode()
     def cancel(self, ticket: int) -> bool:
         """Drop a request; its place is free at once. Whether there was one."""
         if self._kinds.pop(ticket, None) is None:

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-__all__ = ["ChatBody", "CompletionBody", "Message", "Settings", "StreamOptions"]
+__all__ = ["ChatBody", "CompletionBody", "Message", "Settings", "StreamOptions", "TextPart"]
 
 _DROPPED = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "user"})
 _HARMLESS: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -62,11 +63,18 @@ def _saying(message: str) -> WrapValidator:
     return WrapValidator(check)
 
 
+_Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+_Id = Annotated[int, Field(ge=0, lt=1 << 31)]
+_Temperature = Annotated[float, Field(ge=0, le=1e6)]
+_Share = Annotated[float, Field(gt=0, le=1)]
+_Scale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Text = Annotated[str, Field(min_length=1)]
 _Stop = Annotated[
-    str | Annotated[list[str], Field(max_length=16)] | None, _saying("must be a text, or a list of at most 16")
+    _Text | Annotated[list[_Text], Field(max_length=16)] | None,
+    _saying("must be a text, or a list of at most 16, none empty"),
 ]
 _Prompt = Annotated[
-    str | list[int] | list[str] | list[list[int]],
+    str | list[_Id] | list[str] | list[list[_Id]],
     _saying("must be a text, a list of token ids, or a list of texts or of such lists"),
 ]
 
@@ -86,22 +94,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str
-    max_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="tokens of a choice, at most")
-    n: Annotated[int, Field(ge=1)] | None = Field(None, description="choices for each prompt; default 1")
+    max_tokens: _Count | None = Field(None, description="tokens of a choice, at most")
+    n: _Count | None = Field(None, description="choices for each prompt; default 1")
     seed: Annotated[int, Field(ge=0, lt=1 << 62)] | None = Field(None, description="choice i is drawn with seed + i")
     stop: _Stop = Field(None, description="texts before which a choice ends")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: float | None = Field(None, description="default 0: the most likely token")
-    top_p: float | None = None
+    temperature: _Temperature | None = Field(None, description="default 0: the most likely token")
+    top_p: _Share | None = Field(None, description="samples from this share of the probability")
 
-    block_length: Annotated[int, Field(ge=1)] | None = Field(None, description="tokens per block; default: one block")
+    block_length: _Count | None = Field(None, description="tokens per block; default: one block")
     cache: str | None = Field(None, description="a cache's spec; default dkv-decode")
-    cfg_scale: float | None = None
+    cfg_scale: _Scale | None = Field(None, description="strength of guidance; default 0, none")
     decoder: str | None = Field(None, description="a decoder's spec; default: the model family's own")
     draft: bool | None = Field(None, description="streams each step's provisional text beside the final text")
-    steps: Annotated[int, Field(ge=1)] | None = Field(None, description="denoising steps; default: one a token")
-    top_k: Annotated[int, Field(ge=1)] | None = None
+    steps: _Count | None = Field(None, description="denoising steps; default: one a token")
+    top_k: _Count | None = Field(None, description="samples from this many tokens")
 
     @model_validator(mode="before")
     @classmethod
@@ -130,6 +138,13 @@ class CompletionBody(Settings):
     prompt: _Prompt
 
 
+class TextPart(TypedDict):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
 def _joined(content: object) -> object:
     """Parts of text as one text. Raises PydanticCustomError for other parts."""
     if not isinstance(content, list):
@@ -146,7 +161,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined, json_schema_input_type=str | list[dict[str, str]])]
+    content: Annotated[str, BeforeValidator(_joined, json_schema_input_type=str | list[TextPart])]
 
     @model_validator(mode="before")
     @classmethod
@@ -164,7 +179,7 @@ class ChatBody(Settings):
     """POST /v1/chat/completions: the conversation goes through the checkpoint's chat template."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(None, description="OpenAI's newer max_tokens")
+    max_completion_tokens: _Count | None = Field(None, description="OpenAI's newer max_tokens")
 
     @model_validator(mode="after")
     def _one_bound(self) -> ChatBody:
