@@ -85,6 +85,16 @@ def test_the_example_of_the_prompts_page_runs(capsys: pytest.CaptureFixture[str]
     assert isinstance(names["text"], str)
 
 
+def test_the_example_of_the_engine_page_runs() -> None:
+    (example,) = blocks(ROOT / "docs" / "engine.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(example, "engine.md", "exec"), names)
+    assert set(names["texts"]) == {names["first"], names["second"]}
+    (alone,) = names["lm"].generate("Write a Python function that adds two numbers.", gen_length=64)
+    assert names["texts"][names["first"]] == alone.text != ""
+    assert names["engine"].status().requests_finished == 2
+
+
 def test_the_formats_of_the_prompts_page_are_those_of_the_templates() -> None:
     shown = blocks(ROOT / "docs" / "prompts.md", "text")
     message = [{"role": "user", "content": "Hi"}]

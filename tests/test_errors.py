@@ -17,6 +17,8 @@ PARENTS = {
     "UnsupportedModelError": "CheckpointError",
     "AuditError": "DkvError",
     "RankError": "DkvError",
+    "BusyError": "DkvError",
+    "EngineError": "DkvError",
 }
 
 

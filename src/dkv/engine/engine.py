@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-_SHORTEST = 128
+_SHORTEST = 64
 """Slots of the shortest pool; the others double."""
 
 
@@ -94,8 +94,8 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Update]:
-        """Let in what fits, and take one denoising step of all that are under way: what it did to each of them. Empty
-        when there is nothing to do."""
+        """Let in what fits, and take one denoising step of all that are under way: what it did to each of them, an
+        update each. Empty when there is nothing to do."""
         began = time.perf_counter()
         self._admit()
         steps = [(cohort, cohort.step()) for cohort in self._cohorts.values()]
@@ -131,8 +131,7 @@ class Engine:
             if last:
                 finished.append(member.ticket)
                 update = self._finish(member, update, cohort.response(place))
-            if last or update.ids or update.text or update.frame:
-                yield update
+            yield update
         if finished:
             cohort.leave(set(finished))
             self._drop_empty()

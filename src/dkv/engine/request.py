@@ -40,6 +40,11 @@ class Update:
     frame: Frame | None = None
     generation: Generation | None = None
 
+    @property
+    def tells(self) -> bool:
+        """Whether there is anything in it; many a step fixes nothing that is final yet."""
+        return bool(self.ids or self.text) or self.frame is not None or self.generation is not None
+
 
 @dataclass(frozen=True)
 class Status:

@@ -60,7 +60,7 @@ class Service:
         self._end_all()
 
     async def stream(self, request: Request) -> AsyncIterator[Update]:
-        """The updates of a request as they come, the last with its generation. Closing the iterator, or cancelling who
+        """The updates of a request that tell something, as they come, the last with its generation. Closing the iterator, or cancelling who
         waits for it, drops the request before the next step.
 
         Raises BusyError, SettingError as `Engine.add` does, and EngineError where the engine has stopped.
@@ -170,7 +170,7 @@ class Service:
     def _deliver(self, updates: list[Update], idle: bool) -> None:
         for update in updates:
             inbox = self._inboxes.get(update.ticket)
-            if inbox is not None:
+            if inbox is not None and update.tells:
                 inbox.put_nowait(update)
                 if update.generation is not None:
                     del self._inboxes[update.ticket]

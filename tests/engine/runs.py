@@ -1,0 +1,56 @@
+"""What a request gets alone, by a run that knows no engine."""
+
+from __future__ import annotations
+
+import dkv
+from dkv.dtypes import named_dtype
+from dkv.generation import Generation, Run
+from dkv.place import exact
+
+__all__ = ["alone", "finished", "same"]
+
+
+def alone(lm: dkv.DiffusionLM, request: dkv.Request) -> Generation:
+    """The request as the only sequence of a batch of its own."""
+    settings = request.settings
+    dtype = None if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
+    run = Run(
+        lm.model,
+        lm.tokenizer,
+        [request.prompt],
+        [request.seed],
+        settings,
+        cache_dtype=dtype,
+        bucket=exact,
+        version="",
+        trace=request.trace,
+        first_request=request.number,
+    )
+    for _ in run.ticks():
+        pass
+    return run.results()[0]
+
+
+def same(one: Generation, other: Generation) -> bool:
+    """Whether two results agree in all but the time that they took."""
+    return (
+        one.token_ids == other.token_ids
+        and one.text == other.text
+        and one.finish_reason == other.finish_reason
+        and one.trace == other.trace
+        and one.stats.forwards == other.stats.forwards
+        and one.stats.rows_computed == other.stats.rows_computed
+        and one.stats.rows_total == other.stats.rows_total
+        and one.stats.new_tokens == other.stats.new_tokens
+    )
+
+
+def finished(engine: dkv.Engine) -> dict[int, Generation]:
+    """Step to the end; the results by ticket. Fails where one is told twice."""
+    results: dict[int, Generation] = {}
+    while updates := engine.step():
+        for update in updates:
+            if update.generation is not None:
+                assert update.ticket not in results
+                results[update.ticket] = update.generation
+    return results
