@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.conftest import Cli, Shell, one_error
+from tests.cli.conftest import Cli, one_error
 
 SECRET = "zebra"
 
@@ -26,12 +26,14 @@ def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
     """A server in a process of its own, once it listens: the process and its address."""
     command = [sys.executable, "-m", "dkv", "serve", "--port", "0", *arguments]
     clean = {name: value for name, value in os.environ.items() if name != "DKV_API_KEY"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=clean | environment) as process:
-        assert process.stderr is not None
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean | environment
+    ) as process:
+        assert process.stdout is not None
         try:
-            line = process.stderr.readline()
+            line = process.stdout.readline()
             found = re.search(r"http://[\w.:\[\]]+/v1", line)
-            assert found is not None, line + process.stderr.read()
+            assert found is not None, line + process.stdout.read()
             yield process, found[0]
         finally:
             process.kill()
@@ -45,8 +47,8 @@ def body_of(prompt: str, tokens: int, stream: bool) -> dict[str, object]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code, and what was written since the first line."""
-    assert process.stderr is not None
-    rest = process.stderr.read()
+    assert process.stdout is not None
+    rest = process.stdout.read()
     return process.wait(timeout=30), rest
 
 
@@ -155,7 +157,7 @@ def test_what_it_refuses(
     assert says in one_error(cli("serve", *arguments))
 
 
-def test_a_missing_extra_is_one_line(shell: Shell) -> None:
+def test_a_missing_extra_is_one_line() -> None:
     code = "import sys, dkv.cli; sys.modules['fastapi'] = None; sys.argv = ['dkv', 'serve']; sys.exit(dkv.cli.main())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -196,6 +196,7 @@ def test_an_error_before_the_first_event_has_a_status(
     response = post(app_of(service, lm), "completions", {"stream": stream, "n": 3})
     assert (response.status_code, error_of(response)["code"]) == (status, code)
     assert "secret" not in response.text
+    assert "gone" not in response.text  # the log has it
     assert response.headers["x-should-retry"] == ("true" if status == 429 else "false")
     assert service.running == 0
 

@@ -70,7 +70,8 @@ def api_error(error: Exception, prompt: str = "prompt") -> ApiError:
     if isinstance(error, BusyError):
         return ApiError(429, str(error), code="queue_full", retry=1)
     if isinstance(error, EngineError):
-        return ApiError(503, str(error), code="engine_failed")
+        _log.error("%s", error)
+        return ApiError(503, "the engine has stopped; the server's log has why", code="engine_failed")
     _log.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
     return ApiError(500, f"unexpected {type(error).__name__}; the server's log has where", code="internal_error")
 
