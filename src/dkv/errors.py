@@ -14,8 +14,10 @@ Messages are one line: the argument, the value, the fix. The command line prints
 
 __all__ = [
     "AuditError",
+    "BusyError",
     "CheckpointError",
     "DkvError",
+    "EngineError",
     "HubError",
     "PromptError",
     "SettingError",
@@ -54,3 +56,11 @@ class UnsupportedModelError(CheckpointError):
 
 class AuditError(DkvError):
     """Attention was about to read a slot that was never computed, or a token to be fixed that was never read."""
+
+
+class BusyError(DkvError):
+    """The engine takes no more requests now."""
+
+
+class EngineError(DkvError):
+    """The engine failed."""

@@ -1,0 +1,3 @@
+"""Serving over HTTP: what needs the extra `serve`."""
+
+__all__: list[str] = []
