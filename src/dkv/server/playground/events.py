@@ -1,4 +1,4 @@
-"""What the page is told while a request runs: one JSON object a line, of the kinds start, step, end and error.
+"""What the page is told while a request runs: events start, step and end, or an error.
 
 A step says of each position one letter: C committed, P provisional, M masked, in lower case where the position was
 not computed at this step but read from the cache. Tokens are sent where they changed.
@@ -6,7 +6,6 @@ not computed at this step but read from the cache. Tokens are sent where they ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dkv.specs import spec_of
@@ -14,21 +13,21 @@ from dkv.specs import spec_of
 if TYPE_CHECKING:
     from dkv.engine import Request, Update
     from dkv.generation import Frame, Generation
-    from dkv.lm import DiffusionLM
+    from dkv.tokens import Tokenizer
 
 __all__ = ["Telling", "error_event"]
 
 
 def error_event(line: str) -> dict[str, Any]:
-    """Why there will be no end."""
-    return {"event": "error", "message": line}
+    """Why there will be no end, in the shape of the other routes' errors."""
+    return {"error": {"message": line}}
 
 
 class Telling:
     """The events of one request, in order. What was told before is not told again."""
 
-    def __init__(self, lm: DiffusionLM, request: Request) -> None:
-        self._lm, self._request = lm, request
+    def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
+        self._tokenizer, self._request = tokenizer, request
         self._shown: list[int | None] = [None] * request.settings.gen_length
         self._pieces: dict[int, str] = {}
         self._company = 0
@@ -73,17 +72,15 @@ class Telling:
 
     def _piece(self, token: int) -> str:
         """A token's own text, control tokens by their names."""
-        if self._lm.tokenizer is None:
-            return str(token)
         if token not in self._pieces:
-            self._pieces[token] = self._lm.tokenizer.decode([token], keep_special=True)
+            self._pieces[token] = self._tokenizer.decode([token], keep_special=True)
         return self._pieces[token]
 
     def _end(self, generation: Generation) -> dict[str, Any]:
         stats = generation.stats
         return {
             "event": "end",
-            "text": generation.text if generation.text is not None else _spelled(generation.token_ids),
+            "text": generation.text,
             "token_ids": generation.token_ids,
             "finish_reason": generation.finish_reason,
             "new_tokens": stats.new_tokens,
@@ -99,7 +96,3 @@ class Telling:
 def _letter(committed: bool, provisional: bool, computed: bool) -> str:
     letter = "c" if committed else "p" if provisional else "m"
     return letter.upper() if computed else letter
-
-
-def _spelled(ids: Sequence[int]) -> str:
-    return " ".join(map(str, ids))

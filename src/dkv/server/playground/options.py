@@ -9,8 +9,9 @@ from dkv.caches import PRESETS, known_caches
 from dkv.decoders import known_decoders
 from dkv.lm import DiffusionLM
 from dkv.specs import describe, spell_key
+from dkv.tokens import Tokenizer
 
-__all__ = ["end_ids", "options_of"]
+__all__ = ["options_of"]
 
 _EMBEDDED = {
     "words": "Word problem",
@@ -31,33 +32,25 @@ _GENERAL = {
     "Code": "Write a Python function that returns the longest word of a sentence.",
     "List": "List five rivers of Europe, one a line, with a country that each flows through.",
 }
-_IDS = {"Ids": "1 2 3 4 5 6 7 8"}
 
 
-def options_of(lm: DiffusionLM, longest: int) -> dict[str, Any]:
-    """As JSON takes it. longest: the most positions of a response that the page draws."""
-    config, tokenizer = lm.model.config, lm.tokenizer
+def options_of(lm: DiffusionLM, tokenizer: Tokenizer, max_tokens: int) -> dict[str, Any]:
+    """As JSON takes it. max_tokens: of a response, at most."""
+    config = lm.model.config
     examples, gen_length = _examples(lm)
     return {
         "model": lm.name,
         "family": config.family,
         "context": config.context,
-        "reads_text": tokenizer is not None,
-        "end_tokens": [] if tokenizer is None else [tokenizer.decode([i], keep_special=True) for i in end_ids(lm)],
+        "end_tokens": [tokenizer.decode([i], keep_special=True) for i in (*config.eos_ids, *tokenizer.turn_end_ids)],
         "caches": _choices(known_caches()),
         "decoders": _choices(known_decoders()),
         "presets": dict(PRESETS),
         "decoder": config.default_decoder,
-        "gen_length": min(gen_length, longest),
-        "longest": longest,
+        "gen_length": min(gen_length, max_tokens),
+        "max_tokens": max_tokens,
         "examples": [{"name": name, "prompt": prompt} for name, prompt in examples.items()],
     }
-
-
-def end_ids(lm: DiffusionLM) -> tuple[int, ...]:
-    """The ids that end a text."""
-    turn_ends = lm.tokenizer.turn_end_ids if lm.tokenizer else ()
-    return tuple(dict.fromkeys((*lm.model.config.eos_ids, *turn_ends)))
 
 
 def _choices(known: Mapping[str, type]) -> list[dict[str, Any]]:
@@ -83,8 +76,6 @@ def _whole_spec(entry: Mapping[str, Any]) -> str:
 
 def _examples(lm: DiffusionLM) -> tuple[Mapping[str, str], int]:
     """Prompts by name, and a response length that suits them."""
-    if lm.tokenizer is None:
-        return _IDS, 32
     if not lm.name.startswith("tiny"):
         return _GENERAL, 128
     from dkv.tiny import load_eval  # the other models need not read its files

@@ -12,24 +12,26 @@ import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from dkv.errors import BusyError, DkvError, EngineError, PromptError, SettingError
 from dkv.server.playground.events import Telling, error_event
-from dkv.server.playground.lines import Lines, Refusal
 from dkv.server.playground.options import options_of
+from dkv.server.playground.stream import EventStream, RefusedError
 
 if TYPE_CHECKING:
     from dkv import engine
     from dkv.lm import DiffusionLM
+    from dkv.tokens import Tokenizer
 
 __all__ = ["playground"]
 
-_LONGEST = 1024
+_DRAWN = 1024
 """Cells: more cannot be looked through, and a browser draws each of them at each step."""
 
 
@@ -50,14 +52,25 @@ class _Asked(BaseModel):
 
 
 def playground(
-    service: engine.Service, lm: DiffusionLM, *, guard: Callable[..., Any] | None = None, longest: int = _LONGEST
+    service: engine.Service,
+    lm: DiffusionLM,
+    *,
+    guard: Callable[..., Any] | None = None,
+    max_prompt: int | None = None,
+    max_tokens: int | None = None,
 ) -> APIRouter:
     """The routes, to be included in an app. guard: a dependency that lets a request through or raises an HTTPException
-    (the page itself, which holds nothing, is not guarded); longest: the most gen_length of a run."""
-    router = APIRouter(include_in_schema=False)
+    (the page itself, which holds nothing, is not guarded); max_prompt, max_tokens: of a run, None = the model's context
+    and what the page draws.
+
+    Raises SettingError for a model without a tokenizer.
+    """
+    tokenizer, most = lm.tokenizer, min(max_tokens or _DRAWN, _DRAWN)
+    if tokenizer is None:
+        raise SettingError(f"model={lm.name!r} has no tokenizer, and the playground shows text; add its files")
     guards = [] if guard is None else [Depends(guard)]
-    page, policy = _page()
-    options = options_of(lm, longest)
+    options, (page, policy) = options_of(lm, tokenizer, most), _page()
+    router = APIRouter(include_in_schema=False)
 
     @router.get("/")
     def show() -> Response:
@@ -70,10 +83,11 @@ def playground(
     @router.post("/playground/run", dependencies=guards)
     async def run(request: Request) -> Response:
         try:
-            asked = await _read(request, longest)
-            return Lines(_told(service, lm, _requested(lm, asked)))
-        except Refusal as refusal:
-            return refusal.response()
+            asked = await _read(request, most)
+            wanted = await run_in_threadpool(_requested, lm, asked, max_prompt)
+            return EventStream(_told(service, tokenizer, wanted))
+        except RefusedError as refusal:
+            return refusal.response
 
     return router
 
@@ -96,17 +110,17 @@ def _hashes(page: str, tag: str) -> list[str]:
     return [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inside]
 
 
-async def _read(request: Request, longest: int) -> _Asked:
-    """The body, checked for its form. Raises Refusal."""
+async def _read(request: Request, most: int) -> _Asked:
+    """The body, checked for its form. Raises RefusedError."""
     # Other sites' pages can send a body of another type here without asking first.
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise Refusal(415, "content-type must be application/json")
+        raise RefusedError(415, "content-type must be application/json")
     try:
         asked = _Asked.model_validate_json(await request.body())
     except ValidationError as error:
-        raise Refusal(400, _first(error)) from None
-    if asked.gen_length > longest:
-        raise Refusal(400, f"gen_length={asked.gen_length} is more than the playground draws; use at most {longest}")
+        raise RefusedError(400, _first(error)) from None
+    if asked.gen_length > most:
+        raise RefusedError(400, f"gen_length={asked.gen_length} is more than the playground takes; use at most {most}")
     return asked
 
 
@@ -117,30 +131,24 @@ def _first(error: ValidationError) -> str:
     return f"{name}: {found['msg'][0].lower()}{found['msg'][1:]}"
 
 
-def _requested(lm: DiffusionLM, asked: _Asked) -> engine.Request:
-    """What the engine is asked for. Raises Refusal."""
-    settings = asked.model_dump(exclude={"prompt"})
+def _requested(lm: DiffusionLM, asked: _Asked, max_prompt: int | None) -> engine.Request:
+    """What the engine is asked for. Raises RefusedError."""
     try:
-        return lm.request(_prompt(lm, asked.prompt), frames=True, **settings)
+        request = lm.request(frames=True, **asked.model_dump())
     except (SettingError, PromptError) as error:
-        raise Refusal(400, str(error)) from None
+        raise RefusedError(400, str(error)) from None
+    if max_prompt is not None and len(request.prompt) > max_prompt:
+        raise RefusedError(400, f"prompt of {len(request.prompt)} tokens exceeds the limit of {max_prompt}; shorten it")
+    return request
 
 
-def _prompt(lm: DiffusionLM, text: str) -> str | list[int]:
-    """The text; its ids for a checkpoint that reads no text. Raises PromptError."""
-    if lm.tokenizer is not None:
-        return text
+async def _told(
+    service: engine.Service, tokenizer: Tokenizer, request: engine.Request
+) -> AsyncGenerator[dict[str, Any]]:
+    """The events of one run. Raises RefusedError before the first."""
+    telling, begun = Telling(tokenizer, request), False
     try:
-        return [int(item) for item in text.replace(",", " ").split()]
-    except ValueError:
-        raise PromptError(f"prompt: {text[:40]!r} is not a list of token ids; this checkpoint reads no text") from None
-
-
-async def _told(service: engine.Service, lm: DiffusionLM, request: engine.Request) -> AsyncGenerator[dict[str, Any]]:
-    """The events of one run. Raises Refusal before the first."""
-    telling, begun = Telling(lm, request), False
-    try:
-        async with aclosing(service.stream(request)) as updates:  # type: ignore[type-var]
+        async with aclosing(cast("AsyncGenerator[engine.Update]", service.stream(request))) as updates:
             async for update in updates:
                 if not begun:
                     begun = True
@@ -149,11 +157,11 @@ async def _told(service: engine.Service, lm: DiffusionLM, request: engine.Reques
                     yield event
     except DkvError as error:
         if not begun:
-            raise Refusal(_status_of(error), str(error)) from None
+            raise _refused(error) from None
         yield error_event(str(error))
 
 
-def _status_of(error: DkvError) -> int:
+def _refused(error: DkvError) -> RefusedError:
     if isinstance(error, BusyError):
-        return 503
-    return 500 if isinstance(error, EngineError) else 400
+        return RefusedError(429, str(error), retry=1)
+    return RefusedError(503 if isinstance(error, EngineError) else 400, str(error))
