@@ -84,6 +84,12 @@ class Browser:
         actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
         self.call("/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
+    def hold(self, modifier: str, key: str) -> None:
+        """Press a key while a modifier is held."""
+        actions = [("keyDown", modifier), ("keyDown", key), ("keyUp", key), ("keyUp", modifier)]
+        listed = [{"type": kind, "value": value} for kind, value in actions]
+        self.call("/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": listed}]})
+
     def focused(self) -> str:
         """The id of the element that has the focus."""
         return str(self.run("return document.activeElement.id"))
@@ -120,7 +126,7 @@ class Browser:
         """The hosts that requests of the network went to since the last call; Chromium's own pages are no network."""
         events = [json.loads(e["message"])["message"] for e in self.call("/se/log", {"type": "performance"})]
         sent = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-        return {urlsplit(url).hostname or "" for url in sent if not url.startswith(("data:", "chrome:"))}
+        return {url.hostname or "" for url in map(urlsplit, sent) if url.scheme in ("http", "https", "ws", "wss")}
 
 
 @contextmanager
