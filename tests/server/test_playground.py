@@ -1,4 +1,4 @@
-"""The playground's routes, on a service whose updates are written by hand: what the page is told, and what is refused."""
+"""The playground's routes, on a service whose updates are written by hand: what the page is told, what is refused."""
 
 from __future__ import annotations
 
@@ -69,9 +69,17 @@ def frame(step: int, ids: Sequence[int], kinds: str, prompt_computed: int, text:
     return Frame(step, list(ids), committed, provisional, [k.isupper() for k in kinds], prompt_computed, text)
 
 
+def ids_of(lm: dkv.DiffusionLM, text: str) -> list[int]:
+    """One of each letter."""
+    assert lm.tokenizer is not None
+    ids = lm.tokenizer.encode_bare(text)
+    assert len(ids) == len(text)
+    return ids
+
+
 def updates(lm: dkv.DiffusionLM) -> list[Update]:
     """Three positions in three steps: the middle one first, then the end, then the first."""
-    a, b, c = (ord(letter) for letter in "abc")
+    a, b, c = ids_of(lm, "abc")
     request = lm.request(**ASKED)
     done = Generation([1, 2], [a, b, EOS], "ab", "stop", Stats(3, 11.5, 15, 2, 0.25), request.settings, 7, "1")
     return [
@@ -94,7 +102,7 @@ def test_a_run_is_told_step_by_step(lm: dkv.DiffusionLM) -> None:
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/event-stream"
     prompt_rows = len(lm.request(**ASKED).prompt)
-    a, b, c = (ord(letter) for letter in "abc")
+    a, b, c = ids_of(lm, "abc")
     assert events(answer.text) == [
         {
             "event": "start", "cache": "none", "decoder": "confidence", "prompt_rows": prompt_rows, "gen_length": 3,

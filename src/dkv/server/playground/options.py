@@ -34,15 +34,16 @@ _GENERAL = {
 }
 
 
-def options_of(lm: DiffusionLM, tokenizer: Tokenizer, max_tokens: int) -> dict[str, Any]:
-    """As JSON takes it. max_tokens: of a response, at most."""
+def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int) -> dict[str, Any]:
+    """As JSON takes it. name: the model's on the page; max_tokens: of a response, at most."""
     config = lm.model.config
+    ends = dict.fromkeys((*config.eos_ids, *tokenizer.turn_end_ids))
     examples, gen_length = _examples(lm)
     return {
-        "model": lm.name,
+        "model": name,
         "family": config.family,
         "context": config.context,
-        "end_tokens": [tokenizer.decode([i], keep_special=True) for i in (*config.eos_ids, *tokenizer.turn_end_ids)],
+        "end_tokens": [tokenizer.decode([i], keep_special=True) for i in ends],
         "caches": _choices(known_caches()),
         "decoders": _choices(known_decoders()),
         "presets": dict(PRESETS),

@@ -55,13 +55,14 @@ def playground(
     service: engine.Service,
     lm: DiffusionLM,
     *,
+    name: str | None = None,
     guard: Callable[..., Any] | None = None,
     max_prompt: int | None = None,
     max_tokens: int | None = None,
 ) -> APIRouter:
-    """The routes, to be included in an app. guard: a dependency that lets a request through or raises an HTTPException
-    (the page itself, which holds nothing, is not guarded); max_prompt, max_tokens: of a run, None = the model's context
-    and what the page draws.
+    """The routes, to be included in an app. name: what the page calls the model, None = as it was loaded; guard: a
+    dependency that lets a request through or raises an HTTPException (the page itself, which holds nothing, is not
+    guarded); max_prompt, max_tokens: of a run, None = the model's context and what the page draws.
 
     Raises SettingError for a model without a tokenizer.
     """
@@ -69,7 +70,7 @@ def playground(
     if tokenizer is None:
         raise SettingError(f"model={lm.name!r} has no tokenizer, and the playground shows text; add its files")
     guards = [] if guard is None else [Depends(guard)]
-    options, (page, policy) = options_of(lm, tokenizer, most), _page()
+    options, (page, policy) = options_of(lm, tokenizer, name or lm.name, most), _page()
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
