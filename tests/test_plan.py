@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from dkv.models import Transformer
 from dkv.place import At, exact, pack
@@ -41,16 +42,27 @@ def test_pack_lists_every_row_once_and_in_order(rows: list[list[bool]], bucket: 
 
 
 @given(MASKS.filter(lambda rows: any(map(any, rows))), st.sampled_from(["exact", "eight"]))
-def test_regroup_is_undone_by_flatten(rows: list[list[bool]], bucket: str) -> None:
+def test_each_row_attends_to_its_own_sequence(rows: list[list[bool]], bucket: str) -> None:
+    """However unlike the sequences are in their numbers of rows: some attend side by side, some alone."""
     at, count = packed(rows, bucket), sum(map(sum, rows))
-    values = torch.arange(len(at.slot) * 6.0).view(-1, 2, 3)
-    grouped = at.regroup(values)
-    assert grouped.shape == (at.shape[0], 2, at.shape[1], 3)
-    assert at.flatten(grouped)[:count].equal(values.flatten(1)[:count])
-    # Row n of sequence b stands at place n of group b.
-    for b in range(len(rows)):
-        mine = values[(at.sequence == b) & (at.slot < 5)]
-        assert grouped[b, :, : len(mine)].transpose(0, 1).equal(mine)
+    torch.manual_seed(0)
+    q, k = torch.randn(len(at.slot), 2, 3), torch.randn(len(rows), 2, 5, 3)
+
+    def score(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return (q[:, :, :, None] * k[:, :, None]).sum(-1) @ v
+
+    found = at.attend(q, k, k, score)
+    for n, (b, slot) in enumerate(zip(at.sequence.tolist(), at.slot.tolist(), strict=True)):
+        if slot < 5 and n < count:
+            expected = score(q[n : n + 1].transpose(0, 1)[None], k[b : b + 1], k[b : b + 1], None)
+            assert torch.allclose(found[n].view(2, 3), expected[0, :, 0])
+
+
+def test_a_sequence_with_many_more_rows_attends_alone() -> None:
+    at = packed([[True] * 5, *([[False] * 4 + [True]] * 9)], "exact")
+    assert at.grouping.shape == (10, 1)
+    assert at.grouping.alone == ((0, slice(0, 5)),)
+    assert packed([[True] * 5] * 2, "exact").grouping.alone == ()
 
 
 def test_readers_without_a_shift_are_the_wanted() -> None:

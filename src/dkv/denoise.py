@@ -27,17 +27,20 @@ __all__ = ["Schedule", "State", "Tick", "advance", "finish"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """The semi-autoregressive schedule per sequence: block_length [B], blocks [B], and steps [B] in each block."""
+    """The semi-autoregressive schedule per sequence: block_length [B], blocks [B], and steps [B] in each block.
+    adaptive [B]: whether a block ends as soon as it is complete; None = as the decoder says."""
 
     block_length: Tensor
     blocks: Tensor
     steps: Tensor
+    adaptive: Tensor | None = None
 
 
 @dataclass
 class State:
-    """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas; bucket: how row counts
-    round up; guidance: where the canvas has guide rows; audit: check every read.
+    """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas; fills [B]: sequences
+    that fill it all the same, None = none; bucket: how row counts round up; guidance: where the canvas has guide rows;
+    audit: check every read.
 
     What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; rank,
     score, fresh [B, T] as in `Step`; ragged: whether any position is padding.
@@ -51,6 +54,7 @@ class State:
     sampling: Sampling
     schedule: Schedule
     stop_ids: tuple[int, ...] = ()
+    fills: Tensor | None = None
     bucket: Bucket = exact
     guidance: Guidance | None = None
     audit: bool = False
@@ -230,13 +234,16 @@ def _turn(state: State, step: Step, rest: Tensor | None) -> None:
     state.clock = state.clock + (going if rest is None else going * ~rest)
     index = state.index + going
     ended = index >= state.schedule.steps
-    if state.decoder.adaptive:
-        ended = ended | ~(state.canvas.masked & (state.canvas.position < step.block[1][:, None])).any(1)
+    adaptive = state.schedule.adaptive
+    if state.decoder.adaptive if adaptive is None else True:
+        complete = ~(state.canvas.masked & (state.canvas.position < step.block[1][:, None])).any(1)
+        ended = ended | (complete if adaptive is None else complete & adaptive)
     state.index = torch.where(ended, 0, index)
     state.block = state.block + ended
     state.done = state.done | (state.block >= state.schedule.blocks)
     if state.stop_ids:
-        finish(state, _text_ended(state))
+        over = _text_ended(state)
+        finish(state, over if state.fills is None else over & ~state.fills)
 
 
 def _text_ended(state: State) -> Tensor:

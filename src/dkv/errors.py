@@ -7,6 +7,8 @@
     |-- CheckpointError    a checkpoint that is missing, damaged or incomplete
     |   |-- HubError                a model that cannot be fetched: no such one, no access, no connection, damaged
     |   `-- UnsupportedModelError   a sound checkpoint whose mathematics dkv does not implement
+    |-- BusyError          the engine's queue is full, or it is shutting down: try again later
+    |-- EngineError        the engine stopped, and with it every request
     `-- AuditError         a policy or a decoder broke its contract (only under audit)
 
 Messages are one line: the argument, the value, the fix. The command line prints them and exits with 2.
@@ -52,6 +54,14 @@ class HubError(CheckpointError):
 
 class UnsupportedModelError(CheckpointError):
     """The checkpoint is sound, but asks for mathematics that dkv does not implement."""
+
+
+class BusyError(DkvError):
+    """The engine takes no request now: its queue is full, or it is shutting down."""
+
+
+class EngineError(DkvError):
+    """The engine's step failed; no request of it can go on."""
 
 
 class AuditError(DkvError):

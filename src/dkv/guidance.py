@@ -22,11 +22,12 @@ __all__ = ["Guidance"]
 
 @dataclass
 class Guidance:
-    """scale: how far to push; partner [B]: the guide of a sequence, and a guide itself; kept [B * (T + 1), C]: the
-    output of the rows at the last step at which their guide ran, only where guides rest."""
+    """scale [B]: how far to push each sequence, or one number for all; partner [B]: the guide of a sequence, and a
+    guide itself; kept [B * (T + 1), C]: the output of the rows at the last step at which their guide ran, only where
+    guides rest."""
 
     canvas: Canvas
-    scale: float
+    scale: float | Tensor
     partner: Tensor = field(init=False)
     kept: Tensor | None = field(init=False, default=None)
 
@@ -48,10 +49,11 @@ class Guidance:
     def apply(self, model: Model, logits: Tensor, sequence: Tensor, slot: Tensor, hidden: Tensor | None) -> Tensor:
         """Guided logits [M, V] from this step's own `logits` [M, V] of rows slot [M] of sequence [M], and the guides'
         hidden states [M, C] (None = from what was kept)."""
+        scale = self.scale if isinstance(self.scale, float | int) else self.scale[sequence][:, None]
         if hidden is not None:
-            return logits + self.scale * (logits - model.logits(hidden))
+            return logits + scale * (logits - model.logits(hidden))
         if self.kept is None:
             raise RuntimeError("nothing was kept of the guides")
         grid = self.kept.view(len(self.partner), -1, self.kept.shape[1])
         own, guide = grid[sequence, slot], grid[self.partner[sequence], slot]
-        return logits + self.scale * (model.logits(own) - model.logits(guide))
+        return logits + scale * (model.logits(own) - model.logits(guide))

@@ -15,18 +15,17 @@ from rich.progress import Progress
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.dtypes import named_dtype
+from dkv.engine import Engine, Request
 from dkv.errors import CheckpointError, PromptError, SettingError
-from dkv.generation import Frame, Generation, Run
+from dkv.generation import Frame, Generation
 from dkv.model import Model
 from dkv.models import Transformer, load_model
 from dkv.models.hub import find_directory
-from dkv.models.layers import bucket_for
 from dkv.models.saving import save
 from dkv.models.shards import parse_size
 from dkv.plan import CachePolicy, Decoder
 from dkv.settings import Settings, seed_of, texts_of
 from dkv.tokens import Conversation, Tokenizer, is_conversation, load_tokenizer
-from dkv.version import installed_version
 
 __all__ = ["DiffusionLM", "find_device", "find_dtype", "find_model", "load"]
 
@@ -59,8 +58,8 @@ def find_model(model: str | Path) -> Path:
 
 
 class DiffusionLM:
-    """A loaded model: `model` (the network), `tokenizer` (or None), `directory` (where both came from, or None), and
-    the two ways to generate."""
+    """A loaded model: `model` (the network), `tokenizer` (or None), `directory` (where both came from, or None),
+    `audit` (whether every read is checked), and the ways to generate."""
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class DiffusionLM:
         directory: Path | None = None,
     ) -> None:
         self.model, self.tokenizer, self.name, self.directory = model, tokenizer, name, directory
-        self._audit = audit
+        self.audit = audit
 
     def generate(
         self,
@@ -111,17 +110,21 @@ class DiffusionLM:
             cache_dtype, stop,
         )  # fmt: skip
         encoded = [self._encode(p, chat, settings) for p in _listed(prompts)]
-        settings.seeds(len(encoded))
+        seeds = settings.seeds(len(encoded))
         if type(batch_size) is not int or batch_size < 1:
             raise SettingError(f"batch_size={batch_size!r} must be a whole number of at least 1")
-        results: list[Generation] = []
-        with _progress(len(encoded) * settings.steps, progress) as tell:
-            for first in range(0, len(encoded), batch_size):
-                run = self._run(encoded, settings, first, batch_size, trace)
-                for _ in run.ticks():
-                    tell(min(batch_size, len(encoded) - first))
-                results += run.results()
-        return results
+        engine, results = Engine(self, active=batch_size, waiting=len(encoded)), dict[int, Generation]()
+        tickets = [
+            engine.add(Request(tuple(ids), settings, seed, number, trace, deltas=False))
+            for number, (ids, seed) in enumerate(zip(encoded, seeds, strict=True))
+        ]
+        with _progress(len(encoded), progress) as tell:
+            while len(results) < len(tickets):
+                for update in engine.step():
+                    if update.generation is not None:
+                        results[update.ticket] = update.generation
+                        tell(1)
+        return [results[ticket] for ticket in tickets]
 
     def stream(
         self,
@@ -143,12 +146,43 @@ class DiffusionLM:
         chat: bool | None = None,
     ) -> Iterator[Frame]:
         """Generate for one prompt, a Frame a step; the last one carries the Generation. Arguments as in `generate`."""
+        request = self.request(
+            prompt, gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder,
+            stop_at_eos, cache_dtype, stop, trace, chat, frames=True,
+        )  # fmt: skip
+        engine = Engine(self, active=1)
+        engine.add(request)
+        return _frames(engine)
+
+    def request(
+        self,
+        prompt: Prompt,
+        gen_length: int = 128,
+        block_length: int | None = None,
+        steps: int | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        cfg_scale: float = 0.0,
+        seed: int | None = None,
+        cache: str | CachePolicy = "dkv-decode",
+        decoder: str | Decoder | None = None,
+        stop_at_eos: bool = True,
+        cache_dtype: str | None = None,
+        stop: str | Sequence[str] | None = None,
+        trace: bool = False,
+        chat: bool | None = None,
+        frames: bool = False,
+    ) -> Request:
+        """One prompt and its settings, checked, for an Engine or a Service. Arguments and errors as in `generate`;
+        frames: whether each update carries a Frame."""
         settings = self._settings(
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
             cache_dtype, stop,
         )  # fmt: skip
-        run = self._run([self._encode(prompt, chat, settings)], settings, 0, 1, trace)
-        return _frames(run)
+        if cache_dtype is not None:
+            named_dtype("cache_dtype", cache_dtype)
+        return Request(tuple(self._encode(prompt, chat, settings)), settings, settings.seeds(1)[0], 0, trace, frames)
 
     def save(self, directory: str | Path, dtype: str | None = None, max_shard_size: str = "5GB") -> None:
         """Write the model in the published format to a directory that does not exist or is empty: all or nothing.
@@ -224,33 +258,13 @@ class DiffusionLM:
             raise PromptError("chat=False: a conversation needs the chat template; give a text, or leave chat out")
         return self.tokenizer.encode_chat(prompt)
 
-    def _run(self, prompts: list[list[int]], settings: Settings, first: int, count: int, trace: bool) -> Run:
-        some = slice(first, first + count)
-        dtype = None if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
-        return Run(
-            self.model,
-            self.tokenizer,
-            prompts[some],
-            settings.seeds(len(prompts))[some],
-            settings,
-            cache_dtype=dtype,
-            bucket=bucket_for(self.model.device, self.model.dtype),
-            version=installed_version(),
-            trace=trace,
-            audit=self._audit,
-            first_request=first,
-        )
 
-
-def _frames(run: Run) -> Iterator[Frame]:
-    """Each tick's frame, one late, so that the last can carry the result."""
-    held: Frame | None = None
-    for tick in run.ticks():
-        if held is not None:
-            yield held
-        held = run.frame(tick)
-    if held is not None:
-        yield replace(held, generation=run.results()[0])
+def _frames(engine: Engine) -> Iterator[Frame]:
+    """The frames of an engine's one request; the last carries the result."""
+    while updates := engine.step():
+        for update in updates:
+            if update.frame is not None:
+                yield replace(update.frame, generation=update.generation)
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
@@ -284,7 +298,7 @@ def _rule(decoder: str | Decoder) -> Decoder:
 
 @contextmanager
 def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar over `total` sequence-steps on standard error, or nothing."""
+    """A progress bar over `total` prompts on standard error, or nothing."""
     if not show:
         yield lambda _: None
         return

@@ -6,6 +6,7 @@ reordered or evicted. Keys are stored after the rotation, which is exact because
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -58,9 +59,11 @@ class Memory:
         device: torch.device | str = "cpu",
     ) -> None:
         # Zeros, not empty: a masked slot has weight 0 in attention, and 0 times a stray NaN would be NaN.
-        shape = (layers, batch, kv_heads, width + 1, head_dim)
-        k, v = torch.zeros(shape, dtype=dtype, device=device), torch.zeros(shape, dtype=dtype, device=device)
-        self.layers = [LayerMemory({"k": k[i], "v": v[i]}) for i in range(layers)]
+        shape = (batch, kv_heads, width + 1, head_dim)
+        self.layers = [
+            LayerMemory({name: torch.zeros(shape, dtype=dtype, device=device) for name in ("k", "v")})
+            for _ in range(layers)
+        ]
         self.computed_at = torch.full((batch, width), NEVER, dtype=torch.int64, device=device)
 
     def keep(self, rules: Rules, width: int) -> None:
@@ -70,6 +73,23 @@ class Memory:
             for name in () if rule is None else rule.buffers:
                 if name not in layer.buffers:
                     layer.buffers[name] = torch.zeros((len(k), 1, k.shape[2], width), dtype=k.dtype, device=k.device)
+
+    def part(self, count: int, width: int) -> Memory:
+        """The first `count` sequences' first `width` slots of the same buffers; slot `width` is its scratch, so no
+        sequence there may be longer. `computed_at` is its own."""
+        part = copy(self)
+        part.layers = [
+            LayerMemory({name: buffer[:count, :, : width + 1] for name, buffer in layer.buffers.items()})
+            for layer in self.layers
+        ]
+        part.computed_at = torch.full((count, width), NEVER, dtype=torch.int64, device=self.computed_at.device)
+        return part
+
+    def move(self, source: int, target: int, width: int) -> None:
+        """Copy what one sequence's first `width` slots hold to another's place."""
+        for layer in self.layers:
+            for buffer in layer.buffers.values():
+                buffer[target, :, :width] = buffer[source, :, :width]
 
     @property
     def nbytes(self) -> int:

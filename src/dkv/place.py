@@ -8,46 +8,79 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["At", "Bucket", "Narrowing", "exact", "narrow", "pack"]
+__all__ = ["At", "Attention", "Bucket", "Grouping", "Narrowing", "exact", "narrow", "pack"]
 
 
 @dataclass(frozen=True)
 class At:
     """Where N carried rows sit in B sequences of T slots (slot T is scratch).
 
-    sequence [N] and slot [N], flat [N] = sequence * (T + 1) + slot; width T; shape (B, R); group [B, R] indexes the
-    carried rows of each sequence, None where they are regular (every sequence has R rows, in order); place [N] is the
-    way back; whole: every slot is carried; mask [B, 1, 1, T]: slots that attention may read, None = all; narrow: for
-    layers that pick rows of their own, None = no layer does.
+    sequence [N] and slot [N], flat [N] = sequence * (T + 1) + slot; width T; grouping: the carried rows by sequence;
+    whole: every slot is carried; mask [B, 1, 1, T]: slots that attention may read, None = all; narrow: for layers that
+    pick rows of their own, None = no layer does.
     """
 
     sequence: Tensor
     slot: Tensor
     flat: Tensor
     width: int
-    shape: tuple[int, int]
-    group: Tensor | None
-    place: Tensor | None
+    grouping: Grouping
     whole: bool
     mask: Tensor | None
     narrow: Narrowing | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, R): R rows of each of B sequences, where they are as many."""
+        return self.grouping.shape
 
     def sheltered(self, rows: Tensor) -> At:
         """The same places, but what `rows` [N] write goes to scratch."""
         return replace(self, slot=torch.where(rows, self.width, self.slot), whole=False)
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: Attention) -> Tensor:
+        """attention of the carried queries q [N, H, D] over the slots k, v [B, G, T, D] of their own sequence, with
+        `mask`: [N, H * D]."""
+        grouping, mask = self.grouping, self.mask
+        mixed = grouping.flatten(attention(grouping.regroup(q), k, v, mask))
+        for row, rows in grouping.alone:
+            own = slice(row, row + 1)
+            one = attention(q[rows].transpose(0, 1)[None], k[own], v[own], None if mask is None else mask[own])
+            mixed[rows] = one[0].transpose(0, 1).flatten(1)
+        return mixed
+
+
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""softmax(q k') v for q [B, H, R, D], k and v [B, G, T, D], and a mask [B, 1, 1, T] or None; to [B, H, R, D]."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Rows of B sequences side by side, [B, R], for attention.
+
+    group [B, R] indexes the rows of each sequence, None where they are regular (every sequence has R rows, in order);
+    place [N] is the way back. alone: sequences with many more rows than the others, each with its rows, which would
+    make R large for all: they attend by themselves, and what `flatten` gives for them is to be overwritten.
+    """
+
+    shape: tuple[int, int]
+    group: Tensor | None = None
+    place: Tensor | None = None
+    alone: tuple[tuple[int, slice], ...] = ()
+
     def regroup(self, x: Tensor) -> Tensor:
-        """[N, H, D] of carried rows to [B, H, R, D] by sequence."""
+        """[N, H, D] of rows to [B, H, R, D] by sequence."""
         x = x.view(*self.shape, *x.shape[1:]) if self.group is None else x[self.group]
         return x.transpose(1, 2)
 
     def flatten(self, x: Tensor) -> Tensor:
-        """[B, H, R, D] by sequence to [N, H * D] of carried rows."""
+        """[B, H, R, D] by sequence to [N, H * D] of rows."""
         x = x.transpose(1, 2).flatten(0, 1).flatten(1)
         return x if self.place is None else x[self.place]
 
@@ -58,7 +91,7 @@ class Narrowing:
 
     forced, frozen [N] bool: to be picked before, and after, all others; None = no row is. source [B, R]: the carried
     rows of each sequence, absent [B, R] where there is none. sequence [M] and order [M]: each picked row is its
-    sequence's order-th by score; real [M]: not only filling the bucket. shape, group, place as in `At`.
+    sequence's order-th by score; real [M]: not only filling the bucket. grouping: the picked rows by sequence.
     """
 
     forced: Tensor | None
@@ -68,9 +101,7 @@ class Narrowing:
     sequence: Tensor
     order: Tensor
     real: Tensor
-    shape: tuple[int, int]
-    group: Tensor | None
-    place: Tensor | None
+    grouping: Grouping
 
     def pick(self, at: At, score: Tensor) -> tuple[Tensor, At]:
         """The carried rows [M] with the highest score [N], ties to the lowest position, and where they sit."""
@@ -83,7 +114,7 @@ class Narrowing:
         scratch = at.width
         slot = torch.where(self.real, at.slot[index], scratch)
         flat = self.sequence * (scratch + 1) + slot
-        return index, At(self.sequence, slot, flat, scratch, self.shape, self.group, self.place, False, at.mask)
+        return index, At(self.sequence, slot, flat, scratch, self.grouping, False, at.mask)
 
 
 def narrow(
@@ -92,7 +123,10 @@ def narrow(
     """Prepare every layer's pick of `picks` rows of each sequence, of which `counts` are carried; forced and frozen
     [B, T] or None."""
     batch, most, device = len(counts), max(counts), at.slot.device
-    source = torch.arange(batch * most, device=device).view(batch, most) if at.group is None else at.group
+    first, _ = _spans(counts)
+    source = (torch.tensor(first, device=device)[:, None] + torch.arange(most, device=device)).clamp(
+        max=len(at.slot) - 1
+    )
     own = torch.tensor(counts, device=device)
     absent = torch.arange(most, device=device) >= own[:, None]
     total = sum(picks)
@@ -102,7 +136,6 @@ def narrow(
     first = F.pad(amount.cumsum(0), (1, 0))[:-1]
     order = torch.arange(total, device=device) - first[sequence]
     sequence, order = (F.pad(x, (0, size - total)) for x in (sequence, order))
-    shape, group, place = _grouping(picks, size, sequence, device)
     return Narrowing(
         forced=_carried(forced, at),
         frozen=_carried(frozen, at),
@@ -111,9 +144,7 @@ def narrow(
         sequence=sequence,
         order=order,
         real=torch.arange(size, device=device) < total,
-        shape=shape,
-        group=group,
-        place=place,
+        grouping=_grouping(picks, size, sequence, device),
     )
 
 
@@ -144,17 +175,30 @@ def pack(rows: Tensor, counts: list[int], mask: Tensor | None, bucket: Bucket = 
     grid = F.pad(rows, (0, 1)).view(-1)
     flat = torch.nonzero_static(grid, size=size, fill_value=width).view(-1)
     sequence, slot = flat // (width + 1), flat % (width + 1)
-    return At(sequence, slot, flat, width, *_grouping(counts, size, sequence, rows.device), whole, mask)
+    return At(sequence, slot, flat, width, _grouping(counts, size, sequence, rows.device), whole, mask)
 
 
-def _grouping(
-    counts: list[int], size: int, sequence: Tensor, device: torch.device
-) -> tuple[tuple[int, int], Tensor | None, Tensor | None]:
-    """How `size` rows, `counts` of each sequence in turn, regroup by sequence: shape, group and place of `At`."""
-    batch, total, most = len(counts), sum(counts), max(counts)
+_UNEVEN = 2
+"""Attention may take so many times the rows that are carried; beyond, the longest sequences attend alone."""
+
+
+def _grouping(counts: list[int], size: int, sequence: Tensor, device: torch.device) -> Grouping:
+    """How `size` rows, `counts` of each sequence in turn, regroup by sequence."""
+    batch, total = len(counts), sum(counts)
     if batch == 1 or (size == total == batch * counts[0] and len(set(counts)) == 1):
-        return (batch, size // batch), None, None
-    first = torch.tensor([0, *counts[:-1]], device=device).cumsum(0)
+        return Grouping((batch, size // batch))
+    order, rank = sorted(range(batch), key=lambda row: -counts[row]), 0
+    while rank < batch - 1 and batch * counts[order[rank]] > _UNEVEN * total:
+        rank += 1
+    spans, most = _spans(counts)[1], max(counts[order[rank]], 1)
+    first = torch.tensor([span.start for span in spans], device=device)
     group = (first[:, None] + torch.arange(most, device=device)).clamp(max=size - 1)
     within = (torch.arange(size, device=device) - first[sequence]).clamp(max=most - 1)
-    return (batch, most), group, sequence * most + within
+    return Grouping((batch, most), group, sequence * most + within, tuple((row, spans[row]) for row in order[:rank]))
+
+
+def _spans(counts: list[int]) -> tuple[list[int], list[slice]]:
+    """Where the rows of each sequence lie among all: their starts, and their slices."""
+    ends = list(accumulate(counts))
+    starts = [end - count for end, count in zip(ends, counts, strict=True)]
+    return starts, [slice(a, b) for a, b in zip(starts, ends, strict=True)]

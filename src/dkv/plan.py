@@ -18,7 +18,7 @@ from dkv.canvas import Canvas
 from dkv.rules import DENSE, Rules
 from dkv.sampling import Read
 
-__all__ = ["CachePolicy", "Decoder", "Plan", "Step", "readers_of"]
+__all__ = ["CachePolicy", "Decoder", "Plan", "Step", "readers_of", "rules_of"]
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,18 @@ class Plan:
 
 @runtime_checkable
 class CachePolicy(Protocol):
-    """A cache: stateless, each sequence treated on its own."""
+    """A cache: stateless, each sequence treated on its own. One whose plans have rules says so by an attribute `rules`
+    as well, the same in every plan: by it the engine finds the requests that can share a forward."""
 
     def plan(self, step: Step) -> Plan:
         """Choose the rows to compute."""
         ...
+
+
+def rules_of(policy: CachePolicy) -> Rules:
+    """The layer rules of a policy's plans: its attribute `rules`, dense where it has none."""
+    rules = getattr(policy, "rules", DENSE)
+    return rules if isinstance(rules, Rules) else DENSE
 
 
 @runtime_checkable

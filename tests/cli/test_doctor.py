@@ -50,6 +50,11 @@ def test_prompts_from_a_file(cli: Cli, common: list[str], tmp_path: Path) -> Non
     assert told["prompts"] == 2
 
 
+def test_default_prompts_fit_no_chat(cli: Cli) -> None:
+    options = ["--count", "3", "--gen-length", "4", "--dtype", "float32", "--no-chat"]  # the third is a conversation
+    assert cli("doctor", *options, "--cache", "dkv-pd", "--json").exit_code == 0
+
+
 def test_a_checkpoint_without_a_tokenizer_gets_drawn_ids(cli: Cli, bare: Path) -> None:
     options = ["--model", str(bare), "--count", "1", "--gen-length", "4", "--cache", "dkv-pd"]
     assert cli("doctor", *options, "--json").exit_code == 0

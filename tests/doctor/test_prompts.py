@@ -10,6 +10,7 @@ import dkv
 from dkv.doctor.prompts import default_prompts, read_prompts
 from dkv.errors import SettingError
 from dkv.tiny import TASKS
+from tests.support.checkpoints import write_checkpoint, write_tokenizer
 
 
 def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:
@@ -51,11 +52,20 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         read_prompts(tmp_path / "none.txt", 9)
 
 
+def test_without_a_template_a_conversation_is_plain_text(tmp_path: Path) -> None:
+    plain = dkv.load(write_tokenizer(write_checkpoint(tmp_path / "m"), template=None), device="cpu")
+    talk = next(one for one in default_prompts(plain, len(TASKS), 8) if one.endswith("\n\nassistant:"))
+    assert talk.startswith("user: ")
+    assert talk.count("\n\nuser: ") >= 1
+
+
 def test_defaults_fit_the_model(lm: dkv.DiffusionLM, bare_lm: dkv.DiffusionLM) -> None:
     asked = default_prompts(lm, len(TASKS), 8)
     assert len(asked) == len(TASKS)
     talks = [one for one in asked if not isinstance(one, str)]
     assert [[message["role"] for message in talk][-2:] for talk in talks] == [["assistant", "user"]]  # one dialogue
+    spoken = default_prompts(lm, len(TASKS), 8, chat=False)
+    assert sum(one.endswith("\n\nassistant:") for one in spoken) == 1  # the dialogue, as a text
     ids = default_prompts(bare_lm, 5, 8)
     assert ids == default_prompts(bare_lm, 5, 8)
     assert len({len(one) for one in ids}) > 1

@@ -6,8 +6,8 @@ import pytest
 
 import dkv
 from dkv.caches import make_cache
-from dkv.doctor.lockstep import Prompts
 from dkv.doctor.timing import Steps, cost_of, time_steps
+from dkv.study.lockstep import Prompts
 
 
 def test_the_fit_finds_fixed_and_per_row_cost() -> None:

@@ -10,7 +10,10 @@ from dkv.study.accuracy import Policy
 from dkv.study.base import Record
 from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint, write_tokenizer
 
-__all__ = ["flags", "llada", "record", "small_dream"]
+__all__ = ["SMALL", "flags", "llada", "record", "small_dream"]
+
+SMALL = "micro,width=64,layers=2,heads=2,mlp_width=96,context=512"
+"""A shape, for costs that are measured on random weights."""
 
 
 def flags(*runs: tuple[int, bool]) -> list[bool]:

@@ -9,8 +9,7 @@ import pytest
 from dkv.study.base import Effort, Record
 from dkv.study.kit import Kit
 from dkv.study.length import POLICIES, Length, lines_of
-
-SMALL = "micro,width=64,layers=2,heads=2,mlp_width=96,context=512"
+from tests.study.samples import SMALL
 
 
 def record(cache: str, positions: int, gen: int, seconds: float, none: float) -> Record:

@@ -9,8 +9,8 @@ import pytest
 from dkv.study.base import Effort, Record
 from dkv.study.kit import Kit
 from dkv.study.length_params import LengthParams, Params, found_in
+from tests.study.samples import SMALL
 
-SMALL = "micro,width=64,layers=2,heads=2,mlp_width=96,context=512"
 PUBLISHED, OFTEN, EAGER = Params(50, 7, 0.25), Params(10, 7, 0.25), Params(50, 7, 0.0)
 
 
@@ -74,6 +74,13 @@ def test_every_setting_of_the_fidelity_has_a_cost(quick: bool) -> None:
     assert PUBLISHED in tried
     assert len(set(tried)) == len(tried)
     assert set(tried) <= known
+
+
+def test_a_conversation_is_asked_whole() -> None:
+    cell = {"part": "fidelity", "task": "dialogue", "least": 1, "count": 1, "kp": 1, "kr": 1, "rho": 0.25}
+    (made,) = LengthParams().measure(Kit(device="cpu", dtype="float32"), [cell])
+    # The order of the shortest conversation, most of which stands in its first turn.
+    assert made.result["right"] == made.result["none_right"] == [True]
 
 
 def test_both_parts_for_real() -> None:

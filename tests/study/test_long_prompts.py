@@ -9,6 +9,7 @@ from dkv.study.accuracy import NONE, Policy
 from dkv.study.base import Effort, Record
 from dkv.study.kit import Kit
 from dkv.study.long_prompts import LongPrompts, between
+from dkv.tiny import load_eval
 from tests.study.samples import flags, llada, record
 
 POLICIES = (NONE, Policy("dkv-prefill"), Policy("dllm-cache"))
@@ -24,6 +25,17 @@ def test_ranges_of_lengths() -> None:
     assert [p for p, n in zip(suite.problems, lengths, strict=True) if n < middle] == list(short.problems)
     assert len(short.problems) + len(long.problems) == 40
     assert between(kit, suite, middle, 2048, 3).problems == long.problems[:3]
+
+
+def test_a_conversation_is_as_long_as_all_its_messages() -> None:
+    kit, suite = Kit(), embedded("dialogue", 20)
+    tokenizer = kit.lm().tokenizer
+    assert tokenizer is not None
+    talks = [example.messages for example in load_eval("dialogue")[:20]]
+    lengths = [sum(len(tokenizer.encode(text)) for _, text in talk) for talk in talks]
+    middle = sorted(lengths)[10]
+    expected = [p for p, n in zip(suite.problems, lengths, strict=True) if n < middle]
+    assert list(between(kit, suite, 0, middle, 20).problems) == expected
 
 
 def test_a_run(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dkv.bench.shapes import SHAPES
+from dkv.eval.turns import messages_of
 from dkv.study.base import Effort, Record
 from dkv.study.kit import Kit
 from dkv.study.memory_compute import MemoryCompute, label_of
+from dkv.tiny import load_eval
+from tests.study.samples import llada
 
 GIB = 1 << 30
 PLAIN = 32 * 2 * 1281 * 4096 * 2
@@ -62,6 +66,16 @@ def test_cells(quick: bool) -> None:
     cells = MemoryCompute().cells(Effort(quick=quick, count=50))
     assert len({label_of(cell) for cell in cells}) == len(cells)
     assert {cell["count"] for cell in cells} == {4 if quick else 50}
+
+
+def test_a_conversation_is_asked_whole(tmp_path: Path) -> None:
+    kit = Kit(llada(tmp_path / "m"), "cpu", "float32")
+    cell = {"task": "dialogue", "count": 5, "cache": "dkv-pd", "cache_dtype": "float32"}  # four timed, one not
+    (made,) = MemoryCompute().measure(kit, [cell])
+    examples = load_eval("dialogue")[:5]
+    said = [messages_of(example.messages) for example in examples]
+    none = kit.lm().generate(said, gen_length=examples[0].gen_length, seed=0, cache="none", stop_at_eos=False)
+    assert made.result["none_rows"] == sum(g.stats.rows_computed for g in none)
 
 
 def test_a_cell_for_real_and_its_plot() -> None:

@@ -8,8 +8,8 @@ import torch
 import dkv
 from dkv.caches import make_cache
 from dkv.canvas import GIVEN, NEVER
-from dkv.doctor.lockstep import Prompts, run_of
 from dkv.errors import PromptError
+from dkv.study.lockstep import Prompts, run_of
 from dkv.study.plain import ids_of
 from dkv.study.probes import Observe, buffers_of, observe
 

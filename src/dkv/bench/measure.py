@@ -10,6 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -24,7 +25,7 @@ from dkv.bench.runners import Outcome, Runner, runner_of
 from dkv.lm import DiffusionLM
 from dkv.model import ModelConfig
 
-__all__ = ["Spent", "Tell", "interleave", "measure_group", "result_of"]
+__all__ = ["Spent", "Tell", "in_turn", "interleave", "measure_group", "result_of"]
 
 Tell = Callable[[str, float], object]
 """Is called before each run, with what comes and the share of its group that is done."""
@@ -79,14 +80,21 @@ def _alone(make: Callable[[], Runner], device: torch.device) -> tuple[Outcome, i
 
 def interleave(runners: Sequence[Runner], meter: Meter | None, device: torch.device) -> list[Spent]:
     """Run all to their ends, step about; what each took."""
-    spent, active, turn = [Spent() for _ in runners], list(range(len(runners))), 0
+    spent = [Spent() for _ in runners]
+    in_turn([partial(_timed, runner.step, mine, meter, device) for runner, mine in zip(runners, spent, strict=True)])
+    return spent
+
+
+def in_turn(steps: Sequence[Callable[[], bool]]) -> None:
+    """Take a step of each in turn until all have answered False, which is that there was none left; whoever went first
+    last time goes last."""
+    active, turn = list(range(len(steps))), 0
     while active:
         first = turn % len(active)
         for number in (*active[first:], *active[:first]):
-            if not _timed(runners[number].step, spent[number], meter, device):
+            if not steps[number]():
                 active.remove(number)
         turn += 1
-    return spent
 
 
 def _timed(step: Callable[[], bool], spent: Spent, meter: Meter | None, device: torch.device) -> bool:

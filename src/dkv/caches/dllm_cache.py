@@ -131,9 +131,15 @@ class DllmCache:
         """Whether anything is recomputed between refreshes."""
         return 0 < self.rho <= 1
 
+    @property
+    def rules(self) -> Rules:
+        """V-verify in every layer but, with first_layer, the first."""
+        verify = Verify(self.similarity, self.adaptive)
+        return Rules(None if self.first_layer else verify, verify)
+
     def plan(self, step: Step) -> Plan:
         """Carry the response and what is due; say what each layer must recompute."""
-        canvas, verify = step.canvas, Verify(self.similarity, self.adaptive)
+        canvas = step.canvas
         prompt = canvas.live & ~canvas.response
         prompt_due, response_due = (step.clock % self.kp == 0)[:, None], (step.clock % self.kr == 0)[:, None]
         forced = (prompt & prompt_due) | (canvas.response & response_due)
@@ -143,7 +149,7 @@ class DllmCache:
         return Plan(
             rows if last is None else rows | last,
             rest=self._rest(step),
-            rules=Rules(None if self.first_layer else verify, verify),
+            rules=self.rules,
             forced=forced,
             frozen=None if last is None else last & ~forced,
             budget=budget * ~response_due[:, 0] if self.adaptive else None,

@@ -64,7 +64,7 @@ def doctor(
         dkv.caches.make_cache(spec)  # a misspelled one should not cost the loading
     given = None if prompts is None else read_prompts(prompts, count)
     lm = dkv.load(model, device=device, dtype=dtype)
-    given = default_prompts(lm, count, gen_length) if given is None else given
+    given = default_prompts(lm, count, gen_length, chat) if given is None else given
     asked = Asked(gen_length, block_length, steps, decoder, chat)
     with region(stderr_console()) as show:
         found = examine(lm, given, specs, asked, lambda note: None if show is None else show(printable(note)))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.caches.dllm_cache import drift
-from dkv.doctor.lockstep import Beside
+from dkv.study.lockstep import Beside
 from dkv.study.probes import buffers_of
 
 __all__ = ["Errors", "Reads"]

@@ -11,7 +11,6 @@ from dkv.caches import make_cache
 from dkv.caches.none import NoCache
 from dkv.doctor.errors import Errors
 from dkv.doctor.finding import Finding
-from dkv.doctor.lockstep import Lockstep, Prompts
 from dkv.doctor.rules import Evidence, findings_of
 from dkv.doctor.timing import cost_of, time_steps
 from dkv.doctor.variants import variants_of
@@ -19,6 +18,7 @@ from dkv.errors import SettingError
 from dkv.generation import Generation
 from dkv.lm import DiffusionLM
 from dkv.plan import CachePolicy
+from dkv.study.lockstep import Lockstep, Prompts
 
 __all__ = ["Asked", "Diagnosis", "examine"]
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from dkv.bench.prompts import prompts_of
 from dkv.errors import SettingError
+from dkv.eval.turns import as_prompt
 from dkv.lm import DiffusionLM
-from dkv.tiny import TASKS, Example, load_eval
+from dkv.tiny import TASKS, load_eval
 
 __all__ = ["default_prompts", "read_prompts"]
 
@@ -45,18 +46,11 @@ def _prompt(where: str, line: str) -> Any:
     return record["prompt"]
 
 
-def _asked(example: Example, chat: bool) -> Any:
-    """The whole conversation where the model has a template for it, else its last message."""
-    if not (chat and example.history):
-        return example.prompt
-    return [{"role": role, "content": content} for role, content in example.messages]
-
-
-def default_prompts(lm: DiffusionLM, count: int, gen_length: int) -> list[Any]:
-    """The embedded tasks' prompts, in turn; without a tokenizer, drawn ids of several lengths."""
+def default_prompts(lm: DiffusionLM, count: int, gen_length: int, chat: bool | None = None) -> list[Any]:
+    """The embedded tasks' prompts, in turn; without a tokenizer, drawn ids of several lengths. chat: as in
+    `lm.generate`, which they are for."""
     if lm.tokenizer is not None:
         examples = zip(*(load_eval(task) for task in TASKS), strict=True)
-        chat = lm.tokenizer.has_template
-        return [_asked(example, chat) for example in islice(chain.from_iterable(examples), count)]
+        return [as_prompt(e.asked, lm.tokenizer, chat) for e in islice(chain.from_iterable(examples), count)]
     room = max(lm.model.config.context - gen_length, 1)
     return [prompts_of(lm, min(_LENGTHS[n % len(_LENGTHS)], room), 1, n)[0] for n in range(count)]

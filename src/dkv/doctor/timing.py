@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
+
+from dkv.bench.measure import in_turn
 from dkv.bench.roofline import synchronize
 from dkv.denoise import Tick
-from dkv.doctor.lockstep import Prompts, run_of
 from dkv.lm import DiffusionLM
 from dkv.plan import CachePolicy
+from dkv.study.lockstep import Prompts, run_of
 
 __all__ = ["Cost", "Steps", "cost_of", "time_steps"]
 
@@ -80,22 +84,21 @@ def time_steps(lm: DiffusionLM, prompts: Prompts, policies: Sequence[CachePolicy
 
 
 def _once(lm: DiffusionLM, prompts: Prompts, policies: Sequence[CachePolicy]) -> list[list[tuple[list[int], float]]]:
-    """The work and the seconds of each step of each policy; who goes first goes last the next time."""
+    """The work and the seconds of each step of each policy, taken in turn."""
     runs = [run_of(lm, prompts, policy).ticks() for policy in policies]
     found: list[list[tuple[list[int], float]]] = [[] for _ in policies]
-    going, turn = list(range(len(policies))), 0
-    while going:
-        first = turn % len(going)
-        for number in (*going[first:], *going[:first]):
-            began = time.perf_counter()
-            tick: Tick | None = next(runs[number], None)
-            synchronize(lm.model.device)
-            if tick is None:
-                going.remove(number)
-            elif any(tick.counts):
-                found[number].append((tick.work, time.perf_counter() - began))
-        turn += 1
+    in_turn([partial(_timed, ticks, mine, lm.model.device) for ticks, mine in zip(runs, found, strict=True)])
     return found
+
+
+def _timed(ticks: Iterator[Tick], found: list[tuple[list[int], float]], device: torch.device) -> bool:
+    """Take a step, and keep what it was if it computed anything; False where there was none left."""
+    began = time.perf_counter()
+    tick = next(ticks, None)
+    synchronize(device)
+    if tick is not None and any(tick.counts):
+        found.append((tick.work, time.perf_counter() - began))
+    return tick is not None
 
 
 def cost_of(none: Steps, cache: Steps) -> Cost:

@@ -10,6 +10,7 @@ from typing import Any
 from dkv.eval.questions import Question, batches, digest
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
+from dkv.eval.turns import as_prompt
 from dkv.generation import Generation
 from dkv.lm import DiffusionLM
 
@@ -68,7 +69,7 @@ class Asker:
         """One batch of questions that differ in their prompts only."""
         first = questions[0]
         return self.lm.generate(
-            [self._prompt(q) for q in questions],
+            [as_prompt(q.prompt, self.lm.tokenizer, q.chat) for q in questions],
             gen_length=setting.gen_length or first.gen_length,
             block_length=setting.block_length,
             steps=setting.steps,
@@ -84,14 +85,6 @@ class Asker:
             batch_size=len(questions),
         )
 
-    def _prompt(self, question: Question) -> Any:
-        if isinstance(question.prompt, str):
-            return question.prompt
-        tokenizer = self.lm.tokenizer
-        if question.chat is False or (question.chat is None and tokenizer and not tokenizer.has_template):
-            return _spoken(question.prompt)
-        return [{"role": role, "content": content} for role, content in question.prompt]
-
     def answer(self, question: Question, setting: Setting) -> dict[str, Any]:
         """The kept answer. Raises KeyError."""
         return self.store.get(key_of(question, setting))
@@ -103,8 +96,3 @@ def warm_up(asker: Asker, question: Question, settings: Sequence[Setting]) -> No
         length = min(question.gen_length, setting.block_length or _WARM_UP_LENGTH)
         blocks = Setting(setting.decoder, setting.cache, setting.cfg_scale, gen_length=length)
         asker.generate([question], blocks)
-
-
-def _spoken(messages: Sequence[tuple[str, str]]) -> str:
-    """A conversation as plain text, for a model without a chat template."""
-    return "\n\n".join([*(f"{role}: {content}" for role, content in messages), "assistant:"])

@@ -15,6 +15,7 @@ from dkv.eval.answers import Asker
 from dkv.eval.likelihood import Likelihood, Pair
 from dkv.eval.questions import Question, digest
 from dkv.eval.settings import Setting
+from dkv.eval.turns import Turns, messages_of
 from dkv.tokens import Tokenizer
 
 __all__ = ["Asked", "HarnessModel", "question_of"]
@@ -77,7 +78,7 @@ class HarnessModel:
             asker, setting, samples, check_greedy, tell,
         )  # fmt: skip
         self._tokenizer: Tokenizer = asker.lm.tokenizer
-        self._rendered: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._rendered: dict[str, Turns] = {}
 
     @property
     def tokenizer_name(self) -> str:
@@ -134,8 +135,8 @@ class HarnessModel:
         """Token ids of both. Blanks at the context's end count with the continuation, where tokenizers put them."""
         encode = self._tokenizer.encode_bare
         if context in self._rendered:
-            messages = [{"role": role, "content": content} for role, content in self._rendered[context]]
-            return Pair(tuple(self._tokenizer.encode_chat(messages)), tuple(encode(continuation)))
+            prompt = self._tokenizer.encode_chat(messages_of(self._rendered[context]))
+            return Pair(tuple(prompt), tuple(encode(continuation)))
         kept = context.rstrip()
         whole = encode(context + continuation)
         return Pair(tuple(self._tokenizer.encode(kept)), tuple(whole[len(encode(kept)) :]))

@@ -9,19 +9,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dkv.eval.settings import Setting
+from dkv.eval.turns import Turns
 
 __all__ = ["Question", "batches", "digest"]
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt (a text, or the messages of a conversation as (role, content) pairs) and how its response is to end.
+    """One prompt (a text, or a whole conversation) and how its response is to end.
 
     gen_length: canvas length in tokens; stop: texts; chat: as in `lm.generate`; temperature, top_p, top_k: how to
     sample; draw: which of several samples of one prompt.
     """
 
-    prompt: str | tuple[tuple[str, str], ...]
+    prompt: str | Turns
     gen_length: int
     stop: tuple[str, ...] = ()
     chat: bool | None = None

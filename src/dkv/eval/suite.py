@@ -49,7 +49,7 @@ def embedded(task: str, count: int | None = None) -> Suite:
 
 def _problem(example: Example) -> Problem:
     return Problem(
-        Question(example.messages if example.history else example.prompt, example.gen_length),
+        Question(example.asked, example.gen_length),
         partial(TASKS[example.task].check, example),
         digest({"answer": example.answer, "tests": example.tests}),
     )

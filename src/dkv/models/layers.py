@@ -98,8 +98,7 @@ class Block:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
-        mixed = attention(at.regroup(q), k.to(q.dtype), v.to(q.dtype), at.mask)
-        return F.linear(at.flatten(mixed), self.out_weight)
+        return F.linear(at.attend(q, k.to(q.dtype), v.to(q.dtype), attention), self.out_weight)
 
     def mlp(self, x: Tensor) -> Tensor:
         """The gated feed-forward of x [N, C], norm included, residual not."""

@@ -1,6 +1,7 @@
 """Which embedded task stands for which domain of text, and the cells of a study that asks them all.
 
-A cell is a few neighbouring examples of a task, which share a batch: a larger study goes on from a smaller one.
+A cell is a few neighbouring examples of a task, which share a batch: a larger study goes on from a smaller one. Where
+the task is a conversation the cell says which turns are asked, and so differs from those that asked the last one alone.
 """
 
 from __future__ import annotations
@@ -31,11 +32,16 @@ def task_cells(effort: Effort) -> list[Cell]:
     count = min(_QUICK if effort.quick else _PROMPTS, effort.count)
     starts = range(0, count, _BATCH)
     return [
-        {"task": task, "first": first, "count": min(_BATCH, count - first)}
+        {"task": task, "first": first, "count": min(_BATCH, count - first), **turns}
         for task in DOMAINS
         if task in TASKS
+        for turns in [_turns(task)]
         for first in starts
     ]
+
+
+def _turns(task: str) -> Cell:
+    return {"turns": "all"} if any(example.history for example in load_eval(task)) else {}
 
 
 def exact(kit: Kit) -> DiffusionLM:
@@ -47,7 +53,7 @@ def exact(kit: Kit) -> DiffusionLM:
 def snapshots(lm: DiffusionLM, cell: Cell) -> Iterator[Snapshot]:
     """What each step of a cell's generation computed. Raises PromptError without a tokenizer."""
     examples = load_eval(cell["task"])[cell["first"] : cell["first"] + cell["count"]]
-    return observe(lm, ids_of(lm, [e.prompt for e in examples]), examples[0].gen_length)
+    return observe(lm, ids_of(lm, [e.asked for e in examples]), examples[0].gen_length)
 
 
 def domains_of(cells: Sequence[Cell]) -> list[str]:

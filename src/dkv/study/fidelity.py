@@ -7,14 +7,16 @@ what is counted is the candidates that differ; errors cannot pile up.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dkv.bench.runners import Outcome
-from dkv.denoise import advance
-from dkv.generation import Generation, Run
+from dkv.caches import make_cache
+from dkv.eval.turns import Turns
+from dkv.generation import Generation
 from dkv.lm import DiffusionLM
+from dkv.settings import Settings
+from dkv.study.lockstep import Lockstep, Prompts
 from dkv.study.plain import ids_of, run_of, settings_for
 from dkv.tiny import Example, load_eval
 
@@ -31,20 +33,20 @@ class Held:
 
 def examples_of(lm: DiffusionLM, task: str, least: int, count: int) -> list[Example]:
     """The first `count` of a task's examples whose prompts have `least` tokens and fit the model, shortest first."""
-    sized = sorted((len(_ids(lm, e.prompt)), number, e) for number, e in enumerate(load_eval(task)))
+    sized = sorted((len(_ids(lm, e.asked)), number, e) for number, e in enumerate(load_eval(task)))
     context = lm.model.config.context
     return [e for size, _, e in sized if size >= least and size + e.gen_length <= context][:count]
 
 
 class OneRun:
-    """One prompt (a text, or ids) under a cache, its canvas filled, taken step by step: a `dkv.bench.runners.Runner`.
-    cache_dtype: of keys, values and features, None = the model's."""
+    """One prompt (a text, a conversation, or a list of ids) under a cache, its canvas filled, taken step by step: a
+    `dkv.bench.runners.Runner`. cache_dtype: of keys, values and features, None = the model's."""
 
     def __init__(
-        self, lm: DiffusionLM, prompt: str | list[int], gen: int, cache: str, cache_dtype: str | None = None
+        self, lm: DiffusionLM, prompt: str | Turns | list[int], gen: int, cache: str, cache_dtype: str | None = None
     ) -> None:
-        ids = _ids(lm, prompt) if isinstance(prompt, str) else prompt
-        self._run = _run(lm, ids, gen, cache, cache_dtype)
+        ids = prompt if isinstance(prompt, list) else _ids(lm, prompt)
+        self._run = run_of(lm, [ids], _settings(lm, gen, cache), cache_dtype=cache_dtype)
         self._ticks = self._run.ticks()
 
     def step(self) -> bool:
@@ -59,7 +61,7 @@ class OneRun:
         return Outcome((), generations, stats.new_tokens, stats.rows_computed, stats.rows_total, held)
 
 
-def free(lm: DiffusionLM, prompt: str, gen: int, cache: str, cache_dtype: str | None = None) -> Generation:
+def free(lm: DiffusionLM, prompt: str | Turns, gen: int, cache: str, cache_dtype: str | None = None) -> Generation:
     """What a cache generates for itself."""
     run = OneRun(lm, prompt, gen, cache, cache_dtype)
     while run.step():
@@ -67,35 +69,23 @@ def free(lm: DiffusionLM, prompt: str, gen: int, cache: str, cache_dtype: str | 
     return run.outcome().generations[0]
 
 
-def follow(lm: DiffusionLM, prompt: str, gen: int, caches: Sequence[str]) -> tuple[Generation, list[Held]]:
+def follow(lm: DiffusionLM, prompt: str | Turns, gen: int, caches: Sequence[str]) -> tuple[Generation, list[Held]]:
     """Run no cache, with every cache on its canvas beside it: what no cache generates, and what each cache would have
     said otherwise."""
-    ids, totals = _ids(lm, prompt), [[0, 0] for _ in caches]
-    leader = _run(lm, ids, gen, "none")
-    others = [_run(lm, ids, gen, cache) for cache in caches]
-    for tick in leader.ticks():
-        for run, total in zip(others, totals, strict=True):
-            mine = advance(run.state)
-            if mine is not None and mine.read is not None and tick.read is not None:
-                named, its = (read.spread(read.token, -1) for read in (mine.read, tick.read))
-                both = (named >= 0) & (its >= 0)
-                total[0] += int((both & (named != its)).sum())
-                total[1] += int(both.sum())
-            _copy_canvas(run, leader)
-    return leader.results()[0], [Held(*total) for total in totals]
+    prompts = Prompts([_ids(lm, prompt)], [0], _settings(lm, gen, "none"))
+    lockstep, totals = Lockstep(lm, prompts, [make_cache(cache) for cache in caches]), [[0, 0] for _ in caches]
+    for step in lockstep.steps():
+        if step.told.read is not None and step.own.read is not None:
+            its, named = (read.spread(read.token, -1) for read in (step.told.read, step.own.read))
+            both = (named >= 0) & (its >= 0)
+            totals[step.number][0] += int((both & (named != its)).sum())
+            totals[step.number][1] += int(both.sum())
+    return lockstep.results()[0], [Held(*total) for total in totals]
 
 
-def _ids(lm: DiffusionLM, prompt: str) -> list[int]:
+def _ids(lm: DiffusionLM, prompt: str | Turns) -> list[int]:
     return ids_of(lm, [prompt])[0]
 
 
-def _run(lm: DiffusionLM, ids: list[int], gen: int, cache: str, cache_dtype: str | None = None) -> Run:
-    settings = settings_for(cache, gen, gen, lm.model.config.default_decoder)
-    return run_of(lm, [ids], settings, cache_dtype=cache_dtype)
-
-
-def _copy_canvas(run: Run, leader: Run) -> None:
-    """Take over the leader's canvas, and all else that follows from its tokens; not its memory."""
-    run.state.canvas = copy.copy(leader.state.canvas)
-    for name in ("clock", "index", "block", "done", "score", "fresh"):
-        setattr(run.state, name, getattr(leader.state, name))
+def _settings(lm: DiffusionLM, gen: int, cache: str) -> Settings:
+    return settings_for(cache, gen, gen, lm.model.config.default_decoder)

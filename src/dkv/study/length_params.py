@@ -203,9 +203,9 @@ def _compare(kit: Kit, example: Example, specs: Sequence[str]) -> Iterator[tuple
     """Of each cache on one prompt: whether the text is no cache's, whether it is right, whether no cache's is, the
     share of equal tokens, and what it would have said otherwise on the canvas of no cache."""
     lm, check = kit.lm(), EVALUATED[example.task].check
-    none, others = follow(lm, example.prompt, example.gen_length, specs)
+    none, others = follow(lm, example.asked, example.gen_length, specs)
     for spec, held in zip(specs, others, strict=True):
-        own = free(lm, example.prompt, example.gen_length, spec)
+        own = free(lm, example.asked, example.gen_length, spec)
         right = check(example, own.text or ""), check(example, none.text or "")
         yield own.text == none.text, *right, agreement(own, none), held
 

@@ -29,15 +29,16 @@ _LOSS = 0.05
 
 
 def between(kit: Kit, suite: Suite, low: int, high: int, count: int) -> Suite:
-    """The first `count` problems whose prompts have at least `low` tokens and fewer than `high`. Raises PromptError
-    where there is no tokenizer."""
+    """The first `count` problems whose prompts have at least `low` tokens and fewer than `high`, all messages together,
+    without a chat template. Raises PromptError where there is no tokenizer."""
     tokenizer = kit.lm().tokenizer
     if tokenizer is None:
         raise PromptError("prompt: this checkpoint has no tokenizer, and the tasks are texts")
     found: list[Problem] = []
     for problem in suite.problems:
         prompt = problem.question.prompt
-        if isinstance(prompt, str) and low <= len(tokenizer.encode(prompt)) < high and len(found) < count:
+        texts = [prompt] if isinstance(prompt, str) else [text for _, text in prompt]
+        if low <= sum(len(tokenizer.encode(text)) for text in texts) < high and len(found) < count:
             found.append(problem)
     return replace(suite, problems=tuple(found))
 

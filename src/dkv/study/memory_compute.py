@@ -144,14 +144,14 @@ def _bytes(lm: DiffusionLM, cell: Cell) -> dict[str, int | None]:
 
 
 def _generated(lm: DiffusionLM, example: Example, cache: str, dtype: str) -> Generation:
-    return free(lm, example.prompt, example.gen_length, cache, dtype)
+    return free(lm, example.asked, example.gen_length, cache, dtype)
 
 
 def _beside(lm: DiffusionLM, example: Example, cell: Cell) -> list[tuple[Generation, float]]:
     """No cache and the cell's on one prompt, step about: what they generated, and seconds of the processor (of the wall
     clock on another device)."""
     sides = (_BASE, (cell["cache"], cell["cache_dtype"]))
-    runs = [OneRun(lm, example.prompt, example.gen_length, *side) for side in sides]
+    runs = [OneRun(lm, example.asked, example.gen_length, *side) for side in sides]
     spent = interleave(runs, None, lm.model.device)
     cpu = lm.model.device.type == "cpu"
     return [

@@ -8,11 +8,13 @@ from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.dtypes import named_dtype
 from dkv.errors import PromptError
+from dkv.eval.turns import Turns, as_prompt
 from dkv.generation import Run
 from dkv.lm import DiffusionLM
 from dkv.models.layers import bucket_for
 from dkv.plan import CachePolicy
 from dkv.settings import Settings
+from dkv.tokens import Tokenizer
 from dkv.version import installed_version
 
 __all__ = ["ids_of", "run_of", "settings_for"]
@@ -39,12 +41,18 @@ def settings_for(
     )
 
 
-def ids_of(lm: DiffusionLM, texts: Sequence[str]) -> list[list[int]]:
-    """Texts as `generate` would encode them. Raises PromptError where the checkpoint has no tokenizer."""
+def ids_of(lm: DiffusionLM, asked: Sequence[str | Turns]) -> list[list[int]]:
+    """Texts and whole conversations as `generate` would encode them. Raises PromptError where the checkpoint has no
+    tokenizer."""
     if lm.tokenizer is None:
         raise PromptError(f"model={lm.name!r}: this checkpoint has no tokenizer, and the prompts are texts")
-    encode = lm.tokenizer.encode_chat if lm.tokenizer.has_template else lm.tokenizer.encode
-    return [encode(text) for text in texts]
+    return [_encoded(lm.tokenizer, as_prompt(one, lm.tokenizer)) for one in asked]
+
+
+def _encoded(tokenizer: Tokenizer, prompt: str | list[dict[str, str]]) -> list[int]:
+    if isinstance(prompt, str) and not tokenizer.has_template:
+        return tokenizer.encode(prompt)
+    return tokenizer.encode_chat(prompt)
 
 
 def run_of(

@@ -37,6 +37,11 @@ class Example:
         """The whole conversation that is to be answered, as (role, text)."""
         return (*self.history, ("user", self.prompt))
 
+    @property
+    def asked(self) -> str | tuple[tuple[str, str], ...]:
+        """What a model is to be asked: the prompt, and where turns went before it, the whole conversation."""
+        return self.messages if self.history else self.prompt
+
     def as_json(self) -> dict[str, Any]:
         """The example as a plain mapping, for a JSONL line; a history only where there is one."""
         return {name: value for name, value in asdict(self).items() if name != "history" or value}

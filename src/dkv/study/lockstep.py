@@ -3,6 +3,9 @@
 A leader generates without a cache. Every follower, a run under some cache with a memory of its own, takes the same
 step; then it is given the canvas on which the leader goes on. So a follower never sees the tokens that it would have
 chosen, but what it read and what its memory holds can be compared with what the leader has, step by step.
+
+Memory and scores stay its own. A score is the confidence that it read itself, perhaps long ago or never: a cache that
+goes by scores (dkv-greedy) would choose its rows by what only no cache can know, if it were given the leader's.
 """
 
 from __future__ import annotations
@@ -59,13 +62,13 @@ class Lockstep:
 
     def steps(self) -> Iterator[Beside]:
         """Each follower at each step, in turn. Raises AuditError as `advance` does."""
-        state = self._leader.state
+        state, ticks = self._leader.state, self._leader.ticks()
         while True:
             active, clock = ~state.done, state.clock
             held = state.canvas.live & active[:, None] & ~state.canvas.masked
             prompt = held & ~state.canvas.response
             owns = [advance(follower.state) for follower in self._followers]
-            told = advance(state)
+            told = next(ticks, None)
             if told is None:
                 return
             for number, (follower, own) in enumerate(zip(self._followers, owns, strict=True)):
@@ -90,8 +93,8 @@ def run_of(lm: DiffusionLM, prompts: Prompts, policy: CachePolicy) -> Run:
 
 
 def _follow(leader: State, follower: State) -> None:
-    """Go on from the leader's canvas and place in the schedule; memory and scores stay the follower's own. The engine
-    replaces these tensors and never writes into them, so they may be shared."""
+    """Go on from the leader's canvas and place in the schedule. The engine replaces these tensors and never writes into
+    them, so they may be shared."""
     canvas, own = leader.canvas, follower.canvas
     own.tokens, own.committed_at = canvas.tokens, canvas.committed_at
     follower.clock, follower.index, follower.block = leader.clock, leader.index, leader.block

@@ -8,8 +8,8 @@ import torch
 import dkv
 from dkv.caches import make_cache
 from dkv.doctor.errors import Errors
-from dkv.doctor.lockstep import Lockstep, Prompts
 from dkv.models import Transformer
+from dkv.study.lockstep import Lockstep, Prompts
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7], [7, 8, 9]]
 SPECS = ("dkv-decode:refresh=1", "dkv-decode:refresh=64,delay=0", "dllm-cache:kp=1,kr=1", "dllm-cache:rho=0,kr=99",
@@ -22,7 +22,11 @@ def errors_of(lm: dkv.DiffusionLM, *specs: str, gen_length: int = 16, **more: ob
     errors = [Errors(lockstep.stop_ids) for _ in specs]
     for step in lockstep.steps():
         errors[step.number].add(step)
-    assert [g.token_ids for g in lockstep.results()] == [g.token_ids for g in done]
+    made = lockstep.results()
+    assert [g.token_ids for g in made] == [g.token_ids for g in done]
+    assert [(g.stats.forwards, g.stats.rows_computed) for g in made] == [
+        (g.stats.forwards, g.stats.rows_computed) for g in done
+    ]
     return errors
 
 
@@ -58,6 +62,21 @@ def test_all_read_the_same_positions_where_they_read_all(found: dict[str, Errors
     whole = {e.rows for spec, e in found.items() if not spec.startswith(("dkv-greedy", "fast"))}
     assert len(whole) == 1
     assert 0 < found["dkv-greedy:refresh=8,window=1"].rows < whole.pop()
+
+
+def test_scores_are_what_the_cache_itself_read(bare_lm: dkv.DiffusionLM) -> None:
+    """dkv-greedy chooses its rows by them: given those of no cache, it would know what it never computed."""
+    done = bare_lm.generate(PROMPTS, gen_length=16, cache="none", seed=0, stop_at_eos=False)
+    lockstep = Lockstep(bare_lm, Prompts(PROMPTS, [0, 0], done[0].settings), [make_cache("dkv-greedy:refresh=8")])
+    stale, before = 0, None
+    for step in lockstep.steps():
+        score, width = step.own.step.score, step.own.step.score.shape[1]
+        if before is not None and before.own.read is not None and before.told.read is not None:
+            read = torch.zeros(2 * width, dtype=torch.bool).scatter(0, before.own.read.flat, True).view(2, width)
+            assert torch.equal(score[~read], before.own.step.score[~read])
+            stale += int((before.told.read.spread(before.told.read.token, -1)[~read] >= 0).sum())
+        before = step
+    assert stale > 0  # no cache read more
 
 
 def test_ages_are_steps_since_the_prompt_was_computed(bare_lm: dkv.DiffusionLM) -> None:

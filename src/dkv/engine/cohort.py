@@ -1,0 +1,292 @@
+"""Requests that share forwards: one batch whose members change between steps.
+
+Its rows stay packed: the last one moves into the place of one that leaves, and every step sees only the rows in use,
+as wide as the longest of them. So what is computed follows the requests at hand, not the size of the buffers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dkv.canvas import NEVER, Canvas, lay_out
+from dkv.denoise import Schedule, State, Tick, advance, finish
+from dkv.engine.deltas import Deltas
+from dkv.engine.mixed import MixedDecoder, MixedPolicy, numbered
+from dkv.engine.request import Request, Update
+from dkv.engine.rows import Rows
+from dkv.generation import frame_of
+from dkv.guidance import Guidance
+from dkv.memory import Memory
+from dkv.model import Model
+from dkv.place import Bucket
+from dkv.rules import Rules
+from dkv.sampling import Sampling
+from dkv.track import Track
+
+__all__ = ["Cohort", "Kind", "Member"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What requests must have in common to share forwards and buffers. width: slots of a sequence, 0 = as many as the
+    longest needs; rules: of the layers; guided: with a guide row each; dtype: of the cache."""
+
+    width: int
+    rules: Rules
+    guided: bool
+    dtype: torch.dtype
+
+
+@dataclass
+class Member:
+    """A request on its way. It takes one row, or two if guided."""
+
+    ticket: int
+    request: Request
+    track: Track
+
+    def __post_init__(self) -> None:
+        self.deltas = Deltas(self.track)
+
+    @property
+    def length(self) -> int:
+        """Positions of prompt and response."""
+        return len(self.track.prompt) + self.track.settings.gen_length
+
+    @property
+    def told(self) -> bool:
+        """Whether the host must look at its tokens at every step."""
+        return self.request.deltas or bool(self.track.settings.stop and self.track.tokenizer)
+
+
+class Cohort:
+    """Members of one kind. memory: their buffers, None while there are no members."""
+
+    def __init__(self, model: Model, kind: Kind, bucket: Bucket, audit: bool = False) -> None:
+        self._model, self._kind, self._bucket, self._audit = model, kind, bucket, audit
+        self._each = 2 if kind.guided else 1
+        self._state: State | None = None
+        self.memory: Memory | None = None
+        self.members: list[Member] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers held."""
+        return 0 if self.memory is None else self.memory.nbytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many members the buffers can hold, and how long ones."""
+        if self.memory is None:
+            return 0, 0
+        rows, width = self.memory.computed_at.shape
+        return int(rows) // self._each, int(width)
+
+    def cost(self, members: int, width: int) -> int:
+        """Bytes of buffers for so many members of so many positions."""
+        buffers = [buffer for layer in self._empty(width).layers for buffer in layer.buffers.values()]
+        return members * self._each * sum(math.prod(b.shape[1:]) * b.element_size() for b in buffers)
+
+    def resize(self, members: int, width: int) -> None:
+        """Buffers for so many members, which all that are in it must fit. Layer by layer, so that old and new buffers
+        are never held both."""
+        rows = None if self._state is None else Rows.of(self._state)
+        self._state = None  # its views would keep the old buffers alive
+        old, new, used = self.memory, self._empty(width), len(self.members) * self._each
+        for number, layer in enumerate(new.layers):
+            for name, empty in layer.buffers.items():
+                layer.buffers[name] = empty.new_zeros((members * self._each, *empty.shape[1:]))
+                if old is not None and used:
+                    before = old.layers[number].buffers.pop(name)
+                    held = min(before.shape[2], empty.shape[2]) - 1
+                    layer.buffers[name][:used, :, :held] = before[:used, :, :held]
+        new.computed_at = torch.full((members * self._each, width), NEVER, device=self._model.device)
+        self.memory = new
+        if rows is not None:
+            self._rebuild(rows)
+
+    def _empty(self, width: int) -> Memory:
+        """A memory of no rows, for the shapes of its buffers."""
+        memory = self._model.remember(0, width, self._kind.dtype)
+        memory.keep(self._kind.rules, self._model.config.width)
+        return memory
+
+    def join(self, members: Sequence[Member]) -> None:
+        """Take new members in; there must be room."""
+        new = [self._begin(member) for member in members]
+        self.members += members
+        width = max(member.length for member in self.members)
+        first, *rest = new if self._state is None else [Rows.of(self._state), *new]
+        self._rebuild(first.join(rest, width))
+
+    def leave(self, tickets: set[int]) -> None:
+        """Let members go; the last ones take their places."""
+        if self._state is None or self.memory is None:
+            return
+        order = list(range(len(self.members)))
+        for place in [n for n, member in enumerate(self.members) if member.ticket in tickets][::-1]:
+            last = order.pop()
+            if place < len(order):
+                order[place] = last
+                for part in range(self._each):
+                    length = self.members[last].length
+                    self.memory.move(last * self._each + part, place * self._each + part, length)
+        self.members = [self.members[n] for n in order]
+        if not self.members:
+            self._state = self.memory = None
+            return
+        rows = [n * self._each + part for n in order for part in range(self._each)]
+        self._rebuild(Rows.of(self._state).take(rows, max(member.length for member in self.members)))
+
+    def step(self) -> list[tuple[Member, Update, bool]]:
+        """One denoising step of every member: what it did to each, and whether that was the member's last."""
+        state = self._state
+        tick = None if state is None else advance(state)
+        if state is None or tick is None:
+            return [(member, Update(member.ticket), True) for member in self.members]
+        for n, member in enumerate(self.members):
+            rows = slice(n * self._each, (n + 1) * self._each)
+            member.track.forwards += tick.counts[rows.start] > 0
+            member.track.work += sum(tick.work[rows])
+        self._trace(state, tick)
+        told = self._settled(state)
+        done: list[bool] = state.done.tolist()
+        return [
+            (member, self._update(state, tick, n, told[n], done[n * self._each]), done[n * self._each])
+            for n, member in enumerate(self.members)
+        ]
+
+    def response(self, place: int) -> list[int]:
+        """The response of a member, as it stands."""
+        if self._state is None:
+            return []
+        row = self._state.canvas.tokens[place * self._each, self.members[place].track.response]
+        ids: list[int] = row.tolist()
+        return ids
+
+    def _begin(self, member: Member) -> Rows:
+        request, config = member.request, self._model.config
+        canvas = lay_out(
+            [request.prompt],
+            request.settings.gen_length,
+            config.mask_id,
+            [request.seed],
+            self._model.device,
+            request.number,
+            self._kind.guided,
+        )
+        return Rows.new(canvas, request.settings.decoder.rank(canvas))
+
+    def _rebuild(self, rows: Rows) -> None:
+        """A state of the members in their order, standing where `rows` stand."""
+        if self.memory is None:
+            raise RuntimeError("a cohort without buffers has no state")
+        device, each = self._model.device, self._each
+        settings = [member.track.settings for member in self.members for _ in range(each)]
+        canvas = self._canvas(rows)
+        batch, width = canvas.tokens.shape
+        decoders, deciding = numbered([s.decoder for s in settings])
+        policies, planning = numbered([s.cache for s in settings])
+
+        def each_of(values: list[int] | list[bool] | list[float]) -> Tensor:
+            return torch.tensor(values, device=device)
+
+        fills = [not s.stop_at_eos for s in settings]
+        self._state = State(
+            model=self._model,
+            canvas=canvas,
+            memory=self.memory.part(batch, width),
+            policy=MixedPolicy(policies, each_of(planning)),
+            decoder=MixedDecoder(decoders, each_of(deciding), rows.rank),
+            sampling=self._sampling(),
+            schedule=Schedule(
+                block_length=each_of([s.block_length for s in settings]),
+                blocks=each_of([s.blocks for s in settings]),
+                steps=each_of([s.steps // s.blocks for s in settings]),
+                adaptive=each_of([s.decoder.adaptive for s in settings]),
+            ),
+            stop_ids=self.members[0].track.stop_ids,
+            fills=each_of(fills) if any(fills) else None,
+            bucket=self._bucket,
+            guidance=Guidance(canvas, each_of([s.cfg_scale for s in settings]).float()) if self._kind.guided else None,
+            audit=self._audit,
+        )
+        rows.put_into(self._state)
+
+    def _canvas(self, rows: Rows) -> Canvas:
+        device, each = self._model.device, self._each
+        members = [member for member in self.members for _ in range(each)]
+        width = rows.tokens.shape[1]
+
+        def each_of(values: list[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.int64, device=device)
+
+        prompt, length = each_of([len(m.track.prompt) for m in members]), each_of([m.length for m in members])
+        position = torch.arange(width, device=device)
+        live = position < length[:, None]
+        guide = each_of([row - 1 if row % 2 else -1 for row in range(len(members))]) if self._kind.guided else None
+        return Canvas(
+            tokens=rows.tokens,
+            prompt=prompt,
+            length=length,
+            committed_at=rows.committed_at,
+            seed=each_of([m.request.seed for m in members]),
+            request=each_of([m.request.number for m in members]),
+            position=position,
+            live=live,
+            response=live & (position >= prompt[:, None]),
+            guide=guide,
+        )
+
+    def _sampling(self) -> Sampling:
+        """How each draws its tokens. A filter that keeps everything stands in where only others have one."""
+        settings = [member.track.settings for member in self.members for _ in range(self._each)]
+
+        def each_of(values: list[float | None], keeps_all: float) -> Tensor | None:
+            if all(value is None for value in values):
+                return None
+            return torch.tensor([keeps_all if v is None else v for v in values], device=self._model.device)
+
+        return Sampling(
+            torch.tensor([float(s.temperature) for s in settings], device=self._model.device),
+            each_of([None if s.top_p == 1 else s.top_p for s in settings], torch.inf),
+            each_of([s.top_k for s in settings], self._model.config.vocab),
+            greedy=all(s.temperature == 0 for s in settings),
+        )
+
+    def _trace(self, state: State, tick: Tick) -> None:
+        if not any(member.request.trace for member in self.members):
+            return
+        fixed = tick.committed.nonzero().tolist()
+        for n, member in enumerate(self.members):
+            if member.request.trace:
+                row, offset = n * self._each, len(member.track.prompt)
+                tokens = state.canvas.tokens[row]
+                member.track.steps.append([(p - offset, int(tokens[p])) for r, p in fixed if r == row])
+
+    def _settled(self, state: State) -> list[list[int] | None]:
+        """The final beginning of each response that the host must look at; ends those that hold a stop text."""
+        if not any(member.told for member in self.members):
+            return [None] * len(self.members)
+        tokens, masked = state.canvas.tokens.tolist(), state.canvas.masked.tolist()
+        ended = torch.zeros_like(state.done)
+        settled: list[list[int] | None] = []
+        for n, member in enumerate(self.members):
+            row, response = n * self._each, member.track.response
+            holes = masked[row][response]
+            known = tokens[row][response][: holes.index(True) if True in holes else None]
+            settled.append(known)
+            ended[row] = member.track.find_stop(known) is not None
+        finish(state, ended & ~state.done)
+        return settled
+
+    def _update(self, state: State, tick: Tick, place: int, settled: list[int] | None, done: bool) -> Update:
+        member = self.members[place]
+        frame = frame_of(state, tick, place * self._each, member.track) if member.request.frames else None
+        ids, text = ((), "") if done or settled is None else member.deltas.grow(settled)
+        return Update(member.ticket, ids, text, frame)

@@ -1,0 +1,221 @@
+"""The engine: a queue, cohorts of requests that share forwards, and one denoising step of all of them at a time.
+
+Admission is by memory, first come first served. A request that is done or cancelled leaves at once, and its place is
+free before the next step. In float32 a request's tokens depend neither on its company nor on when it came.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from dkv.dtypes import named_dtype
+from dkv.engine.cohort import Cohort, Kind, Member
+from dkv.engine.request import Request, Status, Update
+from dkv.errors import BusyError, SettingError
+from dkv.models.layers import bucket_for
+from dkv.plan import rules_of
+from dkv.track import Track
+from dkv.version import installed_version
+
+if TYPE_CHECKING:
+    from dkv.lm import DiffusionLM
+
+__all__ = ["Engine"]
+
+_SHORTEST = 128
+"""Slots of the shortest pool; the others double."""
+
+
+class Engine:
+    """Serves many requests with one model. Not for several threads at once; `Service` gives it one of its own.
+
+    memory: bytes of cache at most, None = no limit; active, waiting: requests at most under way, and in the queue.
+    With a limit, buffers are pooled by length (powers of two), so that a short request does not hold a long slot; they
+    grow with the requests at hand and are given back when these are gone.
+    """
+
+    def __init__(self, lm: DiffusionLM, *, memory: int | None = None, active: int = 32, waiting: int = 256) -> None:
+        for name, value in (("active", active), ("waiting", waiting), ("memory", memory)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
+        self._lm, self._limit, self._active, self._waiting = lm, memory, active, waiting
+        self._bucket = bucket_for(lm.model.device, lm.model.dtype)
+        self._version = installed_version()
+        self._queue: deque[Member] = deque()
+        self._cohorts: dict[Kind, Cohort] = {}
+        self._kinds: dict[int, Kind] = {}
+        self._tickets = 0
+        self._counts: Counter[str] = Counter()
+        self._seconds = self._rows = 0.0
+
+    def add(self, request: Request) -> int:
+        """Take a request in; its ticket. It begins with the next step that has room for it.
+
+        Raises BusyError where the queue is full, and SettingError where the request could never fit the memory.
+        """
+        if len(self._queue) >= self._waiting:
+            raise BusyError(f"{len(self._queue)} requests are waiting already; try again later")
+        settings = request.settings
+        track = Track(
+            self._lm.model.config,
+            self._lm.tokenizer,
+            list(request.prompt),
+            settings,
+            request.seed,
+            self._version,
+            request.trace,
+        )
+        member = Member(self._tickets, request, track)
+        kind = self._kind_of(member)
+        self._check_fit(member, kind)
+        self._tickets += 1
+        self._kinds[member.ticket] = kind
+        self._queue.append(member)
+        self._counts["started"] += 1
+        return member.ticket
+
+    def cancel(self, ticket: int) -> bool:
+        """Drop a request; its place is free at once. Whether there was one."""
+        if self._kinds.pop(ticket, None) is None:
+            return False
+        for cohort in self._cohorts.values():
+            cohort.leave({ticket} & {member.ticket for member in cohort.members})
+        self._queue = deque(member for member in self._queue if member.ticket != ticket)
+        self._drop_empty()
+        self._counts["cancelled"] += 1
+        return True
+
+    @torch.inference_mode()
+    def step(self) -> list[Update]:
+        """Let in what fits, and take one denoising step of all that are under way: what it did to each of them. Empty
+        when there is nothing to do."""
+        began = time.perf_counter()
+        self._admit()
+        steps = [(cohort, cohort.step()) for cohort in self._cohorts.values()]
+        passed = time.perf_counter() - began
+        if not steps:
+            return []
+        self._counts["steps"] += 1
+        self._seconds += passed
+        return [update for cohort, results in steps for update in self._after(cohort, results, passed)]
+
+    def status(self) -> Status:
+        """Where it stands."""
+        return Status(
+            active=sum(len(cohort.members) for cohort in self._cohorts.values()),
+            waiting=len(self._queue),
+            memory_used=self._used(),
+            memory_limit=self._limit,
+            requests_started=self._counts["started"],
+            requests_finished=self._counts["finished"],
+            requests_cancelled=self._counts["cancelled"],
+            tokens=self._counts["tokens"],
+            rows_computed=self._rows,
+            rows_total=self._counts["rows"],
+            steps=self._counts["steps"],
+            step_seconds=self._seconds,
+        )
+
+    def _after(self, cohort: Cohort, results: list[tuple[Member, Update, bool]], seconds: float) -> Iterable[Update]:
+        """Take the time, and let the finished go with their results."""
+        finished = []
+        for place, (member, update, last) in enumerate(results):
+            member.track.seconds += seconds
+            if last:
+                finished.append(member.ticket)
+                update = self._finish(member, update, cohort.response(place))
+            if last or update.ids or update.text or update.frame:
+                yield update
+        if finished:
+            cohort.leave(set(finished))
+            self._drop_empty()
+
+    def _finish(self, member: Member, update: Update, response: list[int]) -> Update:
+        generation = member.track.result(response)
+        ids, text = member.deltas.close(generation.token_ids, generation.text)
+        del self._kinds[member.ticket]
+        self._counts["finished"] += 1
+        self._counts["tokens"] += generation.stats.new_tokens
+        self._counts["rows"] += generation.stats.rows_total
+        self._rows += generation.stats.rows_computed
+        return replace(update, ids=ids, text=text, generation=generation)
+
+    def _kind_of(self, member: Member) -> Kind:
+        settings, width = member.track.settings, 0
+        if self._limit is not None:
+            width = max(_SHORTEST, 1 << (member.length - 1).bit_length())
+        model = self._lm.model
+        dtype = model.dtype if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
+        return Kind(width, rules_of(settings.cache), settings.cfg_scale > 0, dtype)
+
+    def _check_fit(self, member: Member, kind: Kind) -> None:
+        if self._limit is None:
+            return
+        need = self._cohort(kind).cost(1, kind.width)
+        if need > self._limit:
+            raise SettingError(
+                f"memory={self._limit} bytes cannot hold the cache of {member.length} positions, {need} bytes; "
+                "raise memory, or shorten the prompt or gen_length"
+            )
+
+    def _admit(self) -> None:
+        """Let in from the head of the queue while there is room; one that does not fit holds up those behind it, so
+        that nobody waits for ever."""
+        arrivals: dict[Kind, list[Member]] = {}
+        under_way = sum(len(cohort.members) for cohort in self._cohorts.values())
+        while self._queue and under_way < self._active:
+            kind = self._kinds[self._queue[0].ticket]
+            trial = {**arrivals, kind: [*arrivals.get(kind, []), self._queue[0]]}
+            if self._limit is not None and self._bytes(self._sizes(trial)) > self._limit:
+                break
+            arrivals = trial
+            self._queue.popleft()
+            under_way += 1
+        self._make_room(arrivals)
+        for kind, members in arrivals.items():
+            self._cohorts[kind].join(members)
+
+    def _make_room(self, arrivals: dict[Kind, list[Member]]) -> None:
+        """Resize buffers for the arrivals: to twice as many where that fits, so that a growing cohort is copied rarely;
+        else all to what they need."""
+        need = self._sizes(arrivals)
+        roomy = {kind: (self._roomy(kind, members), width) for kind, (members, width) in need.items()}
+        sizes = roomy if self._limit is None or self._bytes(roomy) <= self._limit else need
+        changes = [(kind, size) for kind, size in sizes.items() if size != self._cohort(kind).size]
+        for kind, (members, width) in sorted(
+            changes, key=lambda change: change[1][0] - self._cohort(change[0]).size[0]
+        ):
+            self._cohorts[kind] = self._cohort(kind)
+            self._cohorts[kind].resize(members, width)
+
+    def _sizes(self, arrivals: dict[Kind, list[Member]]) -> dict[Kind, tuple[int, int]]:
+        """The members and positions that each cohort needs at least, with the arrivals."""
+        sizes = {}
+        for kind in dict.fromkeys((*self._cohorts, *arrivals)):
+            members = [*self._cohort(kind).members, *arrivals.get(kind, [])]
+            longest = max((member.length for member in members), default=0)
+            sizes[kind] = len(members), kind.width or max(longest, self._cohort(kind).size[1])
+        return sizes
+
+    def _roomy(self, kind: Kind, members: int) -> int:
+        room = self._cohort(kind).size[0]
+        return room if members <= room else max(members, min(2 * room, self._active))
+
+    def _bytes(self, sizes: dict[Kind, tuple[int, int]]) -> int:
+        return sum(self._cohort(kind).cost(*size) for kind, size in sizes.items())
+
+    def _cohort(self, kind: Kind) -> Cohort:
+        """The cohort of a kind, or one to be."""
+        return self._cohorts.get(kind) or Cohort(self._lm.model, kind, self._bucket, self._lm.audit)
+
+    def _used(self) -> int:
+        return sum(cohort.nbytes for cohort in self._cohorts.values())
+
+    def _drop_empty(self) -> None:
+        self._cohorts = {kind: cohort for kind, cohort in self._cohorts.items() if cohort.members}

@@ -1,0 +1,62 @@
+"""What goes into the engine and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dkv.generation import Frame, Generation
+from dkv.settings import Settings
+
+__all__ = ["Request", "Status", "Update"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt and how to answer it, checked. `DiffusionLM.request` makes one.
+
+    prompt: token ids; number: its place among the prompts of one call (a decoder with a given order reads it); trace:
+    keep what each step fixed; frames: give a Frame at each step; deltas: give what became final at each step, else only
+    the end is told.
+    """
+
+    prompt: tuple[int, ...] = field(repr=False)
+    settings: Settings
+    seed: int
+    number: int = 0
+    trace: bool = False
+    frames: bool = False
+    deltas: bool = True
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step did to one request. ids: response ids that became final, which is fixed with all before them, up to
+    the end-of-text; text: the final text that they add (all texts joined are the generation's); frame: if asked for;
+    generation: with the last update."""
+
+    ticket: int
+    ids: tuple[int, ...] = ()
+    text: str = ""
+    frame: Frame | None = None
+    generation: Generation | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where an engine stands. active, waiting: requests now; memory_used, memory_limit: bytes of cache (limit None =
+    none set); since its start: requests_started, requests_finished, requests_cancelled, tokens (generated, up to the
+    end-of-text, of finished requests), rows_computed (through the MLP, averaged over layers), rows_total (what no cache
+    computes in as many forwards), steps, step_seconds (their sum)."""
+
+    active: int
+    waiting: int
+    memory_used: int
+    memory_limit: int | None
+    requests_started: int
+    requests_finished: int
+    requests_cancelled: int
+    tokens: int
+    rows_computed: float
+    rows_total: int
+    steps: int
+    step_seconds: float

@@ -1,0 +1,125 @@
+"""One sequence on the host: what it was asked, what it has cost so far, and its result. It knows nothing of batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dkv.model import ModelConfig
+from dkv.settings import Settings
+from dkv.tokens import Tokenizer
+
+__all__ = ["Generation", "Stats", "Track"]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Of one sequence. forwards: network evaluations (with its guide's, which runs beside it, counted as one);
+    rows_computed: rows through the MLP, averaged over layers, the guide's included; rows_total: what no cache computes
+    in as many forwards; new_tokens: up to the end-of-text, which is not counted;
+    seconds: wall-clock time from the sequence's start to its end."""
+
+    forwards: int
+    rows_computed: float
+    rows_total: int
+    new_tokens: int
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """new_tokens / seconds."""
+        return self.new_tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One finished sequence, with what made it.
+
+    token_ids: the response, gen_length long, end-of-text ids after the end-of-text (with stop_at_eos=False, what the
+    canvas was filled with); text: up to the end-of-text or a stop text, None without a tokenizer; finish_reason: "stop"
+    or "length"; trace: per step the (position in the response, token id) pairs that were fixed, None unless asked for;
+    seed: this sequence's own.
+    """
+
+    prompt_ids: list[int]
+    token_ids: list[int]
+    text: str | None
+    finish_reason: str
+    stats: Stats
+    settings: Settings
+    seed: int
+    version: str
+    trace: list[list[tuple[int, int]]] | None = None
+
+
+@dataclass
+class Track:
+    """A sequence under way. prompt: its token ids; traced: whether what each step fixed is kept; forwards, work (rows
+    of every layer), seconds and steps: so far."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer | None
+    prompt: list[int]
+    settings: Settings
+    seed: int
+    version: str
+    traced: bool = False
+    forwards: int = 0
+    work: int = 0
+    seconds: float = 0.0
+    steps: list[list[tuple[int, int]]] = field(default_factory=list)
+    stop_ids: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        turn_ends = self.tokenizer.turn_end_ids if self.tokenizer else ()
+        self.stop_ids = tuple(dict.fromkeys((*self.config.eos_ids, *turn_ends)))
+
+    @property
+    def response(self) -> slice:
+        """Where the response lies on the canvas."""
+        return slice(len(self.prompt), len(self.prompt) + self.settings.gen_length)
+
+    def text_ids(self, ids: list[int]) -> list[int]:
+        """The ids before the first end-of-text."""
+        return ids[: next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))]
+
+    def decode(self, ids: list[int]) -> str | None:
+        """The text of ids up to the end-of-text; None without a tokenizer."""
+        return None if self.tokenizer is None else self.tokenizer.decode(self.text_ids(ids))
+
+    def find_stop(self, ids: list[int]) -> tuple[str, int] | None:
+        """The text before the earliest stop text in ids, and how many tokens reach up to it."""
+        if not self.settings.stop or self.tokenizer is None:
+            return None
+        text = self.tokenizer.decode(ids)
+        cuts = [text.find(stop) for stop in self.settings.stop if stop in text]
+        if not cuts:
+            return None
+        count = next(n for n in range(len(ids) + 1) if len(self.tokenizer.decode(ids[:n])) >= min(cuts))
+        return text[: min(cuts)], count
+
+    def result(self, ids: list[int]) -> Generation:
+        """What came of it, from the response `ids`, gen_length long."""
+        kept = self.text_ids(ids)
+        text = None if self.tokenizer is None else self.tokenizer.decode(kept)
+        count, stopped = len(kept), len(kept) < len(ids)
+        if (cut := self.find_stop(kept)) is not None:
+            (text, count), stopped = cut, True
+        if len(kept) < len(ids) and self.settings.stop_at_eos:
+            ids = kept + [ids[len(kept)]] + [self.config.eos_ids[0]] * (len(ids) - len(kept) - 1)
+        return Generation(
+            prompt_ids=list(self.prompt),
+            token_ids=ids,
+            text=text,
+            finish_reason="stop" if stopped else "length",
+            stats=self._stats(count),
+            settings=self.settings,
+            seed=self.seed,
+            version=self.version,
+            trace=self.steps if self.traced else None,
+        )
+
+    def _stats(self, new_tokens: int) -> Stats:
+        layers, rows = self.config.layers, 2 if self.settings.cfg_scale else 1
+        computed = self.work / layers if self.work % layers else self.work // layers
+        total = self.forwards * self.response.stop * rows
+        return Stats(self.forwards, computed, total, new_tokens, self.seconds)
