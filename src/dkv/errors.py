@@ -66,11 +66,3 @@ class EngineError(DkvError):
 
 class AuditError(DkvError):
     """Attention was about to read a slot that was never computed, or a token to be fixed that was never read."""
-
-
-class BusyError(DkvError):
-    """The engine takes no more requests now."""
-
-
-class EngineError(DkvError):
-    """The engine failed."""

@@ -28,7 +28,7 @@ from dkv.server.playground import playground
 from tests.support.checkpoints import EOS, MASK
 from tests.support.web import serving
 
-ASKED = {"prompt": "Hi", "gen_length": 3, "cache": "none", "decoder": "confidence", "seed": 7}
+ASKED: dict[str, Any] = {"prompt": "Hi", "gen_length": 3, "cache": "none", "decoder": "confidence", "seed": 7}
 HEADERS = {"content-type": "application/json"}
 
 
@@ -137,7 +137,7 @@ def test_the_engine_gets_the_settings_of_the_body(lm: dkv.DiffusionLM) -> None:
     }  # fmt: skip
     assert client(service, lm).post("/playground/run", json=body).status_code == 200
     (request,) = service.requests
-    assert request == replace(lm.request(**body), frames=True)  # type: ignore[arg-type]
+    assert request == replace(lm.request(**body), frames=True)
 
 
 @pytest.mark.parametrize(
