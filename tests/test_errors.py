@@ -16,6 +16,9 @@ PARENTS = {
     "HubError": "CheckpointError",
     "UnsupportedModelError": "CheckpointError",
     "AuditError": "DkvError",
+    "RankError": "DkvError",
+    "BusyError": "DkvError",
+    "EngineError": "DkvError",
 }
 
 

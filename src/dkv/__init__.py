@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from dkv.errors import (
     AuditError,
+    BusyError,
     CheckpointError,
     DkvError,
+    EngineError,
     HubError,
     PromptError,
+    RankError,
     SettingError,
     SpecError,
     UnsupportedModelError,
@@ -25,27 +28,36 @@ from dkv.errors import (
 
 if TYPE_CHECKING:
     from dkv import caches, decoders
+    from dkv.engine import Engine, Request, Service, Status, Update
     from dkv.generation import Frame, Generation, Stats
     from dkv.lm import DiffusionLM, load
     from dkv.plan import CachePolicy, Decoder, Plan, Step
 
 __all__ = [
     "AuditError",
+    "BusyError",
     "CachePolicy",
     "CheckpointError",
     "Decoder",
     "DiffusionLM",
     "DkvError",
+    "Engine",
+    "EngineError",
     "Frame",
     "Generation",
     "HubError",
     "Plan",
     "PromptError",
+    "RankError",
+    "Request",
+    "Service",
     "SettingError",
     "SpecError",
     "Stats",
+    "Status",
     "Step",
     "UnsupportedModelError",
+    "Update",
     "caches",
     "decoders",
     "load",
@@ -55,11 +67,16 @@ _HOME = {
     "CachePolicy": "dkv.plan",
     "Decoder": "dkv.plan",
     "DiffusionLM": "dkv.lm",
+    "Engine": "dkv.engine",
     "Frame": "dkv.generation",
     "Generation": "dkv.generation",
     "Plan": "dkv.plan",
+    "Request": "dkv.engine",
+    "Service": "dkv.engine",
     "Stats": "dkv.generation",
+    "Status": "dkv.engine",
     "Step": "dkv.plan",
+    "Update": "dkv.engine",
     "load": "dkv.lm",
 }
 

@@ -9,6 +9,7 @@
     |   `-- UnsupportedModelError   a sound checkpoint whose mathematics dkv does not implement
     |-- BusyError          the engine's queue is full, or it is shutting down: try again later
     |-- EngineError        the engine stopped, and with it every request
+    |-- RankError          another process of a model that several hold together is gone
     `-- AuditError         a policy or a decoder broke its contract (only under audit)
 
 Messages are one line: the argument, the value, the fix. The command line prints them and exits with 2.
@@ -22,6 +23,7 @@ __all__ = [
     "EngineError",
     "HubError",
     "PromptError",
+    "RankError",
     "SettingError",
     "SpecError",
     "UnsupportedModelError",
@@ -62,6 +64,10 @@ class BusyError(DkvError):
 
 class EngineError(DkvError):
     """The engine's step failed; no request of it can go on."""
+
+
+class RankError(DkvError):
+    """Another process (rank) of a model that several hold together ended, or does not answer."""
 
 
 class AuditError(DkvError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import cast
 
 import torch
@@ -22,9 +24,11 @@ from dkv.model import Model
 from dkv.models import Transformer, load_model
 from dkv.models.hub import find_directory
 from dkv.models.saving import save
+from dkv.models.sharded import ShardedTransformer
 from dkv.models.shards import parse_size
+from dkv.parallel.team import join, rank_device
 from dkv.plan import CachePolicy, Decoder
-from dkv.settings import Settings, seed_of, texts_of
+from dkv.settings import Settings, drawn_seed, seed_of, texts_of
 from dkv.tokens import Conversation, Tokenizer, is_conversation, load_tokenizer
 
 __all__ = ["DiffusionLM", "find_device", "find_dtype", "find_model", "load"]
@@ -32,20 +36,30 @@ __all__ = ["DiffusionLM", "find_device", "find_dtype", "find_model", "load"]
 Prompt = str | Sequence[int] | Conversation
 
 
-def load(model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False) -> DiffusionLM:
+def load(
+    model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False, tensor_parallel: int = 1
+) -> DiffusionLM:
     """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
     "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
-    computed (slow; for tests of policies). A checkpoint without a tokenizer takes token ids only.
+    computed (slow; for tests of policies); tensor_parallel: over how many processes the model is split, of which this
+    is one: each of them makes the same calls (docs/parallel.md). A checkpoint without a tokenizer takes token ids only.
 
-    Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device or dtype.
+    Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype or
+    tensor_parallel, and RankError where another process is gone.
     """
+    if type(tensor_parallel) is not int or tensor_parallel < 1:
+        raise SettingError(f"tensor_parallel={tensor_parallel!r} must be a whole number of at least 1")
+    team, draw = None, drawn_seed
+    if tensor_parallel > 1:
+        device, team = rank_device(device, tensor_parallel), join(tensor_parallel)
+        draw = partial(Random(team.share(drawn_seed())).getrandbits, 32)  # noqa: S311 - the same seeds on every rank
     place = find_device(device)
-    directory = find_model(model)
-    network = load_model(directory, place, find_dtype(dtype, place))
-    return DiffusionLM(network, load_tokenizer(directory), name=str(model), audit=audit, directory=directory)
+    directory = find_model(model) if team is None else team.after_first(partial(find_model, model))
+    network = load_model(directory, place, find_dtype(dtype, place), team)
+    return DiffusionLM(network, load_tokenizer(directory), str(model), audit, directory, draw)
 
 
 def find_model(model: str | Path) -> Path:
@@ -68,9 +82,10 @@ class DiffusionLM:
         name: str = "",
         audit: bool = False,
         directory: Path | None = None,
+        draw: Callable[[], int] = drawn_seed,
     ) -> None:
         self.model, self.tokenizer, self.name, self.directory = model, tokenizer, name, directory
-        self.audit = audit
+        self.audit, self._draw = audit, draw
 
     def generate(
         self,
@@ -192,6 +207,9 @@ class DiffusionLM:
         """
         if self.directory is None or not isinstance(self.model, Transformer):
             raise CheckpointError("save: this model was not loaded from a directory, so its config is not known")
+        if isinstance(self.model, ShardedTransformer):
+            ranks = self.model.team.ranks
+            raise SettingError(f"tensor_parallel={ranks}: this process has a share of the model; save it loaded whole")
         kind = None if dtype is None else named_dtype("dtype", dtype)
         save(self.model, self.directory, Path(directory), kind, parse_size(max_shard_size))
 
@@ -219,7 +237,7 @@ class DiffusionLM:
             top_p=top_p,
             top_k=top_k,
             cfg_scale=cfg_scale,
-            seed=seed_of(seed),
+            seed=seed_of(seed, self._draw),
             cache=_policy(cache),
             decoder=_rule(self.model.config.default_decoder if decoder is None else decoder),
             stop_at_eos=stop_at_eos,

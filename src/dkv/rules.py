@@ -57,6 +57,10 @@ class Parts(Protocol):
         """Values [N, G, D] of h [N, C]."""
         ...
 
+    def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
+        """How far values [N, G, D] moved over all heads of the model, [N] float32: "cosine" or "l2"."""
+        ...
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries over every slot, projected: [N, C]."""
         ...

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dkv.errors import SettingError
 from dkv.plan import CachePolicy, Decoder
 
-__all__ = ["Settings", "seed_of", "texts_of"]
+__all__ = ["Settings", "drawn_seed", "seed_of", "texts_of"]
 
 _HOTTEST = 1e6
 """Beyond any use; far enough from where float32 ends."""
@@ -84,10 +84,15 @@ class Settings:
         return list(self.seed)
 
 
-def seed_of(seed: int | Sequence[int] | None) -> int | tuple[int, ...]:
+def drawn_seed() -> int:
+    """A seed that nobody has chosen."""
+    return secrets.randbits(32)
+
+
+def seed_of(seed: int | Sequence[int] | None, draw: Callable[[], int] = drawn_seed) -> int | tuple[int, ...]:
     """The seed or seeds to use; None draws one."""
     if seed is None:
-        return secrets.randbits(32)
+        return draw()
     return tuple(seed) if isinstance(seed, Sequence) else seed
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dkv.caches import make_cache
-from dkv.caches.dllm_cache import drift
 from dkv.errors import SpecError
 from dkv.models import Transformer
 from tests.support.runs import positions, start, start_and_play
@@ -94,33 +93,6 @@ def test_a_rested_guide_s_difference_is_the_last_one(model: Transformer) -> None
     assert a is not None
     assert b is not None
     assert not torch.allclose(a.logits, b.logits)
-
-
-# Drift ---------------------------------------------------------------------------------------------------------------
-
-
-def test_drift_spans_all_heads() -> None:
-    new, old = torch.randn(2, 7, 2, 4, generator=torch.Generator().manual_seed(1))
-    told = torch.nn.functional.cosine_similarity(new.flatten(1), old.flatten(1), dim=1)
-    torch.testing.assert_close(drift(new, old, "cosine"), 1 - told)
-    torch.testing.assert_close(drift(new, old, "l2"), (new - old).flatten(1).norm(dim=1))
-
-
-def test_bfloat16_values_do_not_tie() -> None:
-    """Cosines in bfloat16 would all be 1 here."""
-    old = torch.ones(3, 1, 64, dtype=torch.bfloat16)
-    new = old.clone()
-    new[1, 0, :8], new[2, 0, :4] = 1.0625, 1.0625
-    got = drift(new, old, "cosine")
-    assert got.dtype == torch.float32
-    assert got[0] == 0 < got[2] < got[1] < 1e-3
-
-
-def test_rounding_is_not_drift() -> None:
-    old = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(1))
-    for similarity in ("cosine", "l2"):
-        assert drift(old * (1 + 2e-7), old, similarity).eq(0).all()
-        assert drift(old + 1e-3, old, similarity).gt(0).all()
 
 
 @pytest.mark.parametrize(

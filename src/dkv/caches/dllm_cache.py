@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dkv.errors import SpecError
 from dkv.memory import LayerMemory
@@ -20,29 +19,13 @@ from dkv.place import At, Narrowing
 from dkv.plan import Plan, Step
 from dkv.rules import Parts, Rules, Turn
 
-__all__ = ["DllmCache", "Verify", "drift"]
+__all__ = ["DllmCache", "Verify"]
 
 _SIMILARITIES = ("cosine", "l2")
 _ALWAYS = -1
 """How the published scripts spell an interval of 1: every number is a multiple of it."""
-_ROUNDING = 1e-5
-"""Relative change of a vector that different kernels for different shapes can cause in float32, with a margin."""
 _GUIDED = 5
 """Steps at the start of a sequence at which the published program always runs the guide."""
-
-
-def drift(new: Tensor, old: Tensor, similarity: str) -> Tensor:
-    """How far value vectors [N, G, D] moved, [N] float32, over all heads: 1 - cosine, or the Euclidean distance.
-
-    In float32, because in bfloat16 nearly all cosines tie; 1 - cosine as half the squared distance of the unit vectors,
-    because the difference itself rounds away. What has not moved beyond rounding counts as 0: then the lowest position
-    wins, whatever the company of the sequence did to the last bits.
-    """
-    a, b = new.float().flatten(1), old.float().flatten(1)
-    if similarity == "cosine":
-        a, b = F.normalize(a, dim=1, eps=1e-8), F.normalize(b, dim=1, eps=1e-8)
-    moved, still = (a - b).norm(dim=1), _ROUNDING * b.norm(dim=1)
-    return torch.where(moved > still, moved.square() / 2 if similarity == "cosine" else moved, 0.0)
 
 
 @dataclass(frozen=True)
@@ -82,7 +65,7 @@ class Verify:
                 memory.put("v", inner, block.value(h[index]))
             return index, inner
         value = block.value(h)
-        index, inner = narrow.pick(at, drift(value, memory.take("v", at), self.similarity))
+        index, inner = narrow.pick(at, block.drift(value, memory.take("v", at), self.similarity))
         memory.put("v", at if narrow.frozen is None else at.sheltered(narrow.frozen), value)
         return index, inner
 

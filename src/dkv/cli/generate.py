@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dkv.cli import options
 from dkv.cli.console import is_terminal, printable, stderr_console
+from dkv.cli.guard import forgive_encoding
 from dkv.cli.prompt import read_prompt, read_stops
 from dkv.errors import SettingError
 
@@ -38,6 +42,7 @@ def generate(
     ids: options.Ids = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    tensor_parallel: options.TensorParallel = 1,
     live: options.Live = False,
     svg: options.Svg = None,
     as_json: options.Json = False,
@@ -51,13 +56,48 @@ def generate(
     given = read_prompt(prompt, ids)
     if svg is not None and (svg.is_dir() or not svg.parent.is_dir()):
         raise SettingError(f"svg={str(svg)!r} must be a file in a directory that exists")
+    job = _Job(model, {"device": device, "dtype": dtype, "tensor_parallel": tensor_parallel}, given, arguments)
+    if tensor_parallel == 1:
+        _run(job, live, svg, as_json)
+        return
+    from dkv.parallel.launch import launch
+
+    launch(tensor_parallel, _run_rank, job, live, svg, as_json)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be generated: a model and how to load it, a prompt and the arguments of `generate`."""
+
+    model: str
+    loading: dict[str, Any]
+    prompt: str | list[int]
+    arguments: dict[str, Any]
+
+
+def _run_rank(job: _Job, live: bool, svg: Path | None, as_json: bool) -> None:
+    """What every rank does; what they print, and files, are the first one's."""
+    if os.environ["RANK"] == "0":
+        forgive_encoding()
+        _run(job, live, svg, as_json)
+        return
     import dkv
 
-    lm = dkv.load(model, device=device, dtype=dtype)
+    lm = dkv.load(job.model, **job.loading)
+    if live or svg is not None:
+        list(lm.stream(job.prompt, **job.arguments))
+    else:
+        lm.generate([job.prompt], **job.arguments)
+
+
+def _run(job: _Job, live: bool, svg: Path | None, as_json: bool) -> None:
+    import dkv
+
+    lm = dkv.load(job.model, **job.loading)
     if not live and svg is None:
-        _report(lm, lm.generate([given], progress=is_terminal(sys.stderr), **arguments)[0], as_json)
+        _report(lm, lm.generate([job.prompt], progress=is_terminal(sys.stderr), **job.arguments)[0], as_json)
         return
-    view, frames = _watch(lm, given, arguments, live, keep=svg is not None)
+    view, frames = _watch(lm, job.prompt, job.arguments, live, keep=svg is not None)
     _report(lm, frames[-1].generation, as_json)
     if svg is not None:
         from dkv.cli.picture import save_picture

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dkv.cli.console import is_terminal, printable
 from dkv.errors import DkvError
 
-__all__ = ["guarded"]
+__all__ = ["forgive_encoding", "guarded"]
 
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -21,7 +21,7 @@ def guarded(call: Callable[[], object]) -> int:
     """The exit code of `call`, which returns one or nothing. Prints the line of an error to standard error."""
     code = 0
     try:
-        _forgive_encoding()
+        forgive_encoding()
         code = _as_code(call())
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -40,6 +40,14 @@ def guarded(call: Callable[[], object]) -> int:
         _show_cursor()
         _forget_interrupt()
     return code
+
+
+def forgive_encoding() -> None:
+    """A character that the output's encoding lacks is written as an escape instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def _forget_interrupt() -> None:
@@ -77,14 +85,6 @@ def _explain(error: Exception) -> int:
 def _fail(message: str, code: int) -> int:
     print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
-
-
-def _forgive_encoding() -> None:
-    """A character that the output's encoding lacks is written as an escape instead of ending the run."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

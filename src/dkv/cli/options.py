@@ -31,6 +31,7 @@ __all__ = [
     "StopAtEos",
     "Svg",
     "Temperature",
+    "TensorParallel",
     "TopK",
     "TopP",
     "number",
@@ -73,6 +74,9 @@ Prompt = Annotated[
 ]
 Model = Annotated[str, _text("--model", "tiny (the embedded model), a directory, or a hub id (owner/name[@revision]).")]
 Device = Annotated[str, _text("--device", "auto, cpu, cuda, ...")]
+TensorParallel = Annotated[
+    int, _whole("--tensor-parallel", "Split the model over so many processes, each with a GPU if there are any.")
+]
 Dtype = Annotated[str, _text("--dtype", "auto, float32, bfloat16, ...")]
 GenLength = Annotated[int, _whole("--gen-length", "Canvas length of the response.")]
 BlockLength = Annotated[int | None, _whole("--block-length", f"Tokens per block, decoded in turn. {_AS_LONG}")]

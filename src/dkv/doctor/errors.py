@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.caches.dllm_cache import drift
+from dkv.drift import drift
 from dkv.study.lockstep import Beside
 from dkv.study.probes import buffers_of
 

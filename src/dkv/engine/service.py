@@ -8,12 +8,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dkv.engine.engine import Engine
 from dkv.engine.request import Request, Status, Update
 from dkv.errors import BusyError, EngineError
 from dkv.generation import Generation
+
+if TYPE_CHECKING:
+    from dkv.parallel.lockstep import Leader
 
 __all__ = ["Service"]
 
@@ -26,7 +29,7 @@ class Service:
     failed: what the engine's step raised, if it did; then every request ends with EngineError.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine | Leader) -> None:
         self._engine = engine
         self._orders: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()

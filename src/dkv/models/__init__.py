@@ -17,6 +17,7 @@ from dkv.models.ids import with_ids
 from dkv.models.layers import Transformer
 from dkv.models.refused import REFUSED
 from dkv.models.weights import Weights
+from dkv.parallel.team import Team
 
 __all__ = ["Transformer", "architecture_of", "known_architectures", "load_model", "named_architecture"]
 
@@ -27,16 +28,18 @@ def known_architectures() -> dict[str, ModuleType]:
     return {name: module for module in modules for name in getattr(module, "ARCHITECTURES", ())}
 
 
-def load_model(directory: Path, device: torch.device, dtype: torch.dtype) -> Transformer:
-    """Load a published-format directory: config.json and one or several safetensors files.
+def load_model(directory: Path, device: torch.device, dtype: torch.dtype, team: Team | None = None) -> Transformer:
+    """Load a published-format directory: config.json and one or several safetensors files; with a team, this rank's
+    share of it.
 
-    Raises CheckpointError (missing, damaged, misshapen) and UnsupportedModelError (mathematics not implemented here).
+    Raises CheckpointError (missing, damaged, misshapen) and UnsupportedModelError (mathematics not implemented here),
+    and SettingError where the model's heads cannot be shared out over the team.
     """
     raw = read_json(directory / "config.json")
     module = architecture_of(raw)
     config = module.configure(with_ids(raw, directory))
     with Weights(directory, device, dtype) as weights:
-        model: Transformer = module.NAMES.build(config, weights)
+        model: Transformer = module.NAMES.build(config, weights, team)
     return model
 
 

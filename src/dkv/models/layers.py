@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dkv.drift import drift
 from dkv.memory import LayerMemory, Memory
 from dkv.model import ModelConfig
 from dkv.place import At, Bucket, exact
@@ -96,6 +97,10 @@ class Block:
         """Values [N, G, D] of h [N, C]."""
         return F.linear(h, self.v_weight, self.v_bias).view(-1, self.config.kv_heads, self.config.head_dim)
 
+    def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
+        """How far values [N, G, D] moved, [N] float32."""
+        return drift(new, old, similarity)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
         return F.linear(at.attend(q, k.to(q.dtype), v.to(q.dtype), attention), self.out_weight)
@@ -143,9 +148,13 @@ class Transformer:
         self.rotary.reach(width + 1)
         return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, dtype or self.dtype, self.device)
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings [N, C] of tokens [N]."""
+        return F.embedding(tokens, self.embedding)
+
     def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules = DENSE) -> Tensor:
         """Carry the rows `at` of tokens [N] through every layer under its rule: hidden states [N, C]."""
-        x = F.embedding(tokens, self.embedding)
+        x = self.embed(tokens)
         turn = Turn(*self.rotary.table[:, at.slot].unsqueeze(2))
         memory.keep(rules, self.config.width)
         for number, (block, layer) in enumerate(zip(self.blocks, memory.layers, strict=True)):

@@ -5,8 +5,9 @@ Here stands what the tables share: the shape of each tensor, and which of them t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import torch
@@ -15,7 +16,10 @@ from torch import Tensor
 from dkv.model import ModelConfig
 from dkv.models.headers import Shape
 from dkv.models.layers import Block, Rotary, Transformer
+from dkv.models.sharded import DIMENSIONS, ShardedBlock, ShardedTransformer, share_of
 from dkv.models.weights import Weights
+from dkv.parallel.cut import Cut
+from dkv.parallel.team import Team
 
 __all__ = ["Names"]
 
@@ -59,15 +63,23 @@ class Names:
 
         return count(self._outer(c)) + c.layers * count(self._layer(c, 0))
 
-    def build(self, c: ModelConfig, weights: Weights) -> Transformer:
-        """Read the network. Raises CheckpointError for a missing or misshapen tensor."""
+    def build(self, c: ModelConfig, weights: Weights, team: Team | None = None) -> Transformer:
+        """Read the network, or this rank's share of it. Raises CheckpointError for a missing or misshapen tensor, and
+        SettingError where the heads cannot be shared out."""
+        own = c if team is None else share_of(c, team)
         weights.check(self.shapes(c))
-        outer = {field: weights.fuse(parts) for field, parts in self._outer(c).items()}
-        blocks = (self._layer(c, layer).items() for layer in range(c.layers))
-        return Transformer(
+        cuts = {} if team is None else {name: Cut(dim, team.rank, team.ranks) for name, dim in DIMENSIONS.items()}
+
+        def read(fields: dict[str, dict[str, Shape]]) -> dict[str, Tensor]:
+            return {field: weights.fuse(parts, cuts.get(field)) for field, parts in fields.items()}
+
+        outer = read(self._outer(c))
+        block: Callable[..., Block] = Block if team is None else partial(ShardedBlock, team=team)
+        network: Callable[..., Transformer] = Transformer if team is None else partial(ShardedTransformer, team=team)
+        return network(
             config=c,
             embedding=outer["embedding"],
-            blocks=tuple(Block(config=c, **{field: weights.fuse(parts) for field, parts in block}) for block in blocks),
+            blocks=tuple(block(config=own, **read(self._layer(c, layer))) for layer in range(c.layers)),
             final_norm=outer["final_norm"],
             head_weight=outer["embedding" if c.tied else "head_weight"],
             rotary=Rotary(c, weights.device),

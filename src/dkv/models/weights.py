@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dkv.errors import CheckpointError
 from dkv.models.headers import Shape, problems_of, read_headers
+from dkv.parallel.cut import Cut
 
 __all__ = ["Weights"]
 
@@ -46,14 +47,16 @@ class Weights:
         for problem in problems_of(self.stored, wanted):
             raise CheckpointError(problem)
 
-    def fuse(self, parts: Mapping[str, Shape]) -> Tensor:
-        """One tensor, or several stacked along their first dimension, each copied once into its place."""
+    def fuse(self, parts: Mapping[str, Shape], cut: Cut | None = None) -> Tensor:
+        """One tensor, or several stacked along their first dimension, each copied once into its place; or what `cut`
+        leaves of each: no more than that is read into memory."""
         self.check(parts.items())
-        rows = [shape[0] for shape in parts.values()]
-        rest = next(iter(parts.values()))[1:]
+        shapes = [shape if cut is None else cut.shape(shape) for shape in parts.values()]
+        rows, rest = [shape[0] for shape in shapes], shapes[0][1:]
         fused = torch.empty((sum(rows), *rest), device=self.device, dtype=self.dtype)
         for name, place in zip(parts, torch.split(fused, rows), strict=True):
-            place.copy_(self.view(name))
+            whole = self.view(name)
+            place.copy_(whole if cut is None else cut.of(whole))
         return fused
 
     def view(self, name: str) -> Tensor:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from dkv.caches.dllm_cache import drift
+from dkv.drift import drift
 from dkv.study.base import Cell, Effort, Record, Verdict
 from dkv.study.correlation import overlap, pearson, spearman
 from dkv.study.domains import DOMAINS, domains_of, exact, snapshots, task_cells

@@ -48,8 +48,8 @@ FINISHING: tuple[Stage, ...] = (
 """For a run that begins with a model that knows the tasks, some of them badly."""
 
 EDITING: tuple[Stage, ...] = (
-    Stage(1.00, {"code": 0.03, "convert": 0.04, "lookup": 0.07, "drill": 0.03, "lists": 0.34, "words": 0.11,
-                 "dialogue": 0.29, "spanish": 0.08, "recall": 0.01}, (0.10, 0.25, 0.65)),
+    Stage(1.00, {"code": 0.03, "convert": 0.03, "lookup": 0.05, "drill": 0.02, "lists": 0.25, "words": 0.10,
+                 "dialogue": 0.45, "spanish": 0.06, "recall": 0.01}, (0.10, 0.25, 0.65)),
 )  # fmt: skip
 """For a run that begins with a model that still errs in the tasks that edit a list: lists and dialogues."""
 

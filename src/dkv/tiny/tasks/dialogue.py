@@ -38,19 +38,19 @@ def _add(rng: random.Random, order: Order) -> tuple[str, Order]:
 def _leave_out(rng: random.Random, order: Order) -> tuple[str, Order]:
     item = rng.choice(list(order))
     wording = rng.choice(("Leave out the {}.", "No {} after all.", "Please remove the {}."))
-    return wording.format(item), {name: count for name, count in order.items() if name != item}
+    return wording.format(f"{order[item]} {item}"), {name: count for name, count in order.items() if name != item}
 
 
 def _change(rng: random.Random, order: Order) -> tuple[str, Order]:
     item = rng.choice(list(order))
     count = rng.choice([n for n in range(2, 31) if n != order[item]])
-    wording = rng.choice(("Make it {} {}.", "I need {} {} instead.", "Change that to {} {}."))
-    return wording.format(count, item), order | {item: count}
+    wording = rng.choice(("Make the {} {}.", "Instead of the {} I need {}.", "Change the {} to {}."))
+    return wording.format(f"{order[item]} {item}", f"{count} {item}"), order | {item: count}
 
 
 def _edit(rng: random.Random, order: Order) -> tuple[str, Order]:
-    """One change that leaves two to six items."""
-    kinds = [_change] + [_add] * (len(order) < 5) + [_leave_out] * (len(order) > 2)
+    """One change that leaves two to six items. What is changed is named with its count, as it was last repeated."""
+    kinds = [_change] + [_add] * (2 if len(order) < 5 else 0) + [_leave_out] * (len(order) > 2)
     return rng.choice(kinds)(rng, order)
 
 
