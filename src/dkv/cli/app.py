@@ -18,6 +18,7 @@ from dkv.cli import (
     generate,
     inspect,
     report,
+    serve,
     study,
 )
 from dkv.cli.guard import guarded
@@ -47,6 +48,7 @@ app.command()(report.report)
 app.command("eval")(eval.evaluate)
 app.command()(study.study)
 app.command()(doctor.doctor)
+app.command()(serve.serve)
 
 
 def run() -> int:

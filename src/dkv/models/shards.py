@@ -41,12 +41,12 @@ class Planned:
         return prod(self.shape) * self.dtype.itemsize
 
 
-def parse_size(text: str) -> int:
-    """Bytes of "5GB", "200MB" or "1000000", powers of ten. Raises SettingError."""
+def parse_size(text: str, name: str = "max_shard_size") -> int:
+    """Bytes of "5GB", "200MB" or "1000000", powers of ten. name: the argument's. Raises SettingError."""
     match = _SIZE.fullmatch(text.strip().upper())
     size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
     if size < 1:
-        raise SettingError(f"max_shard_size={text!r} is not a size; write it like 5GB or 200MB")
+        raise SettingError(f"{name}={text!r} is not a size; write it like 5GB or 200MB")
     return size
 
 

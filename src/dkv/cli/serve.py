@@ -1,0 +1,126 @@
+"""`dkv serve`: the OpenAI-compatible server, until SIGTERM or Ctrl-C, which let running requests finish first."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from dkv.cli import options
+from dkv.cli.console import printable
+from dkv.errors import SettingError
+
+__all__ = ["serve"]
+
+
+def _whole(name: str, meaning: str) -> Any:
+    return typer.Option(name, parser=options.whole, metavar="N", help=meaning)
+
+
+def _seconds(name: str, meaning: str) -> Any:
+    return typer.Option(name, parser=options.number, metavar="S", help=meaning)
+
+
+_Host = Annotated[
+    str, typer.Option("--host", metavar="HOST", help="Where to listen; beyond this machine only with a key.")
+]
+_Port = Annotated[int, _whole("--port", "0 takes a free one.")]
+_NoKey = Annotated[
+    bool, typer.Option("--no-key", help="Serve without a key beyond this machine. Keys come from DKV_API_KEY.")
+]
+_Name = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="What clients call the model. Default: as --model.")
+]
+_Memory = Annotated[
+    str | None, typer.Option("--memory", metavar="SIZE", help="Of caches, at most: 2GB, 500MB. Default: no limit.")
+]
+_Active = Annotated[int, _whole("--active", "Requests that are stepped together, at most.")]
+_Waiting = Annotated[int, _whole("--waiting", "Requests that may wait for their turn; more are refused (429).")]
+_MaxPrompt = Annotated[int, _whole("--max-prompt", "Tokens of a prompt, at most.")]
+_MaxTokens = Annotated[int, _whole("--max-tokens", "Tokens of a choice, at most.")]
+_DefaultTokens = Annotated[int, _whole("--default-tokens", "Tokens of a choice whose request sets no max_tokens.")]
+_MaxChoices = Annotated[int, _whole("--max-choices", "Choices of a request (n times its prompts), at most.")]
+_MaxPerKey = Annotated[int | None, _whole("--max-per-key", "Requests at once under one key. Default: no limit.")]
+_MaxBody = Annotated[str, typer.Option("--max-body", metavar="SIZE", help="Of a request's body, at most.")]
+_Timeout = Annotated[float, _seconds("--timeout", "Seconds for a request, waiting included; then it ends (504).")]
+_Grace = Annotated[float, _seconds("--grace", "Seconds that running requests have after SIGTERM or Ctrl-C.")]
+_Ray = Annotated[bool, typer.Option("--ray", help="Serve from replicas on Ray, here or at RAY_ADDRESS.")]
+_Replicas = Annotated[int | None, _whole("--replicas", "Of --ray: each loads the model. Default: the GPUs, else 2.")]
+_Log = Annotated[bool, typer.Option("--access-log", help="Log each request's method, path and status; never a text.")]
+
+
+def serve(
+    model: options.Model = "tiny",
+    host: _Host = "127.0.0.1",
+    port: _Port = 8000,
+    no_key: _NoKey = False,
+    name: _Name = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    memory: _Memory = None,
+    active: _Active = 32,
+    waiting: _Waiting = 256,
+    max_prompt: _MaxPrompt = 4096,
+    max_tokens: _MaxTokens = 4096,
+    default_tokens: _DefaultTokens = 128,
+    max_choices: _MaxChoices = 128,
+    max_per_key: _MaxPerKey = None,
+    max_body: _MaxBody = "1MB",
+    timeout: _Timeout = 600.0,
+    grace: _Grace = 30.0,
+    access_log: _Log = False,
+    ray: _Ray = False,
+    replicas: _Replicas = None,
+) -> None:
+    """Serve the model to clients of OpenAI's API; docs/serve.md has the routes."""
+    try:
+        from dkv.server import Gate, Limits, build
+        from dkv.server.auth import parse_keys
+        from dkv.server.listen import address_of, check_exposure, listen
+        from dkv.server.run import run
+    except ModuleNotFoundError as missing:
+        raise SettingError(f"serve: needs {missing.name}; pip install 'dkv[serve]'") from None
+    from dkv.models.shards import parse_size
+
+    limits = Limits(
+        parse_size(max_body, "max_body"), max_prompt, max_tokens, default_tokens, max_choices, max_per_key, timeout
+    )
+    if not 0 <= grace < math.inf:
+        raise SettingError(f"grace={grace} must be a number of seconds, 0 for none")
+    budget = None if memory is None else parse_size(memory, "memory")
+    keys = parse_keys(os.environ.get("DKV_API_KEY"))
+    check_exposure(host, keys, no_key)
+    if replicas is not None and (not ray or replicas < 1):
+        raise SettingError(f"replicas={replicas} must be at least 1, and needs --ray")
+    gate = Gate(limits)
+    with listen(host, port) as listening:  # a port in use should not cost the loading
+        if ray:
+            from dkv.server.ray import Part, deployed
+
+            part = Part(model, device, dtype, budget, active, waiting, limits, name)
+            with deployed(part, replicas, keys, gate) as relay:
+                _tell(f"{model} at {address_of(listening)}/v1 (on Ray, {_access(keys)})")
+                run(relay, listening, gate, grace, access_log)
+            print("stopped", file=sys.stderr)
+            return
+        import dkv
+        from dkv.engine import Engine, Service
+
+        lm = dkv.load(model, device=device, dtype=dtype)
+        service = Service(Engine(lm, memory=budget, active=active, waiting=waiting))
+        app = build(service, lm, limits, keys, name=name, gate=gate)
+        kind = str(lm.model.dtype).removeprefix("torch.")
+        _tell(f"{lm.name} at {address_of(listening)}/v1 ({lm.model.device}, {kind}, {_access(keys)})")
+        run(app, listening, gate, grace, access_log)
+    print("stopped", file=sys.stderr)
+
+
+def _access(keys: tuple[str, ...]) -> str:
+    return f"{len(keys)} API key{'s' * (len(keys) > 1)}" if keys else "no API key"
+
+
+def _tell(where: str) -> None:
+    print(printable(f"serving {where}; Ctrl-C ends it"), file=sys.stderr, flush=True)

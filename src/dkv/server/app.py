@@ -1,0 +1,74 @@
+"""The application: a service and a model behind OpenAI's routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from dkv.server.admission import Admission
+from dkv.server.auth import Auth
+from dkv.server.backend import Backend, served_name
+from dkv.server.chat import chat
+from dkv.server.completions import completions
+from dkv.server.errors import CatchAll, handle_errors
+from dkv.server.gate import Gate
+from dkv.server.limits import Limits
+from dkv.server.metrics import Measured, Meters
+from dkv.server.models import models
+from dkv.server.playground import playground
+from dkv.server.probes import probes
+from dkv.version import installed_version
+
+if TYPE_CHECKING:
+    from dkv.engine import Service
+    from dkv.lm import DiffusionLM
+
+__all__ = ["build"]
+
+
+def build(
+    service: Service,
+    lm: DiffusionLM,
+    limits: Limits | None = None,
+    keys: Sequence[str] = (),
+    *,
+    name: str | None = None,
+    gate: Gate | None = None,
+) -> FastAPI:
+    """An ASGI application that serves `lm` through `service`, which it starts and stops with its lifespan.
+
+    keys: API keys, none = open to all; name: what clients call the model, None = as it was loaded (a directory by its
+    last part); gate: give one to close it for a shutdown. Raises SettingError for a model without a tokenizer.
+    """
+    limits = limits or Limits()
+    gate = gate or Gate(limits)
+    backend = Backend(service, lm, limits, served_name(lm.name) if name is None else name)
+    meters = Meters(service)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with service:
+            yield
+
+    # Without the documentation pages: they load scripts from elsewhere.
+    app = FastAPI(
+        title="dkv",
+        version=installed_version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    page = playground(service, lm, name=backend.name, max_prompt=limits.max_prompt, max_tokens=limits.max_tokens)
+    for router in (models(backend), completions(backend), chat(backend), probes(backend, gate), meters.router, page):
+        app.include_router(router)
+    handle_errors(app)
+    # The last one added is the first that a request meets.
+    app.add_middleware(Admission, gate=gate, limits=limits)
+    app.add_middleware(Auth, keys=keys)
+    app.add_middleware(CatchAll)
+    app.add_middleware(Measured, meters=meters, routes=list(app.openapi()["paths"]))
+    return app

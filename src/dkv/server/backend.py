@@ -1,0 +1,118 @@
+"""What the routes share: the model that is served, and how a body becomes requests to its engine."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.concurrency import run_in_threadpool
+
+from dkv.errors import SettingError
+from dkv.server.errors import ApiError
+from dkv.server.limits import Limits
+from dkv.server.schema import Settings
+from dkv.version import installed_version
+
+if TYPE_CHECKING:
+    from dkv.engine import Request, Service
+    from dkv.lm import DiffusionLM
+
+__all__ = ["Backend", "Prompt", "served_name"]
+
+Prompt = str | list[int] | Sequence[Mapping[str, str]]
+
+
+def served_name(name: str) -> str:
+    """What clients call a model: a directory by its last part only."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A service with its model, under the name that clients use. Raises SettingError for a model without tokenizer."""
+
+    service: Service
+    lm: DiffusionLM
+    limits: Limits
+    name: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        if self.lm.tokenizer is None:
+            raise SettingError(f"model={self.lm.name!r} has no tokenizer, and the server speaks text; add its files")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with what may change a seeded answer: dkv, the model, its dtype and device."""
+        model = self.lm.model
+        parts = (installed_version(), self.lm.name, str(model.dtype), model.device.type)
+        return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+    def bound(self, body: Settings) -> int:
+        """Tokens of a choice, at most."""
+        return body.max_tokens or min(self.limits.default_tokens, self.limits.max_tokens)
+
+    async def requests(self, body: Settings, prompts: Sequence[Prompt], what: str) -> list[Request]:
+        """One request for each choice: `n` for the first prompt, `n` for the second, ... Choice i has the seed + i.
+
+        what: the field that the prompts are in. Raises ApiError (404, 400), SettingError and PromptError.
+        """
+        self._check(body, len(prompts))
+        seed = secrets.randbits(32) if body.seed is None else body.seed
+        encoded = await run_in_threadpool(lambda: [self._request(body, prompt, seed) for prompt in prompts])
+        for request in encoded:
+            if len(request.prompt) > self.limits.max_prompt:
+                message = f"{what} of {len(request.prompt)} tokens exceeds the limit of {self.limits.max_prompt}"
+                raise ApiError(400, f"{message}; shorten it", what, "context_length_exceeded")
+        every = [request for request in encoded for _ in range(body.n or 1)]
+        return [replace(request, seed=seed + number) for number, request in enumerate(every)]
+
+    def _check(self, body: Settings, prompts: int) -> None:
+        """Before any work is done."""
+        if body.model != self.name:
+            message = f"there is no model {body.model!r} here; this server has {self.name!r}"
+            raise ApiError(404, message, "model", "model_not_found")
+        choices, most = (body.n or 1) * prompts, self.limits.max_tokens
+        if not prompts:
+            raise ApiError(400, "prompt=[] holds no prompt; give one", "prompt")
+        if choices > self.limits.choices:
+            message = f"n={body.n or 1} for {prompts} prompts exceeds the limit of {self.limits.choices} choices"
+            raise ApiError(400, f"{message}; send several requests", "n")
+        if body.seed is not None and body.seed + choices > 1 << 62:
+            raise ApiError(400, f"seed={body.seed} plus {choices - 1} must be below 2**62", "seed")
+        for name in ("max_tokens", "block_length"):
+            if (getattr(body, name) or 0) > most:
+                raise ApiError(400, f"{name}={getattr(body, name)} exceeds the limit of {most}; use less", name)
+        if (body.steps or 0) > self._gen_length(body):
+            message = f"steps={body.steps} exceeds one step a token; use steps={self._gen_length(body)} or fewer"
+            raise ApiError(400, message, "steps")
+
+    def _gen_length(self, body: Settings) -> int:
+        """The canvas: max_tokens rounded up to whole blocks. What lies beyond max_tokens is cut from the answer."""
+        bound = self.bound(body)
+        block = body.block_length or bound
+        return -(-bound // block) * block
+
+    def _request(self, body: Settings, prompt: Prompt, seed: int) -> Request:
+        return self.lm.request(
+            prompt,
+            gen_length=self._gen_length(body),
+            block_length=body.block_length,
+            steps=body.steps,
+            temperature=0.0 if body.temperature is None else body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
+            cfg_scale=0.0 if body.cfg_scale is None else body.cfg_scale,
+            seed=seed,
+            cache="dkv-decode" if body.cache is None else body.cache,
+            decoder=body.decoder,
+            stop=body.stop or None,
+            chat=False if isinstance(prompt, str) else None,
+            frames=bool(body.draft),
+        )

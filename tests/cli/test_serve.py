@@ -1,0 +1,164 @@
+"""`dkv serve`: what it refuses in one line, where it listens, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.cli.conftest import Cli, one_error
+
+SECRET = "zebra"
+
+
+@contextmanager
+def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server in a process of its own, once it listens: the process and its address."""
+    command = [sys.executable, "-m", "dkv", "serve", "--port", "0", *arguments]
+    clean = {name: value for name, value in os.environ.items() if name != "DKV_API_KEY"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean | environment
+    ) as process:
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            found = re.search(r"http://[\w.:\[\]]+/v1", line)
+            assert found is not None, line + process.stdout.read()
+            yield process, found[0]
+        finally:
+            process.kill()
+
+
+def body_of(prompt: str, tokens: int, stream: bool) -> dict[str, object]:
+    """A request that takes a step a token, whatever the weights."""
+    settings = {"max_tokens": tokens, "block_length": 1, "cache": "none", "temperature": 1.0, "seed": 1}
+    return {"model": "checkpoint", "prompt": prompt, "stream": stream, **settings}
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code, and what was written since the first line."""
+    assert process.stdout is not None
+    rest = process.stdout.read()
+    return process.wait(timeout=30), rest
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_running_requests_finish(checkpoint: Path, number: signal.Signals) -> None:
+    with serving("--model", str(checkpoint), "--name", "checkpoint") as (process, address):
+        with httpx.stream("POST", f"{address}/completions", json=body_of(SECRET, 200, True), timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(number)
+            rest = [line for line in lines if line]
+        assert ended(process) == (0, "stopped\n")
+    assert rest[-1] == "data: [DONE]"
+    assert json.loads(rest[-2].removeprefix("data: "))["choices"][0]["finish_reason"] in ("length", "stop")
+
+
+def test_while_it_ends_it_says_so_and_a_second_signal_hurries_it(checkpoint: Path) -> None:
+    with serving("--model", str(checkpoint), "--name", "checkpoint", "--grace", "60") as (process, address):
+        endless = body_of(SECRET, 4000, True)
+        with httpx.stream("POST", f"{address}/completions", json=endless, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.terminate()
+            while (ready := httpx.get(f"{address.removesuffix('/v1')}/ready")).status_code == 200:
+                pass
+            refused = httpx.post(f"{address}/completions", json=endless)
+            process.terminate()
+            last = [line for line in lines if line][-1]
+        assert ended(process) == (0, "stopped\n")
+    for error in (ready.json(), refused.json(), json.loads(last.removeprefix("data: "))):
+        assert error["error"]["code"] == "shutting_down"
+    assert (ready.status_code, refused.status_code) == (503, 503)
+
+
+def test_the_grace_is_bounded(checkpoint: Path) -> None:
+    with serving("--model", str(checkpoint), "--name", "checkpoint", "--grace", "0") as (process, address):
+        with httpx.stream("POST", f"{address}/completions", json=body_of(SECRET, 4000, True), timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.terminate()
+            last = [line for line in lines if line][-1]
+        assert ended(process)[0] == 0
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "shutting_down"
+
+
+def test_the_access_log_has_no_text(checkpoint: Path) -> None:
+    arguments = ("--model", str(checkpoint), "--name", "checkpoint", "--access-log")
+    with serving(*arguments, DKV_API_KEY="good,better") as (process, address):
+        with httpx.Client(headers={"authorization": "Bearer better"}, timeout=60) as client:
+            statuses = [
+                client.post(f"{address}/completions", json=body).status_code
+                for body in (
+                    body_of(SECRET, 4, False),
+                    body_of(SECRET, 4, True),
+                    body_of(SECRET, 0, False),
+                    {SECRET: SECRET},
+                )
+            ]
+        statuses.append(httpx.get(f"{address}/models").status_code)
+        process.terminate()
+        code, log = ended(process)
+    assert (statuses, code) == ([200, 200, 400, 400, 401], 0)
+    assert log.count('"POST /v1/completions HTTP/1.1"') == 4
+    assert SECRET not in log
+    assert "better" not in log
+
+
+def test_a_port_in_use_is_one_line_before_the_model_is_loaded(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = one_error(cli("serve", "--port", str(port), "--model", "/nowhere"))
+    assert line == f"error: port={port}: cannot listen on 127.0.0.1:{port} (Address already in use); choose another\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "says"),
+    [
+        (
+            ["--host", "0.0.0.0"],
+            None,
+            "host='0.0.0.0': other machines could reach it; set DKV_API_KEY, or give --no-key",
+        ),
+        (["--host", "::"], None, "host='::': other machines could reach it"),
+        (["--host", ""], None, "host='': other machines could reach it"),
+        (["--no-key"], "k", "no_key: DKV_API_KEY is set; unset it, or leave out --no-key"),
+        ([], "a,,b", "DKV_API_KEY: holds an empty key"),
+        (["--host", "name.invalid"], None, "host='name.invalid' is not known here"),
+        (["--port", "65536"], None, "port=65536 must be a whole number from 0 to 65535"),
+        (["--port", "x"], None, "'x' is not a whole number"),
+        (["--memory", "lots"], None, "memory='lots' is not a size"),
+        (["--max-body", "0"], None, "max_body='0' is not a size"),
+        (["--timeout", "0"], None, "timeout=0.0 must be a positive number"),
+        (["--timeout", "nan"], None, "timeout=nan must be a positive number"),
+        (["--max-per-key", "0"], None, "max_per_key=0 must be a positive number"),
+        (["--grace", "-1"], None, "grace=-1.0 must be a number of seconds, 0 for none"),
+        (["--port", "0", "--model", "/nowhere"], None, "/nowhere"),
+        (["--port", "0", "--active", "0"], None, "active=0 must be a whole number of at least 1"),
+    ],
+)
+def test_what_it_refuses(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], key: str | None, says: str
+) -> None:
+    monkeypatch.delenv("DKV_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("DKV_API_KEY", key)
+    assert says in one_error(cli("serve", *arguments))
+
+
+def test_a_missing_extra_is_one_line() -> None:
+    code = "import sys, dkv.cli; sys.modules['fastapi'] = None; sys.argv = ['dkv', 'serve']; sys.exit(dkv.cli.main())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: serve: needs fastapi; pip install 'dkv[serve]'\n"
