@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dkv.errors import SettingError
+from dkv.errors import EngineError, SettingError
 from dkv.extras import module_of
 
 __all__ = ["TRIES", "cluster", "one_line", "share_of", "workers_for"]
@@ -18,14 +18,15 @@ TRIES = 3
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Join Ray, and leave it. Raises SettingError where it is not installed or cannot be reached."""
+    """Join Ray, and leave it. Raises SettingError where it is not installed, EngineError where it cannot be had."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its other lines are not for who waits for results
     ray = module_of("ray", "ray")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
-    except (ConnectionError, ValueError) as error:
-        raise SettingError(f"ray: cannot be reached ({one_line(error)}); see RAY_ADDRESS") from None
+    except Exception as error:  # it raises bare ones where it is slow to start
+        ray.shutdown()
+        raise EngineError(f"ray: cannot be started or reached ({one_line(error)}); see RAY_ADDRESS") from None
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -19,8 +20,9 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 import dkv
-from dkv.cluster import TRIES, cluster, share_of, workers_for
+from dkv.cluster import TRIES, cluster, one_line, share_of, workers_for
 from dkv.engine import Engine, Service, Status
+from dkv.errors import EngineError
 from dkv.extras import module_of
 from dkv.lm import find_device
 from dkv.server.admission import Admission
@@ -224,6 +226,14 @@ def _failures() -> tuple[type[Exception], ...]:
     return module_of("ray", "ray.exceptions").RayError, serve.RayServeException
 
 
+def _reason(serve: Any, name: str) -> str | None:
+    """The error that an application's replicas ended with, as Ray Serve reports it."""
+    found = serve.status().applications.get(name)
+    text = "\n".join(part.message for part in found.deployments.values()) if found is not None else ""
+    errors = [line.strip() for line in text.splitlines() if re.match(r"\s*[\w.]*Error: ", line)]
+    return errors[-1] if errors else None
+
+
 def relayed(replicas: Replicas, limits: Limits, keys: Sequence[str], gate: Gate, routes: Sequence[str] = ()) -> FastAPI:
     """An ASGI application that lets requests in as `build`'s does and has replicas answer them. routes: paths that its
     metrics tell apart."""
@@ -267,7 +277,7 @@ def relayed(replicas: Replicas, limits: Limits, keys: Sequence[str], gate: Gate,
 def deployed(part: Part, replicas: int | None, keys: Sequence[str], gate: Gate) -> Iterator[FastAPI]:
     """Deploy replicas (None = one for each GPU, without any two); the application to serve while they are there.
 
-    Raises SettingError where Ray, or the GPUs, are missing.
+    Raises SettingError where Ray, or the GPUs, are missing, and EngineError where the replicas do not start.
     """
     device = find_device(part.device).type
     with cluster():
@@ -283,8 +293,11 @@ def deployed(part: Part, replicas: int | None, keys: Sequence[str], gate: Gate) 
             health_check_period_s=2,
             graceful_shutdown_timeout_s=1,  # the gate has waited for them
         )
-        handle = serve.run(kind.bind(replace(part, device=device)), name=name, route_prefix=None)
-        routes = handle.routes.remote().result(timeout_s=60)
+        try:
+            handle = serve.run(kind.bind(replace(part, device=device)), name=name, route_prefix=None)
+            routes = handle.routes.remote().result()
+        except Exception as error:
+            raise EngineError(f"ray: the replicas did not start ({_reason(serve, name) or one_line(error)})") from None
         try:
             yield relayed(Replicas(handle), part.limits, keys, gate, routes)
         finally:
