@@ -20,7 +20,7 @@ from dkv.decoders.confidence import Confidence
 from dkv.decoders.random_order import Random
 from dkv.errors import SpecError
 from dkv.plan import CachePolicy, Decoder
-from dkv.specs import discover, keys_of, make
+from dkv.specs import describe, discover, keys_of, make, spell_key
 
 
 @pytest.mark.parametrize(
@@ -163,3 +163,26 @@ def test_a_file_in_a_room_is_found_by_itself(tmp_path: Path, monkeypatch: pytest
     monkeypatch.syspath_prepend(str(tmp_path))
     room: types.ModuleType = importlib.import_module("room_of_tests")
     assert list(discover(room, "no.such.group")) == ["one"]
+
+
+def test_classes_are_described_for_who_must_choose() -> None:
+    class Some:
+        """Does `this`
+        and that.
+
+        At length.
+        """
+
+        name: ClassVar[str] = "some"
+
+        def __init__(self, must: int, may: bool = True) -> None: ...
+
+    assert describe({"some": Some}) == [
+        {"name": "some", "keys": {"may": True}, "required": ["must"], "meaning": "Does `this` and that."}
+    ]
+
+
+def test_keys_are_spelled_with_their_defaults() -> None:
+    assert spell_key("first_layer", True) == "first_layer=true"
+    assert spell_key("rho", 0.25) == "rho=0.25"
+    assert spell_key("warmup", None) == "warmup (not set)"

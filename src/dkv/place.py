@@ -123,10 +123,8 @@ def narrow(
     """Prepare every layer's pick of `picks` rows of each sequence, of which `counts` are carried; forced and frozen
     [B, T] or None."""
     batch, most, device = len(counts), max(counts), at.slot.device
-    first, _ = _spans(counts)
-    source = (torch.tensor(first, device=device)[:, None] + torch.arange(most, device=device)).clamp(
-        max=len(at.slot) - 1
-    )
+    starts = torch.tensor(_spans(counts)[0], device=device)
+    source = (starts[:, None] + torch.arange(most, device=device)).clamp(max=len(at.slot) - 1)
     own = torch.tensor(counts, device=device)
     absent = torch.arange(most, device=device) >= own[:, None]
     total = sum(picks)

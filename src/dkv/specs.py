@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 
 from dkv.errors import SpecError
 
-__all__ = ["discover", "keys_of", "make", "spec_of"]
+__all__ = ["describe", "discover", "keys_of", "make", "spec_of", "spell_key"]
 
 _TRUE_FALSE = {"true": True, "false": False}
 
@@ -58,6 +58,23 @@ def keys_of(kind: type) -> dict[str, Any]:
     return {p.name: p.default for p in parameters}
 
 
+def describe(known: Mapping[str, type]) -> list[dict[str, Any]]:
+    """What a reader needs to choose among the `known` classes: of each its name, keys with defaults, required keys, and
+    meaning (the first paragraph of its docstring, on one line)."""
+    return [{"name": name, **_split_keys(kind), "meaning": _meaning(kind)} for name, kind in known.items()]
+
+
+def _split_keys(kind: type) -> dict[str, Any]:
+    """Keys with their defaults; those of another package's class may have none."""
+    keys = keys_of(kind)
+    required = [key for key, default in keys.items() if default is inspect.Parameter.empty]
+    return {"keys": {k: v for k, v in keys.items() if k not in required}, "required": required}
+
+
+def _meaning(kind: type) -> str:
+    return " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
+
+
 def make(spec: str, known: Mapping[str, type], what: str) -> Any:
     """Build what `spec` asks for from the `known` classes; `what` ("cache", "decoder") names it in errors.
 
@@ -96,6 +113,11 @@ def spec_of(made: object) -> str:
     pairs = ",".join(f"{key}={_spell(value)}" for key, value in keys.items() if value is not None)
     name = getattr(made, "name", type(made).__name__)
     return f"{name}:{pairs}" if pairs else str(name)
+
+
+def spell_key(key: str, default: object) -> str:
+    """A key as a spec would spell it with its default; None cannot be spelled."""
+    return f"{key} (not set)" if default is None else f"{key}={_spell(default)}"
 
 
 def _spell(value: object) -> str:

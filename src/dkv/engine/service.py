@@ -60,8 +60,8 @@ class Service:
         self._end_all()
 
     async def stream(self, request: Request) -> AsyncIterator[Update]:
-        """The updates of a request that tell something, as they come, the last with its generation. Closing the iterator, or cancelling who
-        waits for it, drops the request before the next step.
+        """The updates of a request that tell something, as they come, the last with its generation. Closing the
+        iterator, or cancelling who waits for it, drops the request before the next step.
 
         Raises BusyError, SettingError as `Engine.add` does, and EngineError where the engine has stopped.
         """

@@ -18,6 +18,7 @@ from dkv.server.gate import Gate
 from dkv.server.limits import Limits
 from dkv.server.metrics import Measured, Meters
 from dkv.server.models import models
+from dkv.server.playground import playground
 from dkv.server.probes import probes
 from dkv.version import installed_version
 
@@ -61,7 +62,8 @@ def build(
         redoc_url=None,
         redirect_slashes=False,
     )
-    for router in (models(backend), completions(backend), chat(backend), probes(backend, gate), meters.router):
+    page = playground(service, lm, name=backend.name, max_prompt=limits.max_prompt, max_tokens=limits.max_tokens)
+    for router in (models(backend), completions(backend), chat(backend), probes(backend, gate), meters.router, page):
         app.include_router(router)
     handle_errors(app)
     # The last one added is the first that a request meets.

@@ -53,11 +53,18 @@ EDITING: tuple[Stage, ...] = (
 )  # fmt: skip
 """For a run that begins with a model that still errs in the tasks that edit a list: lists and dialogues."""
 
+GRAFTED: tuple[Stage, ...] = (
+    Stage(1.00, {"code": 0.10, "convert": 0.10, "lookup": 0.11, "drill": 0.05, "lists": 0.15, "words": 0.26,
+                 "dialogue": 0.13, "spanish": 0.08, "recall": 0.02}, (0.15, 0.25, 0.60)),
+)  # fmt: skip
+"""For a run that begins with a model of another shape, which knew all tasks."""
+
 CURRICULA: dict[str, tuple[Stage, ...]] = {
     "nothing": STAGES,
     "continued": CONTINUED,
     "finishing": FINISHING,
     "editing": EDITING,
+    "grafted": GRAFTED,
 }
 """By the name that the recipe's command takes."""
 

@@ -1,0 +1,85 @@
+"""What the page offers to choose from: the model's facts, caches, decoders, presets, lengths and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dkv.caches import PRESETS, known_caches
+from dkv.decoders import known_decoders
+from dkv.lm import DiffusionLM
+from dkv.specs import describe, spell_key
+from dkv.tokens import Tokenizer
+
+__all__ = ["options_of"]
+
+_EMBEDDED = {
+    "words": "Word problem",
+    "lists": "List",
+    "convert": "JSON and CSV",
+    "lookup": "Look-up",
+    "spanish": "Spanish",
+    "code": "Code",
+}
+"""Tasks of the embedded model, with their names on the page."""
+
+_GENERAL = {
+    "Word problem": (
+        "A baker makes 24 rolls, sells 9 in the morning and twice as many as are left over in the afternoon of the "
+        "next day. How many rolls must be baked the next day?"
+    ),
+    "Explain": "Explain in three sentences why the sky is blue.",
+    "Code": "Write a Python function that returns the longest word of a sentence.",
+    "List": "List five rivers of Europe, one a line, with a country that each flows through.",
+}
+
+
+def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int) -> dict[str, Any]:
+    """As JSON takes it. name: the model's on the page; max_tokens: of a response, at most."""
+    config = lm.model.config
+    ends = dict.fromkeys((*config.eos_ids, *tokenizer.turn_end_ids))
+    examples, gen_length = _examples(lm)
+    return {
+        "model": name,
+        "family": config.family,
+        "context": config.context,
+        "end_tokens": [tokenizer.decode([i], keep_special=True) for i in ends],
+        "caches": _choices(known_caches()),
+        "decoders": _choices(known_decoders()),
+        "presets": dict(PRESETS),
+        "decoder": config.default_decoder,
+        "gen_length": min(gen_length, max_tokens),
+        "max_tokens": max_tokens,
+        "examples": [{"name": name, "prompt": prompt} for name, prompt in examples.items()],
+    }
+
+
+def _choices(known: Mapping[str, type]) -> list[dict[str, Any]]:
+    """Of each its name, keys as `dkv caches` prints them, meaning, and the spec with every key at its default."""
+    return [
+        {
+            "name": entry["name"],
+            "spec": _whole_spec(entry),
+            "keys": [f"{key} (required)" for key in entry["required"]]
+            + [spell_key(key, default) for key, default in entry["keys"].items()],
+            "meaning": entry["meaning"],
+        }
+        for entry in describe(known)
+    ]
+
+
+def _whole_spec(entry: Mapping[str, Any]) -> str:
+    """To be edited: a required key is there without its value, a key whose default is None is not."""
+    pairs = [f"{key}=" for key in entry["required"]]
+    pairs += [spell_key(key, default) for key, default in entry["keys"].items() if default is not None]
+    return f"{entry['name']}:{','.join(pairs)}" if pairs else str(entry["name"])
+
+
+def _examples(lm: DiffusionLM) -> tuple[Mapping[str, str], int]:
+    """Prompts by name, and a response length that suits them."""
+    if not lm.name.startswith("tiny"):
+        return _GENERAL, 128
+    from dkv.tiny import load_eval  # the other models need not read its files
+
+    found = {title: load_eval(task)[0] for task, title in _EMBEDDED.items()}
+    return {title: example.prompt for title, example in found.items()}, max(e.gen_length for e in found.values())
