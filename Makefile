@@ -68,12 +68,15 @@ test-ray: .venv-ray/ready
 
 # What docs/results holds: every figure of it, from nothing. Hours on two cores; interrupt it and run it again to go on.
 RESULTS := docs/results
+HURT := --decoder confidence --cache dkv-decode:refresh=4 --cache dkv-decode:refresh=8 --cache dkv-decode:refresh=8,delay=0
 results: setup
 	mkdir -p $(RESULTS)/bench $(RESULTS)/eval
 	$(BIN)/dkv bench --out $(RESULTS)/bench/bench.jsonl
 	$(BIN)/dkv report $(RESULTS)/bench/bench.jsonl --out $(RESULTS)/bench/bench.html
-	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.tiny.jsonl --count 50 --markdown > $(RESULTS)/eval/table.md
-	$(BIN)/dkv study all --out $(RESULTS)/study --count 100
+	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.tiny.jsonl --markdown > $(RESULTS)/eval/table.md
+	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.hurt.jsonl --markdown --tasks words,lists,code --count 200 $(HURT) \
+		> $(RESULTS)/eval/hurt.md
+	$(BIN)/dkv study all --out $(RESULTS)/study --count 60
 
 check: setup
 	$(BIN)/ruff check .

@@ -83,8 +83,8 @@ def _address(server: subprocess.Popen[str]) -> str:
         raise RuntimeError("no output to read")
     for line in server.stdout:
         for word in line.split():
-            if word.startswith("http://"):
-                return word.rstrip(".,;)")
+            if word.startswith("http://"):  # with the path of the routes behind it
+                return word.rstrip(".,;)").removesuffix("/").removesuffix("/v1")
     raise SystemExit("the server did not say where it listens")
 
 
