@@ -74,9 +74,9 @@ results: setup
 	$(BIN)/dkv bench --out $(RESULTS)/bench/bench.jsonl
 	$(BIN)/dkv report $(RESULTS)/bench/bench.jsonl --out $(RESULTS)/bench/bench.html
 	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.tiny.jsonl --markdown > $(RESULTS)/eval/table.md
-	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.hurt.jsonl --markdown --tasks words,lists,code --count 200 $(HURT) \
+	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.hurt.jsonl --markdown --tasks words,lists,code --count 100 $(HURT) \
 		> $(RESULTS)/eval/hurt.md
-	$(BIN)/dkv study all --out $(RESULTS)/study --count 60
+	$(BIN)/dkv study all --out $(RESULTS)/study --count 30
 
 check: setup
 	$(BIN)/ruff check .
