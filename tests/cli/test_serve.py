@@ -162,3 +162,23 @@ def test_a_missing_extra_is_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: serve: needs fastapi; pip install 'dkv[serve]'\n"
+
+
+@pytest.mark.slow
+def test_two_ranks_serve_one_model(checkpoint: Path) -> None:
+    """The first listens, the other follows: the answer is one process's, and SIGTERM ends both."""
+    body = {**body_of("hi", 12, False), "cache": "dkv-decode", "block_length": 12}
+    arguments = ("--model", str(checkpoint), "--name", "checkpoint", "--dtype", "float32")
+    texts = []
+    for ranks in ("1", "2"):
+        with serving(*arguments, "--tensor-parallel", ranks) as (process, address):
+            answer = httpx.post(f"{address}/completions", json=body, timeout=60)
+            texts.append(answer.json()["choices"][0]["text"])
+            process.send_signal(signal.SIGTERM)
+            code, rest = ended(process)
+            assert (code, rest.strip()) == (0, "stopped")
+    assert texts[0] == texts[1]
+
+
+def test_ranks_and_replicas_do_not_mix(cli: Cli) -> None:
+    assert "tensor_parallel=2 does not go with --ray" in one_error(cli("serve", "--ray", "--tensor-parallel", "2"))

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import printable
 from dkv.errors import SettingError
 
 __all__ = ["serve"]
+
+_LAST_SECONDS = 10.0
+"""For the ranks of a server to end, after the grace."""
 
 
 def _whole(name: str, meaning: str) -> Any:
@@ -74,13 +76,14 @@ def serve(
     access_log: _Log = False,
     ray: _Ray = False,
     replicas: _Replicas = None,
+    tensor_parallel: options.TensorParallel = 1,
 ) -> None:
     """Serve the model to clients of OpenAI's API; docs/serve.md has the routes."""
     try:
-        from dkv.server import Gate, Limits, build
+        from dkv.cli.serving import Job, serve_alone, serve_on_ranks, serve_on_ray
+        from dkv.server import Limits
         from dkv.server.auth import parse_keys
-        from dkv.server.listen import address_of, check_exposure, listen
-        from dkv.server.run import run
+        from dkv.server.listen import check_exposure
     except ModuleNotFoundError as missing:
         raise SettingError(f"serve: needs {missing.name}; pip install 'dkv[serve]'") from None
     from dkv.models.shards import parse_size
@@ -90,37 +93,23 @@ def serve(
     )
     if not 0 <= grace < math.inf:
         raise SettingError(f"grace={grace} must be a number of seconds, 0 for none")
+    if replicas is not None and (not ray or replicas < 1):
+        raise SettingError(f"replicas={replicas} must be at least 1, and needs --ray")
+    if ray and tensor_parallel != 1:
+        raise SettingError(f"tensor_parallel={tensor_parallel} does not go with --ray; use one of them")
     budget = None if memory is None else parse_size(memory, "memory")
     keys = parse_keys(os.environ.get("DKV_API_KEY"))
     check_exposure(host, keys, no_key)
-    if replicas is not None and (not ray or replicas < 1):
-        raise SettingError(f"replicas={replicas} must be at least 1, and needs --ray")
-    gate = Gate(limits)
-    with listen(host, port) as listening:  # a port in use should not cost the loading
-        if ray:
-            from dkv.server.ray import Part, deployed
+    job = Job(
+        model, device, dtype, name, host, port, keys, limits, budget, active, waiting, grace, access_log,
+        ranks=tensor_parallel,
+    )  # fmt: skip
+    if ray:
+        serve_on_ray(job, replicas)
+    elif tensor_parallel == 1:
+        serve_alone(job)
+    else:
+        from dkv.parallel.launch import launch
 
-            part = Part(model, device, dtype, budget, active, waiting, limits, name)
-            with deployed(part, replicas, keys, gate) as relay:
-                _tell(f"{model} at {address_of(listening)}/v1 (on Ray, {_access(keys)})")
-                run(relay, listening, gate, grace, access_log)
-            print("stopped", file=sys.stderr)
-            return
-        import dkv
-        from dkv.engine import Engine, Service
-
-        lm = dkv.load(model, device=device, dtype=dtype)
-        service = Service(Engine(lm, memory=budget, active=active, waiting=waiting))
-        app = build(service, lm, limits, keys, name=name, gate=gate)
-        kind = str(lm.model.dtype).removeprefix("torch.")
-        _tell(f"{lm.name} at {address_of(listening)}/v1 ({lm.model.device}, {kind}, {_access(keys)})")
-        run(app, listening, gate, grace, access_log)
+        launch(tensor_parallel, serve_on_ranks, job, patience=grace + _LAST_SECONDS)
     print("stopped", file=sys.stderr)
-
-
-def _access(keys: tuple[str, ...]) -> str:
-    return f"{len(keys)} API key{'s' * (len(keys) > 1)}" if keys else "no API key"
-
-
-def _tell(where: str) -> None:
-    print(printable(f"serving {where}; Ctrl-C ends it"), file=sys.stderr, flush=True)

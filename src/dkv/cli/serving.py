@@ -1,0 +1,87 @@
+"""A server from its settings to its end: in this process, on replicas, or over the ranks that share one model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from dkv.cli.console import printable
+from dkv.errors import SettingError
+from dkv.server.app import build
+from dkv.server.gate import Gate
+from dkv.server.limits import Limits
+from dkv.server.listen import address_of, listen
+from dkv.server.run import run
+
+__all__ = ["Job", "serve_alone", "serve_on_ranks", "serve_on_ray"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be served, and how. memory: bytes of cache at most, None = no limit; grace: seconds that requests have
+    once the server is told to end; ranks: processes that share the model."""
+
+    model: str
+    device: str
+    dtype: str
+    name: str | None
+    host: str
+    port: int
+    keys: tuple[str, ...]
+    limits: Limits
+    memory: int | None
+    active: int
+    waiting: int
+    grace: float
+    access_log: bool
+    ranks: int = 1
+
+    def tell(self, where: str, how: str) -> None:
+        """Say on standard error what is served where."""
+        access = f"{len(self.keys)} API key{'s' * (len(self.keys) > 1)}" if self.keys else "no API key"
+        print(printable(f"serving {where}/v1 ({how}, {access}); Ctrl-C ends it"), file=sys.stderr, flush=True)
+
+
+def serve_alone(job: Job) -> None:
+    """From this process. Raises SettingError, CheckpointError and EngineError."""
+    import dkv
+
+    gate = Gate(job.limits)
+    with listen(job.host, job.port) as listening:  # a port in use should not cost the loading
+        lm = dkv.load(job.model, device=job.device, dtype=job.dtype)
+        service = dkv.Service(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting))
+        app = build(service, lm, job.limits, job.keys, name=job.name, gate=gate)
+        kind = str(lm.model.dtype).removeprefix("torch.")
+        job.tell(f"{lm.name} at {address_of(listening)}", f"{lm.model.device}, {kind}")
+        run(app, listening, gate, job.grace, job.access_log)
+
+
+def serve_on_ranks(job: Job) -> None:
+    """On each of the ranks that share the model: the first one listens, the others follow its engine."""
+    import dkv
+    from dkv.parallel.lockstep import Leader, in_lockstep
+
+    lm = dkv.load(job.model, device=job.device, dtype=job.dtype, tensor_parallel=job.ranks)
+    gate = Gate(job.limits)
+
+    def lead(leader: Leader) -> None:
+        with listen(job.host, job.port) as listening:
+            app = build(dkv.Service(leader), lm, job.limits, job.keys, name=job.name, gate=gate)
+            kind = str(lm.model.dtype).removeprefix("torch.")
+            job.tell(f"{lm.name} at {address_of(listening)}", f"{job.ranks} ranks, {lm.model.device}, {kind}")
+            run(app, listening, gate, job.grace, job.access_log)
+
+    in_lockstep(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting), lead)
+
+
+def serve_on_ray(job: Job, replicas: int | None) -> None:
+    """From replicas on Ray; None = as many as there are GPUs, else 2. Raises SettingError without the extra."""
+    from dkv.server.ray import Part, deployed
+
+    if replicas is not None and replicas < 1:
+        raise SettingError(f"replicas={replicas} must be at least 1")
+    gate = Gate(job.limits)
+    part = Part(job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name)
+    with listen(job.host, job.port) as listening, deployed(part, replicas, job.keys, gate) as relay:
+        job.tell(f"{job.model} at {address_of(listening)}", "on Ray")
+        run(relay, listening, gate, job.grace, job.access_log)
