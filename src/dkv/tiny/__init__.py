@@ -14,7 +14,11 @@ from dkv.tiny.tasks import EVALUATED, Example, Task
 __all__ = ["EVALUATION_DIR", "MODELS", "MODEL_DIR", "TASKS", "Example", "Task", "load_eval"]
 
 MODEL_DIR: Path = Path(__file__).parent / "model"
-MODELS: dict[str, Path] = {"tiny": MODEL_DIR}
+MODELS: dict[str, Path] = {
+    "tiny": MODEL_DIR,
+    "tiny-dream": MODEL_DIR.with_name("dream"),
+    "tiny-small": MODEL_DIR.with_name("small"),
+}
 """By the name that `dkv.load` takes."""
 EVALUATION_DIR: Path = Path(__file__).parent / "evaluation"
 TASKS: dict[str, Task] = dict(sorted(EVALUATED.items()))
