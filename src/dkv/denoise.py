@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.canvas import Canvas
+from dkv.endings import Endings
 from dkv.errors import AuditError
 from dkv.guidance import Guidance
 from dkv.memory import Memory
@@ -39,8 +40,8 @@ class Schedule:
 @dataclass
 class State:
     """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas; fills [B]: sequences
-    that fill it all the same, None = none; bucket: how row counts round up; guidance: where the canvas has guide rows;
-    audit: check every read.
+    that fill it all the same, None = none; endings: what is charged for an end-of-text, None = nothing anywhere;
+    bucket: how row counts round up; guidance: where the canvas has guide rows; audit: check every read.
 
     What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; rank,
     score, fresh [B, T] as in `Step`; ragged: whether any position is padding.
@@ -55,6 +56,7 @@ class State:
     schedule: Schedule
     stop_ids: tuple[int, ...] = ()
     fills: Tensor | None = None
+    endings: Endings | None = None
     bucket: Bucket = exact
     guidance: Guidance | None = None
     audit: bool = False
@@ -188,10 +190,11 @@ def _read(state: State, step: Step, plan: Plan, at: At, rows: Tensor, hidden: Te
     flat = torch.nonzero_static(_read_by(step).view(-1), size=reads).view(-1)
     sequence, position = flat // width, flat % width
     logits = _logits(state, plan, at, rows, hidden, sequence, (position - step.shift).clamp(min=0))
-    token, sampling = choose(logits, state.model.config.mask_id), state.sampling.at(sequence)
+    mask_id, debit = state.model.config.mask_id, None if state.endings is None else state.endings.at(sequence, position)
+    token, sampling = choose(logits, mask_id, debit), state.sampling.at(sequence)
     if not sampling.greedy:
         key = noise_key(state.canvas.seed[sequence], state.clock[sequence], position)
-        token = draw(logits, token, sampling, state.model.config.mask_id, key)
+        token = draw(logits, token, sampling, mask_id, key, debit)
     return Read(flat, (batch, width), token, log_confidence(logits, token), logits, sampling)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from dkv.canvas import lay_out
 from dkv.denoise import Schedule, State, Tick, advance, finish
+from dkv.endings import Endings
 from dkv.guidance import Guidance
 from dkv.model import Model
 from dkv.place import Bucket
@@ -18,7 +19,7 @@ from dkv.settings import Settings
 from dkv.tokens import Tokenizer
 from dkv.track import Generation, Stats, Track
 
-__all__ = ["Frame", "Generation", "Run", "Stats", "frame_of", "sampling_of", "schedule_of"]
+__all__ = ["Frame", "Generation", "Run", "Stats", "endings_of", "frame_of", "sampling_of", "schedule_of"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Run:
             sampling=sampling_of(settings, batch, device),
             schedule=schedule_of(settings, batch, device),
             stop_ids=self.stop_ids if settings.stop_at_eos else (),
+            endings=endings_of([settings] * batch, canvas.prompt, self.stop_ids),
             bucket=bucket,
             guidance=Guidance(canvas, settings.cfg_scale) if guided else None,
             audit=audit,
@@ -157,6 +159,16 @@ def frame_of(state: State, tick: Tick, row: int, track: Track) -> Frame:
         prompt_computed=int(tick.rows[row, : response.start].sum()),
         text=track.decode(ids),
     )
+
+
+def endings_of(settings: Sequence[Settings], prompt: torch.Tensor, ids: Sequence[int]) -> Endings | None:
+    """What sequences under `settings`, with prompts of length prompt [B], are charged for the tokens `ids`, which end a
+    text; None where none is charged anything."""
+    if not any(s.eos_penalty or s.min_tokens for s in settings):
+        return None
+    penalty = torch.tensor([float(s.eos_penalty) for s in settings], device=prompt.device)
+    barred = torch.tensor([s.min_tokens for s in settings], device=prompt.device)
+    return Endings(torch.tensor(ids, device=prompt.device), penalty, prompt + barred)
 
 
 def sampling_of(settings: Settings, batch: int, device: torch.device) -> Sampling:

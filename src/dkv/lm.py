@@ -107,6 +107,8 @@ class DiffusionLM:
         progress: bool = False,
         chat: bool | None = None,
         batch_size: int = 32,
+        eos_penalty: float = 0.0,
+        min_tokens: int = 0,
     ) -> list[Generation]:
         """Generate a response of `gen_length` positions for each prompt; results come in the order of the prompts.
 
@@ -116,13 +118,15 @@ class DiffusionLM:
         whole response, None = gen_length. seed: for all prompts, or one for each; None draws one. cache, decoder: specs
         or objects; decoder None = the family's own. stop_at_eos: finish a sequence once all before its first
         end-of-text is decided (the text is the same); False fills the canvas. cache_dtype: of keys and values, None =
-        the model's. batch_size: prompts per batch; in float32 it never changes a sequence's tokens.
+        the model's. batch_size: prompts per batch; in float32 it never changes a sequence's tokens. eos_penalty: taken
+        from the logits of the tokens that end a text when a token is chosen; min_tokens: the first positions of the
+        response, at which none of them is chosen (docs/lengths.md).
 
         Raises SettingError, SpecError and PromptError, each one line naming the argument, its value and the fix.
         """
         settings = self._settings(
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
-            cache_dtype, stop,
+            cache_dtype, stop, eos_penalty, min_tokens,
         )  # fmt: skip
         encoded = [self._encode(p, chat, settings) for p in _listed(prompts)]
         seeds = settings.seeds(len(encoded))
@@ -159,11 +163,13 @@ class DiffusionLM:
         stop: str | Sequence[str] | None = None,
         trace: bool = False,
         chat: bool | None = None,
+        eos_penalty: float = 0.0,
+        min_tokens: int = 0,
     ) -> Iterator[Frame]:
         """Generate for one prompt, a Frame a step; the last one carries the Generation. Arguments as in `generate`."""
         request = self.request(
             prompt, gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder,
-            stop_at_eos, cache_dtype, stop, trace, chat, frames=True,
+            stop_at_eos, cache_dtype, stop, trace, chat, frames=True, eos_penalty=eos_penalty, min_tokens=min_tokens,
         )  # fmt: skip
         engine = Engine(self, active=1)
         engine.add(request)
@@ -188,12 +194,14 @@ class DiffusionLM:
         trace: bool = False,
         chat: bool | None = None,
         frames: bool = False,
+        eos_penalty: float = 0.0,
+        min_tokens: int = 0,
     ) -> Request:
         """One prompt and its settings, checked, for an Engine or a Service. Arguments and errors as in `generate`;
         frames: whether each update carries a Frame."""
         settings = self._settings(
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
-            cache_dtype, stop,
+            cache_dtype, stop, eos_penalty, min_tokens,
         )  # fmt: skip
         if cache_dtype is not None:
             named_dtype("cache_dtype", cache_dtype)
@@ -228,6 +236,8 @@ class DiffusionLM:
         stop_at_eos: bool,
         cache_dtype: str | None,
         stop: str | Sequence[str] | None,
+        eos_penalty: float,
+        min_tokens: int,
     ) -> Settings:
         return Settings(
             gen_length=gen_length,
@@ -243,6 +253,8 @@ class DiffusionLM:
             stop_at_eos=stop_at_eos,
             cache_dtype=cache_dtype,
             stop=texts_of(stop),
+            eos_penalty=eos_penalty,
+            min_tokens=min_tokens,
         )
 
     def _encode(self, prompt: Prompt, chat: bool | None, settings: Settings) -> list[int]:

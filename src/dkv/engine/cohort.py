@@ -19,7 +19,7 @@ from dkv.engine.deltas import Deltas
 from dkv.engine.mixed import MixedDecoder, MixedPolicy, numbered
 from dkv.engine.request import Request, Update
 from dkv.engine.rows import Rows
-from dkv.generation import frame_of
+from dkv.generation import endings_of, frame_of
 from dkv.guidance import Guidance
 from dkv.memory import Memory
 from dkv.model import Model
@@ -212,6 +212,7 @@ class Cohort:
             ),
             stop_ids=self.members[0].track.stop_ids,
             fills=each_of(fills) if any(fills) else None,
+            endings=endings_of(settings, canvas.prompt, self.members[0].track.stop_ids),
             bucket=self._bucket,
             guidance=Guidance(canvas, each_of([s.cfg_scale for s in settings]).float()) if self._kind.guided else None,
             audit=self._audit,
