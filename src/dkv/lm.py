@@ -109,6 +109,7 @@ class DiffusionLM:
         batch_size: int = 32,
         eos_penalty: float = 0.0,
         min_tokens: int = 0,
+        grow: bool = False,
     ) -> list[Generation]:
         """Generate a response of `gen_length` positions for each prompt; results come in the order of the prompts.
 
@@ -120,13 +121,14 @@ class DiffusionLM:
         end-of-text is decided (the text is the same); False fills the canvas. cache_dtype: of keys and values, None =
         the model's. batch_size: prompts per batch; in float32 it never changes a sequence's tokens. eos_penalty: taken
         from the logits of the tokens that end a text when a token is chosen; min_tokens: the first positions of the
-        response, at which none of them is chosen (docs/lengths.md).
+        response, at which none of them is chosen; grow: begin with one block, and add the next one only when it is
+        complete without an end of the text, up to gen_length (docs/lengths.md).
 
         Raises SettingError, SpecError and PromptError, each one line naming the argument, its value and the fix.
         """
         settings = self._settings(
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
-            cache_dtype, stop, eos_penalty, min_tokens,
+            cache_dtype, stop, eos_penalty, min_tokens, grow,
         )  # fmt: skip
         encoded = [self._encode(p, chat, settings) for p in _listed(prompts)]
         seeds = settings.seeds(len(encoded))
@@ -165,11 +167,13 @@ class DiffusionLM:
         chat: bool | None = None,
         eos_penalty: float = 0.0,
         min_tokens: int = 0,
+        grow: bool = False,
     ) -> Iterator[Frame]:
         """Generate for one prompt, a Frame a step; the last one carries the Generation. Arguments as in `generate`."""
         request = self.request(
             prompt, gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder,
             stop_at_eos, cache_dtype, stop, trace, chat, frames=True, eos_penalty=eos_penalty, min_tokens=min_tokens,
+            grow=grow,
         )  # fmt: skip
         engine = Engine(self, active=1)
         engine.add(request)
@@ -196,12 +200,13 @@ class DiffusionLM:
         frames: bool = False,
         eos_penalty: float = 0.0,
         min_tokens: int = 0,
+        grow: bool = False,
     ) -> Request:
         """One prompt and its settings, checked, for an Engine or a Service. Arguments and errors as in `generate`;
         frames: whether each update carries a Frame."""
         settings = self._settings(
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
-            cache_dtype, stop, eos_penalty, min_tokens,
+            cache_dtype, stop, eos_penalty, min_tokens, grow,
         )  # fmt: skip
         if cache_dtype is not None:
             named_dtype("cache_dtype", cache_dtype)
@@ -238,7 +243,10 @@ class DiffusionLM:
         stop: str | Sequence[str] | None,
         eos_penalty: float,
         min_tokens: int,
+        grow: bool,
     ) -> Settings:
+        if grow is True and block_length is None:
+            raise SettingError("grow=True needs block_length, by how many positions to grow at a time, such as 32")
         return Settings(
             gen_length=gen_length,
             block_length=gen_length if block_length is None else block_length,
@@ -255,6 +263,7 @@ class DiffusionLM:
             stop=texts_of(stop),
             eos_penalty=eos_penalty,
             min_tokens=min_tokens,
+            grow=grow,
         )
 
     def _encode(self, prompt: Prompt, chat: bool | None, settings: Settings) -> list[int]:

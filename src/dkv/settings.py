@@ -22,7 +22,8 @@ class Settings:
 
     gen_length: response length; block_length: tokens per semi-autoregressive block; steps: denoising steps of the whole
     response; seeds: one per prompt, or one for all; eos_penalty: taken from the logits of end-of-text ids when a token
-    is chosen; min_tokens: first positions of the response at which none of them is.
+    is chosen; min_tokens: first positions of the response at which none of them is; grow: a block's positions exist
+    only once the block before it has ended without an end of the text.
     """
 
     gen_length: int
@@ -40,6 +41,7 @@ class Settings:
     stop: tuple[str, ...]
     eos_penalty: float = 0.0
     min_tokens: int = 0
+    grow: bool = False
 
     def __post_init__(self) -> None:
         for name in ("gen_length", "block_length", "steps"):
@@ -81,6 +83,8 @@ class Settings:
             raise SettingError(
                 f"min_tokens={self.min_tokens!r} must be a whole number from 0 to gen_length={self.gen_length}"
             )
+        if not isinstance(self.grow, bool):
+            raise SettingError(f"grow={self.grow!r} must be True or False")
 
     @property
     def blocks(self) -> int:

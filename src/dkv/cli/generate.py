@@ -40,6 +40,7 @@ def generate(
     stop: options.Stop = None,
     eos_penalty: options.EosPenalty = 0.0,
     min_tokens: options.MinTokens = 0,
+    grow: options.Grow = False,
     chat: options.Chat = None,
     ids: options.Ids = False,
     device: options.Device = "auto",
@@ -53,7 +54,8 @@ def generate(
     arguments = dict[str, Any](
         gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,
         top_k=top_k, cfg_scale=cfg_scale, seed=seed, cache=cache, decoder=decoder, stop_at_eos=stop_at_eos,
-        cache_dtype=cache_dtype, stop=read_stops(stop), eos_penalty=eos_penalty, min_tokens=min_tokens, chat=chat,
+        cache_dtype=cache_dtype, stop=read_stops(stop), eos_penalty=eos_penalty, min_tokens=min_tokens, grow=grow,
+        chat=chat,
     )  # fmt: skip
     given = read_prompt(prompt, ids)
     if svg is not None and (svg.is_dir() or not svg.parent.is_dir()):

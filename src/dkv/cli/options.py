@@ -20,6 +20,7 @@ __all__ = [
     "Dtype",
     "EosPenalty",
     "GenLength",
+    "Grow",
     "Ids",
     "Json",
     "Live",
@@ -99,6 +100,7 @@ StopAtEos = Annotated[
 ]
 EosPenalty = Annotated[float, _number("--eos-penalty", "Taken from the logits of what ends a text. 0 = nothing.")]
 MinTokens = Annotated[int, _whole("--min-tokens", "No end of the text among so many first positions.")]
+Grow = Annotated[bool, typer.Option("--grow/--no-grow", help="Add a block at a time, up to --gen-length.")]
 Chat = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template. Default: if there is one.")]
 Ids = Annotated[bool, typer.Option("--ids", help="The prompt is token ids, separated by blanks or commas.")]
 Live = Annotated[bool, typer.Option("--live", help="Show the canvas denoise on a terminal. Counts in the seconds.")]
