@@ -137,7 +137,8 @@ def test_what_is_new_is_computed_whatever_the_policy_says(rho: str, first: str, 
     """No refresh is due at the second block, yet every layer computes its positions, and only then."""
     cache = make_cache(f"dllm-cache:kp=90,kr=90,rho={rho},first_layer={first}")
     state = start(model, [[1, 2]], 8, 4, cache=cache)
-    state.schedule = Schedule(*(torch.tensor([n]) for n in (4, 2, 4)), grows=torch.tensor([True]))
+    length, blocks, steps = (torch.tensor([n]) for n in (4, 2, 4))
+    state.schedule = Schedule(length, blocks, steps, grows=torch.tensor([True]))
     state.reach()
     state.ragged = True
     ticks = play(state)

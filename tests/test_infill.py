@@ -105,7 +105,8 @@ def test_degenerate_settings_are_exact(
     cached: str, plain: str, family: str, lm: dkv.DiffusionLM, dream: Transformer
 ) -> None:
     used = lm if family == "llada" else dkv.DiffusionLM(dream, None, audit=True)
-    for parts in (HOLED, [2, [4, 5], 1, [6]], [[9] * 7, 6, [1]]):
+    canvases: list[list[Part]] = [HOLED, [2, [4, 5], 1, [6]], [[9] * 7, 6, [1]]]
+    for parts in canvases:
         one, other = (used.infill_canvas(parts, cache=cache, trace=True).generation for cache in (cached, plain))
         assert (one.token_ids, one.trace) == (other.token_ids, other.trace)
 
