@@ -95,6 +95,17 @@ def test_the_example_of_the_engine_page_runs() -> None:
     assert names["engine"].status().requests_finished == 2
 
 
+def test_the_example_of_the_lengths_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks(ROOT / "docs" / "lengths.md", "python")
+    names: dict[str, Any] = {}
+    exec(compile(example, "lengths.md", "exec"), names)
+    assert names["long"].stats.new_tokens >= 24
+    assert len(names["short"].token_ids) == 96
+    assert len(names["filled"].token_ids) == 5
+    assert [len(hole) for hole in names["canvas"].holes] == [3, 1]
+    assert str(names["canvas"].texts) in capsys.readouterr().out
+
+
 def test_the_formats_of_the_prompts_page_are_those_of_the_templates() -> None:
     shown = blocks(ROOT / "docs" / "prompts.md", "text")
     message = [{"role": "user", "content": "Hi"}]

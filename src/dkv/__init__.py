@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dkv import caches, decoders
     from dkv.engine import Engine, Request, Service, Status, Update
     from dkv.generation import Frame, Generation, Stats
+    from dkv.infill import Infilling
     from dkv.lm import DiffusionLM, load
     from dkv.plan import CachePolicy, Decoder, Plan, Step
 
@@ -46,6 +47,7 @@ __all__ = [
     "Frame",
     "Generation",
     "HubError",
+    "Infilling",
     "Plan",
     "PromptError",
     "RankError",
@@ -70,6 +72,7 @@ _HOME = {
     "Engine": "dkv.engine",
     "Frame": "dkv.generation",
     "Generation": "dkv.generation",
+    "Infilling": "dkv.infill",
     "Plan": "dkv.plan",
     "Request": "dkv.engine",
     "Service": "dkv.engine",

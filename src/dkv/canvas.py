@@ -26,12 +26,13 @@ NEVER = 1 << 62
 class Canvas:
     """A batch of sequences under denoising. B sequences, T positions (the longest sequence).
 
-    tokens [B, T] int64; prompt [B] and length [B]: prompt length, and prompt plus response length; committed_at [B, T]:
-    the clock of the forward that fixed the token, GIVEN, or NEVER while masked; seed [B]: each request's own seed;
-    request [B]: the caller's number of each sequence; position [T]; live and response [B, T]: positions that exist, and
-    those after the prompt; guide [B] or None: for guidance, the row whose response this row (with its prompt masked)
-    mirrors, -1 for a sequence of its own. Which positions are masked is read from `committed_at`, never by
-    comparing tokens with the mask id: a user's text may contain it, and holes may lie inside given text.
+    tokens [B, T] int64; prompt [B] and length [B]: prompt length, and that of all; committed_at [B, T]: the clock of
+    the forward that fixed the token, GIVEN, or NEVER while masked; seed [B]: each request's own seed; request [B]: the
+    caller's number of each sequence; position [T]; live and response [B, T]: positions that exist, and those between
+    the prompt and what follows the response (which may hold given tokens too); guide [B] or None: for guidance, the row
+    whose response this row (with its prompt masked) mirrors, -1 for a sequence of its own. Which positions are masked
+    is read from `committed_at`, never by comparing tokens with the mask id: a user's text may contain it, and holes may
+    lie inside given text.
     """
 
     tokens: Tensor
@@ -58,7 +59,12 @@ class Canvas:
 
     @property
     def masked(self) -> Tensor:
-        """[B, T] positions that are still to be fixed."""
+        """[B, T] positions that exist and are still to be fixed."""
+        return self.unfixed & self.live
+
+    @property
+    def unfixed(self) -> Tensor:
+        """[B, T] positions that are to be fixed some time: `masked`, and those that a growing canvas will have."""
         return self.committed_at == NEVER
 
 
@@ -70,30 +76,41 @@ def lay_out(
     device: torch.device | str = "cpu",
     first_request: int = 0,
     guided: bool = False,
+    given: Sequence[Sequence[int | None]] = (),
 ) -> Canvas:
-    """Put each prompt at the left of its row, followed by `gen_length` masked positions; pad on the right. guided: add
-    a guide row for each, its prompt masked."""
-    count = len(prompts)
-    if guided:
-        prompts = [*prompts, *([mask_id] * len(p) for p in prompts)]
-        seeds = [*seeds, *seeds]
-    batch, width = len(prompts), max(map(len, prompts)) + gen_length
+    """Put each prompt at the left of its row, followed by `gen_length` masked positions; pad on the right.
+
+    given: for each prompt what follows it instead, or nothing: token ids, None where masked; the first `gen_length` are
+    the response, and others may come after it. guided: add a guide row for each, all that is given masked.
+    """
+    tails = [tuple(tail) or (None,) * gen_length for tail in given or [()] * len(prompts)]
+    rows = [[*prompt, *tail] for prompt, tail in zip(prompts, tails, strict=True)]
+    batch, width = len(rows), max(map(len, rows))
     tokens = torch.full((batch, width), mask_id, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(list(prompt), dtype=torch.int64)
-    prompt_length = torch.tensor([len(p) for p in prompts], dtype=torch.int64)
-    length = prompt_length + gen_length
+    committed_at = torch.full((batch, width), GIVEN, dtype=torch.int64)
+    for row, known in enumerate(rows):
+        tokens[row, : len(known)] = torch.tensor([mask_id if t is None else t for t in known], dtype=torch.int64)
+        committed_at[row, : len(known)] = torch.tensor([NEVER if t is None else GIVEN for t in known])
+    prompt = torch.tensor([len(p) for p in prompts], dtype=torch.int64)
+    length = torch.tensor([len(known) for known in rows], dtype=torch.int64)
+    seed, request = torch.tensor(list(seeds), dtype=torch.int64), first_request + torch.arange(batch)
+    guide = None
+    if guided:
+        tokens = torch.cat((tokens, torch.full_like(tokens, mask_id)))
+        committed_at, prompt, length, seed, request = (
+            torch.cat((x, x)) for x in (committed_at, prompt, length, seed, request)
+        )
+        guide = torch.arange(-batch, batch).clamp(min=-1)
     position = torch.arange(width)
     live = position < length[:, None]
-    response = live & (position >= prompt_length[:, None])
-    guide = torch.arange(-count, count).clamp(min=-1) if guided else None
+    response = live & (position >= prompt[:, None]) & (position < prompt[:, None] + gen_length)
     return Canvas(
         tokens=tokens.to(device),
-        prompt=prompt_length.to(device),
+        prompt=prompt.to(device),
         length=length.to(device),
-        committed_at=torch.where(response, NEVER, GIVEN).to(device),
-        seed=torch.tensor(list(seeds), dtype=torch.int64, device=device),
-        request=(first_request + torch.arange(batch) % count).to(device),
+        committed_at=committed_at.to(device),
+        seed=seed.to(device),
+        request=request.to(device),
         position=position.to(device),
         live=live.to(device),
         response=response.to(device),

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.canvas import Canvas
+from dkv.endings import Endings
 from dkv.errors import AuditError
 from dkv.guidance import Guidance
 from dkv.memory import Memory
@@ -28,19 +29,21 @@ __all__ = ["Schedule", "State", "Tick", "advance", "finish"]
 @dataclass(frozen=True)
 class Schedule:
     """The semi-autoregressive schedule per sequence: block_length [B], blocks [B], and steps [B] in each block.
-    adaptive [B]: whether a block ends as soon as it is complete; None = as the decoder says."""
+    adaptive [B]: whether a block ends as soon as it is complete; None = as the decoder says. grows [B]: whether the
+    positions of a block exist only once the block before it has ended; None = nowhere."""
 
     block_length: Tensor
     blocks: Tensor
     steps: Tensor
     adaptive: Tensor | None = None
+    grows: Tensor | None = None
 
 
 @dataclass
 class State:
     """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas; fills [B]: sequences
-    that fill it all the same, None = none; bucket: how row counts round up; guidance: where the canvas has guide rows;
-    audit: check every read.
+    that fill it all the same, None = none; endings: what is charged for an end-of-text, None = nothing anywhere;
+    bucket: how row counts round up; guidance: where the canvas has guide rows; audit: check every read.
 
     What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; rank,
     score, fresh [B, T] as in `Step`; ragged: whether any position is padding.
@@ -55,6 +58,7 @@ class State:
     schedule: Schedule
     stop_ids: tuple[int, ...] = ()
     fills: Tensor | None = None
+    endings: Endings | None = None
     bucket: Bucket = exact
     guidance: Guidance | None = None
     audit: bool = False
@@ -73,19 +77,33 @@ class State:
         self.rank = self.decoder.rank(canvas)
         self.score = torch.full_like(canvas.tokens, -torch.inf, dtype=torch.float32)
         self.fresh = torch.zeros_like(canvas.live)
+        self.reach()
         self.ragged = not bool(canvas.live.all())
+
+    def reach(self) -> None:
+        """Let the sequences that grow reach to the end of their active block."""
+        grows = self.schedule.grows
+        if grows is None:
+            return
+        canvas, schedule = self.canvas, self.schedule
+        length = canvas.prompt + torch.minimum(self.block + 1, schedule.blocks) * schedule.block_length
+        canvas.length = torch.where(grows, length, canvas.length)
+        canvas.live = canvas.position < canvas.length[:, None]
+        own = canvas.live & (canvas.position >= canvas.prompt[:, None])
+        canvas.response = torch.where(grows[:, None], own, canvas.response)
 
 
 @dataclass(frozen=True)
 class Tick:
-    """What one step did. step: what was seen; rows [B, T]: what was carried; counts: carried rows of each sequence;
-    picked, rules: how many of them each layer that picks recomputes, and which layers do; work: rows of each sequence
-    that passed through an MLP, summed over layers; done: which sequences were finished before; read: what was read, or
-    None; committed [B, T]: what the decoder fixed."""
+    """What one step did. step: what was seen; rows [B, T]: what was carried; counts: carried rows of each sequence, and
+    lengths: how many there were; picked, rules: how many of them each layer that picks recomputes, and which layers do;
+    work: rows of each sequence that passed through an MLP, summed over layers; done: which sequences were finished
+    before; read: what was read, or None; committed [B, T]: what the decoder fixed."""
 
     step: Step
     rows: Tensor
     counts: list[int]
+    lengths: list[int]
     picked: list[int]
     rules: Rules
     work: list[int]
@@ -105,8 +123,9 @@ def advance(state: State) -> Tick | None:
     carried = rows.sum(1)
     picks = carried if plan.rules == DENSE else plan.picks(rows)
     # The only host sync of a step: the shapes, and who is finished.
-    told = torch.cat((_read_by(step).sum().view(1), carried, picks, state.done)).tolist()
-    reads, counts, picked, done = told[0], *(told[1 + n * len(rows) : 1 + (n + 1) * len(rows)] for n in range(3))
+    told = torch.cat((_read_by(step).sum().view(1), carried, picks, state.done, state.canvas.length)).tolist()
+    reads, *parts = told[0], *(told[1 + n * len(rows) : 1 + (n + 1) * len(rows)] for n in range(4))
+    counts, picked, done, lengths = parts
     if all(done):
         return None
     read = None
@@ -124,17 +143,32 @@ def advance(state: State) -> Tick | None:
     layers = state.model.config.layers
     narrowed = plan.rules.narrowed(layers)
     work = [n * (layers - narrowed) + m * narrowed for n, m in zip(counts, picked, strict=True)]
-    return Tick(step, rows, counts, picked, plan.rules, work, [bool(d) for d in done], read, committed)
+    return Tick(step, rows, counts, lengths, picked, plan.rules, work, [bool(d) for d in done], read, committed)
 
 
 def _plan(state: State) -> tuple[Step, Plan, Tensor]:
     """What is seen, what the policy answers to it, and the rows [B, T] to carry."""
     step = _observe(state)
-    plan = state.policy.plan(step)
+    plan = _with_new(state, state.policy.plan(step))
     if plan.reads is not None:
         step = replace(step, wanted=step.wanted & plan.reads)
     rows = (plan.rows | step.readers) & ~state.done[:, None]
     return step, plan, rows if plan.rest is None else rows & ~plan.rest[:, None]
+
+
+def _with_new(state: State, plan: Plan) -> Plan:
+    """The plan, and what a growing sequence has never computed: carried, recomputed by every layer, with its guide."""
+    if state.schedule.grows is None:
+        return plan
+    new = state.canvas.live & ~state.memory.computed & state.schedule.grows[:, None]
+    forced = new if plan.forced is None else plan.forced | new
+    return replace(
+        plan,
+        rows=plan.rows | new,
+        forced=None if plan.rules == DENSE else forced,
+        frozen=None if plan.frozen is None else plan.frozen & ~new,
+        rest=None if plan.rest is None else plan.rest & ~new.any(1),
+    )
 
 
 def _read_by(step: Step) -> Tensor:
@@ -144,9 +178,9 @@ def _read_by(step: Step) -> Tensor:
 
 
 def finish(state: State, which: Tensor) -> None:
-    """Finish the sequences `which` [B], and their guides: what is still masked there becomes the end-of-text."""
+    """Finish the sequences `which` [B], and their guides: what is not fixed there becomes the end-of-text."""
     which = state.canvas.mirrored(which)
-    canvas, fill = state.canvas, state.canvas.masked & which[:, None]
+    canvas, fill = state.canvas, state.canvas.unfixed & which[:, None]
     canvas.tokens = torch.where(fill, state.model.config.eos_ids[0], canvas.tokens)
     canvas.committed_at = torch.where(fill, state.clock[:, None], canvas.committed_at)
     state.done = state.done | which
@@ -188,10 +222,11 @@ def _read(state: State, step: Step, plan: Plan, at: At, rows: Tensor, hidden: Te
     flat = torch.nonzero_static(_read_by(step).view(-1), size=reads).view(-1)
     sequence, position = flat // width, flat % width
     logits = _logits(state, plan, at, rows, hidden, sequence, (position - step.shift).clamp(min=0))
-    token, sampling = choose(logits, state.model.config.mask_id), state.sampling.at(sequence)
+    mask_id, debit = state.model.config.mask_id, None if state.endings is None else state.endings.at(sequence, position)
+    token, sampling = choose(logits, mask_id, debit), state.sampling.at(sequence)
     if not sampling.greedy:
         key = noise_key(state.canvas.seed[sequence], state.clock[sequence], position)
-        token = draw(logits, token, sampling, state.model.config.mask_id, key)
+        token = draw(logits, token, sampling, mask_id, key, debit)
     return Read(flat, (batch, width), token, log_confidence(logits, token), logits, sampling)
 
 
@@ -234,16 +269,23 @@ def _turn(state: State, step: Step, rest: Tensor | None) -> None:
     state.clock = state.clock + (going if rest is None else going * ~rest)
     index = state.index + going
     ended = index >= state.schedule.steps
+    following = state.block + 1
     adaptive = state.schedule.adaptive
     if state.decoder.adaptive if adaptive is None else True:
-        complete = ~(state.canvas.masked & (state.canvas.position < step.block[1][:, None])).any(1)
+        first = _first(state.canvas, state.canvas.unfixed)
+        complete = first >= step.block[1]
         ended = ended | (complete if adaptive is None else complete & adaptive)
+        # A block in which all is given, of which a text with holes may have some, is passed over.
+        ahead = (first - state.canvas.prompt) // state.schedule.block_length
+        ahead = torch.maximum(following, torch.minimum(ahead, state.schedule.blocks))
+        following = ahead if adaptive is None else torch.where(adaptive, ahead, following)
     state.index = torch.where(ended, 0, index)
-    state.block = state.block + ended
+    state.block = torch.where(ended, following, state.block)
     state.done = state.done | (state.block >= state.schedule.blocks)
     if state.stop_ids:
         over = _text_ended(state)
         finish(state, over if state.fills is None else over & ~state.fills)
+    state.reach()
 
 
 def _text_ended(state: State) -> Tensor:
@@ -252,6 +294,9 @@ def _text_ended(state: State) -> Tensor:
     stop = canvas.tokens == state.stop_ids[0]
     for other in state.stop_ids[1:]:
         stop = stop | (canvas.tokens == other)
-    far = canvas.tokens.shape[1]
-    first_stop = torch.where(stop & canvas.response & ~masked, canvas.position, far).amin(1)
-    return first_stop < torch.where(masked, canvas.position, far).amin(1)
+    return _first(canvas, stop & canvas.response & ~masked) < _first(canvas, masked)
+
+
+def _first(canvas: Canvas, which: Tensor) -> Tensor:
+    """[B] the first position of which [B, T]; T where there is none."""
+    return torch.where(which, canvas.position, canvas.tokens.shape[1]).amin(1)

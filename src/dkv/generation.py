@@ -10,6 +10,7 @@ import torch
 
 from dkv.canvas import lay_out
 from dkv.denoise import Schedule, State, Tick, advance, finish
+from dkv.endings import Endings
 from dkv.guidance import Guidance
 from dkv.model import Model
 from dkv.place import Bucket
@@ -18,7 +19,7 @@ from dkv.settings import Settings
 from dkv.tokens import Tokenizer
 from dkv.track import Generation, Stats, Track
 
-__all__ = ["Frame", "Generation", "Run", "Stats", "frame_of", "sampling_of", "schedule_of"]
+__all__ = ["Frame", "Generation", "Run", "Stats", "endings_of", "frame_of", "sampling_of", "schedule_of"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Frame:
 
 
 class Run:
-    """A batch of prompts (token ids) being generated under one Settings, from start to end together."""
+    """A batch of prompts (token ids) being generated under one Settings, from start to end together. given: for each
+    prompt what follows it if it is not all masked, as in `lay_out`; for all or for none."""
 
     def __init__(
         self,
@@ -54,15 +56,16 @@ class Run:
         trace: bool = False,
         audit: bool = False,
         first_request: int = 0,
+        given: Sequence[Sequence[int | None]] = (),
     ) -> None:
         config, device = model.config, model.device
         self._tracks = [
-            Track(config, tokenizer, list(prompt), settings, seed, version, trace)
+            Track(config, tokenizer, list(prompt), settings, seed, version, trace, bool(given))
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         self._trace, self._stops = trace, bool(settings.stop and tokenizer)
         guided = settings.cfg_scale > 0
-        canvas = lay_out(prompts, settings.gen_length, config.mask_id, seeds, device, first_request, guided)
+        canvas = lay_out(prompts, settings.gen_length, config.mask_id, seeds, device, first_request, guided, given)
         batch, width = canvas.tokens.shape
         self.stop_ids = self._tracks[0].stop_ids
         self.state = State(
@@ -72,8 +75,9 @@ class Run:
             policy=settings.cache,
             decoder=settings.decoder,
             sampling=sampling_of(settings, batch, device),
-            schedule=schedule_of(settings, batch, device),
+            schedule=schedule_of(settings, batch, device, bool(given)),
             stop_ids=self.stop_ids if settings.stop_at_eos else (),
+            endings=endings_of([settings] * batch, canvas.prompt, self.stop_ids),
             bucket=bucket,
             guidance=Guidance(canvas, settings.cfg_scale) if guided else None,
             audit=audit,
@@ -100,8 +104,8 @@ class Run:
     def _count(self, tick: Tick) -> None:
         self._clock_out(tick.done[: len(self._tracks)])
         for row, track in enumerate(self._tracks):
-            track.forwards += tick.counts[row] > 0
-            track.work += sum(tick.work[row :: len(self._tracks)])  # its own and its guide's
+            own = slice(row, None, len(self._tracks))  # its own row and its guide's
+            track.note(tick.counts[row], sum(tick.work[own]), sum(tick.lengths[own]))
         if self._trace:
             fixed = tick.committed.nonzero().tolist()
             for row, track in enumerate(self._tracks):
@@ -117,7 +121,7 @@ class Run:
 
     def _stop_at_texts(self) -> None:
         """Finish the sequences whose settled beginning holds a stop text."""
-        masked, hits = self.state.canvas.masked.tolist(), torch.zeros_like(self.state.done)
+        masked, hits = self.state.canvas.unfixed.tolist(), torch.zeros_like(self.state.done)
         for row, track in enumerate(self._tracks):
             response = masked[row][track.response]
             settled = response.index(True) if True in response else len(response)
@@ -141,7 +145,7 @@ def frame_of(state: State, tick: Tick, row: int, track: Track) -> Frame:
     """What the sequence in `row` looks like after `tick`."""
     response = track.response
     tokens = state.canvas.tokens[row].clone()
-    committed = ~state.canvas.masked[row]
+    committed = ~state.canvas.unfixed[row]
     provisional = torch.zeros_like(committed)
     if tick.read is not None:
         candidates = tick.read.spread(tick.read.token, -1)[row]
@@ -159,6 +163,16 @@ def frame_of(state: State, tick: Tick, row: int, track: Track) -> Frame:
     )
 
 
+def endings_of(settings: Sequence[Settings], prompt: torch.Tensor, ids: Sequence[int]) -> Endings | None:
+    """What sequences under `settings`, with prompts of length prompt [B], are charged for the tokens `ids`, which end a
+    text; None where none is charged anything."""
+    if not any(s.eos_penalty or s.min_tokens for s in settings):
+        return None
+    penalty = torch.tensor([float(s.eos_penalty) for s in settings], device=prompt.device)
+    barred = torch.tensor([s.min_tokens for s in settings], device=prompt.device)
+    return Endings(torch.tensor(ids, device=prompt.device), penalty, prompt + barred)
+
+
 def sampling_of(settings: Settings, batch: int, device: torch.device) -> Sampling:
     """How `batch` sequences under `settings` draw their tokens."""
 
@@ -170,7 +184,16 @@ def sampling_of(settings: Settings, batch: int, device: torch.device) -> Samplin
     return Sampling(temperature, each(top_p), each(settings.top_k), greedy=settings.temperature == 0)
 
 
-def schedule_of(settings: Settings, batch: int, device: torch.device) -> Schedule:
-    """The schedule of `batch` sequences under `settings`."""
-    values = (settings.block_length, settings.blocks, settings.steps // settings.blocks)
-    return Schedule(*(torch.full((batch,), value, device=device) for value in values))
+def schedule_of(settings: Settings, batch: int, device: torch.device, holed: bool = False) -> Schedule:
+    """The schedule of `batch` sequences under `settings`; holed: they have given tokens in the response or after it."""
+
+    def each(value: int) -> torch.Tensor:
+        return torch.full((batch,), value, device=device)
+
+    return Schedule(
+        each(settings.block_length),
+        each(settings.blocks),
+        each(settings.steps // settings.blocks),
+        adaptive=each(True) if holed else None,
+        grows=each(True) if settings.grow else None,
+    )

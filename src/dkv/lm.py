@@ -20,6 +20,7 @@ from dkv.dtypes import named_dtype
 from dkv.engine import Engine, Request
 from dkv.errors import CheckpointError, PromptError, SettingError
 from dkv.generation import Frame, Generation
+from dkv.infill import Infilling, Part, canvas_ids, infilled, region_of
 from dkv.model import Model
 from dkv.models import Transformer, load_model
 from dkv.models.hub import find_directory
@@ -107,6 +108,9 @@ class DiffusionLM:
         progress: bool = False,
         chat: bool | None = None,
         batch_size: int = 32,
+        eos_penalty: float = 0.0,
+        min_tokens: int = 0,
+        grow: bool = False,
     ) -> list[Generation]:
         """Generate a response of `gen_length` positions for each prompt; results come in the order of the prompts.
 
@@ -116,13 +120,16 @@ class DiffusionLM:
         whole response, None = gen_length. seed: for all prompts, or one for each; None draws one. cache, decoder: specs
         or objects; decoder None = the family's own. stop_at_eos: finish a sequence once all before its first
         end-of-text is decided (the text is the same); False fills the canvas. cache_dtype: of keys and values, None =
-        the model's. batch_size: prompts per batch; in float32 it never changes a sequence's tokens.
+        the model's. batch_size: prompts per batch; in float32 it never changes a sequence's tokens. eos_penalty: taken
+        from the logits of the tokens that end a text when a token is chosen; min_tokens: the first positions of the
+        response, at which none of them is chosen; grow: begin with one block, and add the next one only when it is
+        complete without an end of the text, up to gen_length (docs/lengths.md).
 
         Raises SettingError, SpecError and PromptError, each one line naming the argument, its value and the fix.
         """
         settings = self._settings(
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
-            cache_dtype, stop,
+            cache_dtype, stop, eos_penalty, min_tokens, grow,
         )  # fmt: skip
         encoded = [self._encode(p, chat, settings) for p in _listed(prompts)]
         seeds = settings.seeds(len(encoded))
@@ -159,11 +166,15 @@ class DiffusionLM:
         stop: str | Sequence[str] | None = None,
         trace: bool = False,
         chat: bool | None = None,
+        eos_penalty: float = 0.0,
+        min_tokens: int = 0,
+        grow: bool = False,
     ) -> Iterator[Frame]:
         """Generate for one prompt, a Frame a step; the last one carries the Generation. Arguments as in `generate`."""
         request = self.request(
             prompt, gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder,
-            stop_at_eos, cache_dtype, stop, trace, chat, frames=True,
+            stop_at_eos, cache_dtype, stop, trace, chat, frames=True, eos_penalty=eos_penalty, min_tokens=min_tokens,
+            grow=grow,
         )  # fmt: skip
         engine = Engine(self, active=1)
         engine.add(request)
@@ -188,16 +199,119 @@ class DiffusionLM:
         trace: bool = False,
         chat: bool | None = None,
         frames: bool = False,
+        eos_penalty: float = 0.0,
+        min_tokens: int = 0,
+        grow: bool = False,
     ) -> Request:
         """One prompt and its settings, checked, for an Engine or a Service. Arguments and errors as in `generate`;
         frames: whether each update carries a Frame."""
         settings = self._settings(
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
-            cache_dtype, stop,
+            cache_dtype, stop, eos_penalty, min_tokens, grow,
         )  # fmt: skip
         if cache_dtype is not None:
             named_dtype("cache_dtype", cache_dtype)
         return Request(tuple(self._encode(prompt, chat, settings)), settings, settings.seeds(1)[0], 0, trace, frames)
+
+    def infill(
+        self,
+        prefix: str | Sequence[int],
+        suffix: str | Sequence[int],
+        gen_length: int = 32,
+        block_length: int | None = None,
+        steps: int | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        cfg_scale: float = 0.0,
+        seed: int | None = None,
+        cache: str | CachePolicy = "dkv-decode",
+        decoder: str | Decoder | None = None,
+        cache_dtype: str | None = None,
+        trace: bool = False,
+        eos_penalty: float = 0.0,
+        min_tokens: int | None = None,
+    ) -> Generation:
+        """Fill the `gen_length` positions between two texts, or lists of token ids; no chat template is used.
+
+        min_tokens: None = gen_length, so that no end-of-text is chosen; nothing else would end a hole. Other arguments
+        and errors as in `generate`.
+        """
+        if type(gen_length) is not int or gen_length < 1:
+            raise SettingError(f"gen_length={gen_length!r} must be a whole number of at least 1")
+        if block_length is not None and type(block_length) is int and block_length > 0 and gen_length % block_length:
+            raise SettingError(f"gen_length={gen_length} must be a multiple of block_length={block_length}")
+        return self.infill_canvas(
+            [prefix, gen_length, suffix], block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache,
+            decoder, cache_dtype, trace, eos_penalty, min_tokens,
+        ).generation  # fmt: skip
+
+    def infill_canvas(
+        self,
+        canvas: str | Sequence[Part],
+        block_length: int | None = None,
+        steps: int | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        cfg_scale: float = 0.0,
+        seed: int | None = None,
+        cache: str | CachePolicy = "dkv-decode",
+        decoder: str | Decoder | None = None,
+        cache_dtype: str | None = None,
+        trace: bool = False,
+        eos_penalty: float = 0.0,
+        min_tokens: int | None = None,
+    ) -> Infilling:
+        """Fill the holes of a canvas: a text with `{mask}` or `{mask:12}` in it, or a list of texts (read literally),
+        whole numbers (holes of so many positions) and lists of token ids. See `dkv.infill` and docs/lengths.md.
+
+        Blocks divide what lies between the first hole's start and the last one's end. steps: None = one for each
+        position to fill. Other arguments and errors as in `infill`.
+        """
+        request = self.infill_request(
+            canvas, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, cache_dtype, trace,
+            eos_penalty, min_tokens,
+        )  # fmt: skip
+        engine = Engine(self, active=1)
+        engine.add(replace(request, deltas=False))
+        while updates := engine.step():
+            if updates[0].generation is not None:
+                return infilled(request, updates[0].generation, self.tokenizer)
+        raise RuntimeError("the engine stopped without a result")
+
+    def infill_request(
+        self,
+        canvas: str | Sequence[Part],
+        block_length: int | None = None,
+        steps: int | None = None,
+        temperature: float = 0.0,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        cfg_scale: float = 0.0,
+        seed: int | None = None,
+        cache: str | CachePolicy = "dkv-decode",
+        decoder: str | Decoder | None = None,
+        cache_dtype: str | None = None,
+        trace: bool = False,
+        eos_penalty: float = 0.0,
+        min_tokens: int | None = None,
+        frames: bool = False,
+    ) -> Request:
+        """A canvas with holes, checked, for an Engine or a Service; `dkv.infill.infilled` reads its result. Arguments
+        and errors as in `infill_canvas`; frames: whether each update carries a Frame."""
+        ids = canvas_ids(canvas, self.tokenizer, self.model.config)
+        start, gen_length = region_of(ids, block_length)
+        if steps is None and block_length in (None, gen_length):
+            steps = ids.count(None)
+        settings = self._settings(
+            gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, False,
+            cache_dtype, None, eos_penalty, gen_length if min_tokens is None else min_tokens, False,
+        )  # fmt: skip
+        if cache_dtype is not None:
+            named_dtype("cache_dtype", cache_dtype)
+        prompt = tuple(token for token in ids[:start] if token is not None)
+        return Request(prompt, settings, settings.seeds(1)[0], 0, trace, frames, given=tuple(ids[start:]))
 
     def save(self, directory: str | Path, dtype: str | None = None, max_shard_size: str = "5GB") -> None:
         """Write the model in the published format to a directory that does not exist or is empty: all or nothing.
@@ -228,7 +342,12 @@ class DiffusionLM:
         stop_at_eos: bool,
         cache_dtype: str | None,
         stop: str | Sequence[str] | None,
+        eos_penalty: float,
+        min_tokens: int,
+        grow: bool,
     ) -> Settings:
+        if grow is True and block_length is None:
+            raise SettingError("grow=True needs block_length, by how many positions to grow at a time, such as 32")
         return Settings(
             gen_length=gen_length,
             block_length=gen_length if block_length is None else block_length,
@@ -243,6 +362,9 @@ class DiffusionLM:
             stop_at_eos=stop_at_eos,
             cache_dtype=cache_dtype,
             stop=texts_of(stop),
+            eos_penalty=eos_penalty,
+            min_tokens=min_tokens,
+            grow=grow,
         )
 
     def _encode(self, prompt: Prompt, chat: bool | None, settings: Settings) -> list[int]:

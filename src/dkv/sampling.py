@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["Read", "Sampling", "choose", "draw", "keyed_uniform", "log_confidence", "noise_key"]
+__all__ = ["Debit", "Read", "Sampling", "choose", "draw", "keyed_uniform", "log_confidence", "noise_key"]
 
 # Odd multipliers and shifts of the SplitMix64 finaliser (Steele, Lea and Flood, 2014), as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -37,6 +37,14 @@ class Sampling:
         top_p = None if self.top_p is None else self.top_p[sequence]
         top_k = None if self.top_k is None else self.top_k[sequence]
         return Sampling(self.temperature[sequence], top_p, top_k, self.greedy)
+
+
+@dataclass(frozen=True)
+class Debit:
+    """What is taken from the logits of tokens ids [K] while a token is chosen: amount [M], inf = never chosen."""
+
+    ids: Tensor
+    amount: Tensor
 
 
 @dataclass(frozen=True)
@@ -77,20 +85,23 @@ def log_confidence(logits: Tensor, token: Tensor) -> Tensor:
     return (logits.gather(1, token[:, None]) - top).squeeze(1) - others.log1p()
 
 
-def choose(logits: Tensor, mask_id: int) -> Tensor:
-    """The most likely token [M] of each row of logits [M, V], the mask token aside; ties go to the lowest id."""
-    with _without(logits, mask_id):
+def choose(logits: Tensor, mask_id: int, debit: Debit | None = None) -> Tensor:
+    """The most likely token [M] of each row of logits [M, V], the mask token aside and after the debit; ties go to the
+    lowest id."""
+    with _without(logits, mask_id, debit):
         return logits.argmax(dim=1)
 
 
-def draw(logits: Tensor, best: Tensor, sampling: Sampling, mask_id: int, key: Tensor) -> Tensor:
+def draw(
+    logits: Tensor, best: Tensor, sampling: Sampling, mask_id: int, key: Tensor, debit: Debit | None = None
+) -> Tensor:
     """A token [M] for each row of logits [M, V], its noise keyed by `key` [M]; `best` [M] where the temperature is 0.
 
     Gumbel noise on logits / temperature, after top-p and then top-k, in the order of Dream's published program.
-    `sampling` has one entry per row. The mask token is left out before anything else.
+    `sampling` has one entry per row. The mask token is left out, and the debit taken, before anything else.
     """
     warm = sampling.temperature > 0
-    with _without(logits, mask_id):
+    with _without(logits, mask_id, debit):
         below_top = logits - logits.amax(dim=1, keepdim=True)  # so that no temperature overflows
         scaled = _filtered(below_top / torch.where(warm, sampling.temperature, 1.0)[:, None], sampling)
     noise = -(-torch.log1p(-keyed_uniform(key, logits.shape[1]))).log()
@@ -98,11 +109,17 @@ def draw(logits: Tensor, best: Tensor, sampling: Sampling, mask_id: int, key: Te
 
 
 @contextmanager
-def _without(logits: Tensor, mask_id: int) -> Iterator[None]:
-    """The mask token's column of logits [M, V] at -inf for a while: cheaper than a copy of all the others."""
+def _without(logits: Tensor, mask_id: int, debit: Debit | None) -> Iterator[None]:
+    """The mask token's column of logits [M, V] at -inf and the debit taken for a while: cheaper than a copy of all the
+    other columns."""
     column = logits[:, mask_id].clone()
+    charged = None if debit is None else logits[:, debit.ids]
+    if debit is not None and charged is not None:
+        logits[:, debit.ids] = charged - debit.amount[:, None]
     logits[:, mask_id] = -torch.inf
     yield
+    if debit is not None and charged is not None:
+        logits[:, debit.ids] = charged
     logits[:, mask_id] = column
 
 

@@ -21,7 +21,9 @@ class Settings:
     """Checked settings; block_length, steps and seeds are filled in. Raises SettingError naming argument, value, fix.
 
     gen_length: response length; block_length: tokens per semi-autoregressive block; steps: denoising steps of the whole
-    response; seeds: one per prompt, or one for all.
+    response; seeds: one per prompt, or one for all; eos_penalty: taken from the logits of end-of-text ids when a token
+    is chosen; min_tokens: first positions of the response at which none of them is; grow: a block's positions exist
+    only once the block before it has ended without an end of the text.
     """
 
     gen_length: int
@@ -37,6 +39,9 @@ class Settings:
     stop_at_eos: bool
     cache_dtype: str | None
     stop: tuple[str, ...]
+    eos_penalty: float = 0.0
+    min_tokens: int = 0
+    grow: bool = False
 
     def __post_init__(self) -> None:
         for name in ("gen_length", "block_length", "steps"):
@@ -52,6 +57,7 @@ class Settings:
                 f"(gen_length / block_length); use steps={-(-self.steps // self.blocks) * self.blocks}"
             )
         self._check_sampling()
+        self._check_endings()
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
             if type(seed) is not int or not 0 <= seed < 1 << 62:
                 raise SettingError(f"seed={seed!r} must be a whole number in [0, 2**62)")
@@ -69,6 +75,16 @@ class Settings:
             raise SettingError(f"cfg_scale={self.cfg_scale!r} must be 0 (no guidance) or a positive number")
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise SettingError(f"stop={list(self.stop)!r} must be a text or several, none empty")
+
+    def _check_endings(self) -> None:
+        if not (_is_number(self.eos_penalty) and 0 <= self.eos_penalty < math.inf):
+            raise SettingError(f"eos_penalty={self.eos_penalty!r} must be 0 (none) or a positive number")
+        if type(self.min_tokens) is not int or not 0 <= self.min_tokens <= self.gen_length:
+            raise SettingError(
+                f"min_tokens={self.min_tokens!r} must be a whole number from 0 to gen_length={self.gen_length}"
+            )
+        if not isinstance(self.grow, bool):
+            raise SettingError(f"grow={self.grow!r} must be True or False")
 
     @property
     def blocks(self) -> int:

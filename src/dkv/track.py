@@ -34,10 +34,10 @@ class Stats:
 class Generation:
     """One finished sequence, with what made it.
 
-    token_ids: the response, gen_length long, end-of-text ids after the end-of-text (with stop_at_eos=False, what the
-    canvas was filled with); text: up to the end-of-text or a stop text, None without a tokenizer; finish_reason: "stop"
-    or "length"; trace: per step the (position in the response, token id) pairs that were fixed, None unless asked for;
-    seed: this sequence's own.
+    token_ids: the response (with holes, also what is given between them), gen_length long, end-of-text ids after the
+    end-of-text (with stop_at_eos=False, what the canvas was filled with); text: up to the end-of-text or a stop text,
+    None without a tokenizer; finish_reason: "stop" or "length"; trace: per step the (position in the response, token
+    id) pairs that were fixed, None unless asked for; seed: this sequence's own.
     """
 
     prompt_ids: list[int]
@@ -53,8 +53,9 @@ class Generation:
 
 @dataclass
 class Track:
-    """A sequence under way. prompt: its token ids; traced: whether what each step fixed is kept; forwards, work (rows
-    of every layer), seconds and steps: so far."""
+    """A sequence under way. prompt: its token ids; traced: whether what each step fixed is kept; holed: whether the
+    response has given tokens in it, or others after it, so that nothing ends it; forwards, work (rows of every layer),
+    total (rows that no cache computes), seconds and steps: so far."""
 
     config: ModelConfig
     tokenizer: Tokenizer | None
@@ -63,8 +64,10 @@ class Track:
     seed: int
     version: str
     traced: bool = False
+    holed: bool = False
     forwards: int = 0
     work: int = 0
+    total: int = 0
     seconds: float = 0.0
     steps: list[list[tuple[int, int]]] = field(default_factory=list)
     stop_ids: tuple[int, ...] = field(init=False)
@@ -78,8 +81,16 @@ class Track:
         """Where the response lies on the canvas."""
         return slice(len(self.prompt), len(self.prompt) + self.settings.gen_length)
 
+    def note(self, rows: int, work: int, total: int) -> None:
+        """Count a step that carried `rows` rows of it: work in all layers, and total without a cache."""
+        if rows:
+            self.forwards, self.total = self.forwards + 1, self.total + total
+        self.work += work
+
     def text_ids(self, ids: list[int]) -> list[int]:
-        """The ids before the first end-of-text."""
+        """The ids before the first end-of-text; all where nothing ends them."""
+        if self.holed:
+            return ids
         return ids[: next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))]
 
     def decode(self, ids: list[int]) -> str | None:
@@ -119,7 +130,6 @@ class Track:
         )
 
     def _stats(self, new_tokens: int) -> Stats:
-        layers, rows = self.config.layers, 2 if self.settings.cfg_scale else 1
+        layers = self.config.layers
         computed = self.work / layers if self.work % layers else self.work // layers
-        total = self.forwards * self.response.stop * rows
-        return Stats(self.forwards, computed, total, new_tokens, self.seconds)
+        return Stats(self.forwards, computed, self.total, new_tokens, self.seconds)

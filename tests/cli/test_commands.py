@@ -37,6 +37,7 @@ def test_generate_json_is_what_python_gives(cli: Cli, checkpoint: Path) -> None:
 
 def test_settings_reach_the_library(cli: Cli, checkpoint: Path) -> None:
     options = "--block-length 8 --steps 8 --temperature 0.5 --top-p 0.9 --top-k 5 --no-stop-at-eos --stop xyz --stop zy"
+    options += " --eos-penalty 1.5 --min-tokens 4 --grow"
     spec = "dkv-decode:refresh=4,delay=2,warmup=1,shift=un"
     specs = ["--cache", spec, "--decoder", "random:seed=9", "--cache-dtype", "bfloat16"]
     result = cli("generate", "hi", "--model", str(checkpoint), *SHORT, *options.split(), *specs, "--no-chat", "--json")
@@ -44,7 +45,7 @@ def test_settings_reach_the_library(cli: Cli, checkpoint: Path) -> None:
     assert settings == {
         "gen_length": 16, "block_length": 8, "steps": 8, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "cfg_scale": 0.0,
         "seed": 3, "cache": spec, "decoder": "random:seed=9", "stop_at_eos": False, "cache_dtype": "bfloat16",
-        "stop": ["xyz", "zy"],
+        "stop": ["xyz", "zy"], "eos_penalty": 1.5, "min_tokens": 4, "grow": True,
     }  # fmt: skip
 
 

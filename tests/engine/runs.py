@@ -25,6 +25,7 @@ def alone(lm: dkv.DiffusionLM, request: dkv.Request) -> Generation:
         version="",
         trace=request.trace,
         first_request=request.number,
+        given=[request.given] if request.given else (),
     )
     for _ in run.ticks():
         pass

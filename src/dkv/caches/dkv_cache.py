@@ -32,7 +32,7 @@ _UNREAD = 1e30
 
 def unsettled(step: Step, delay: int) -> Tensor:
     """m [B, T]: masked, or fixed at most `delay` forwards ago."""
-    return step.canvas.committed_at >= (step.clock - delay).clamp(min=0)[:, None]
+    return step.canvas.live & (step.canvas.committed_at >= (step.clock - delay).clamp(min=0)[:, None])
 
 
 def live_rows(step: Step, m: Tensor, shift: str) -> Tensor:

@@ -128,7 +128,7 @@ class DllmCache:
         forced = (prompt & prompt_due) | (canvas.response & response_due)
         last = prompt & (canvas.position == canvas.prompt[:, None] - 1) if step.shift else None
         rows = canvas.response | forced
-        budget = ((canvas.length - canvas.prompt).double() * self.rho).long()
+        budget = (canvas.response.sum(1).double() * self.rho).long()
         return Plan(
             rows if last is None else rows | last,
             rest=self._rest(step),

@@ -38,6 +38,9 @@ def generate(
     stop_at_eos: options.StopAtEos = True,
     cache_dtype: options.CacheDtype = None,
     stop: options.Stop = None,
+    eos_penalty: options.EosPenalty = 0.0,
+    min_tokens: options.MinTokens = 0,
+    grow: options.Grow = False,
     chat: options.Chat = None,
     ids: options.Ids = False,
     device: options.Device = "auto",
@@ -60,7 +63,8 @@ def generate(
     arguments = dict[str, Any](
         gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,
         top_k=top_k, cfg_scale=cfg_scale, seed=seed, cache=cache, decoder=decoder, stop_at_eos=stop_at_eos,
-        cache_dtype=cache_dtype, stop=read_stops(stop), chat=chat,
+        cache_dtype=cache_dtype, stop=read_stops(stop), eos_penalty=eos_penalty, min_tokens=min_tokens, grow=grow,
+        chat=chat,
     )  # fmt: skip
     if input is not None:
         from dkv.cli.batch import run_batch

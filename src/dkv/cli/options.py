@@ -19,11 +19,14 @@ __all__ = [
     "Decoder",
     "Device",
     "Dtype",
+    "EosPenalty",
     "GenLength",
+    "Grow",
     "Ids",
     "Input",
     "Json",
     "Live",
+    "MinTokens",
     "Model",
     "Output",
     "Prompt",
@@ -120,6 +123,9 @@ Stop = Annotated[list[str] | None, _text("--stop", "Stop before this text; may b
 StopAtEos = Annotated[
     bool, typer.Option("--stop-at-eos/--no-stop-at-eos", help="Finish once all before the end-of-text is decided.")
 ]
+EosPenalty = Annotated[float, _number("--eos-penalty", "Taken from the logits of what ends a text. 0 = nothing.")]
+MinTokens = Annotated[int, _whole("--min-tokens", "No end of the text among so many first positions.")]
+Grow = Annotated[bool, typer.Option("--grow/--no-grow", help="Add a block at a time, up to --gen-length.")]
 Chat = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template. Default: if there is one.")]
 Ids = Annotated[bool, typer.Option("--ids", help="The prompt is token ids, separated by blanks or commas.")]
 Live = Annotated[bool, typer.Option("--live", help="Show the canvas denoise on a terminal. Counts in the seconds.")]

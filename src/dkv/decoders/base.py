@@ -27,5 +27,6 @@ class ReadsBlock:
 def most(read: Read, score: Tensor, count: Tensor) -> Tensor:
     """[B, T] the `count` [B] positions with the highest score [M] of those read (all of them where there are fewer);
     ties go to the lowest position."""
-    key = read.spread(-score, torch.inf)
+    # A token that filters would leave out, where a better one is barred, has no probability: the least sure, but read.
+    key = read.spread((-score).clamp(max=torch.finfo(score.dtype).max), torch.inf)
     return lowest(key, count) & (key < torch.inf)

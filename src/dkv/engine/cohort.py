@@ -19,7 +19,7 @@ from dkv.engine.deltas import Deltas
 from dkv.engine.mixed import MixedDecoder, MixedPolicy, numbered
 from dkv.engine.request import Request, Update
 from dkv.engine.rows import Rows
-from dkv.generation import frame_of
+from dkv.generation import endings_of, frame_of
 from dkv.guidance import Guidance
 from dkv.memory import Memory
 from dkv.model import Model
@@ -55,8 +55,13 @@ class Member:
 
     @property
     def length(self) -> int:
-        """Positions of prompt and response."""
-        return len(self.track.prompt) + self.track.settings.gen_length
+        """Positions of prompt, response and what follows it."""
+        return self.request.length
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a block ends as soon as it is complete; one with given tokens has fewer to fix than steps."""
+        return self.track.settings.decoder.adaptive or bool(self.request.given)
 
     @property
     def told(self) -> bool:
@@ -151,8 +156,7 @@ class Cohort:
             return [(member, Update(member.ticket), True) for member in self.members]
         for n, member in enumerate(self.members):
             rows = slice(n * self._each, (n + 1) * self._each)
-            member.track.forwards += tick.counts[rows.start] > 0
-            member.track.work += sum(tick.work[rows])
+            member.track.note(tick.counts[rows.start], sum(tick.work[rows]), sum(tick.lengths[rows]))
         self._trace(state, tick)
         told = self._settled(state)
         done: list[bool] = state.done.tolist()
@@ -179,6 +183,7 @@ class Cohort:
             self._model.device,
             request.number,
             self._kind.guided,
+            [request.given],
         )
         return Rows.new(canvas, request.settings.decoder.rank(canvas))
 
@@ -208,10 +213,12 @@ class Cohort:
                 block_length=each_of([s.block_length for s in settings]),
                 blocks=each_of([s.blocks for s in settings]),
                 steps=each_of([s.steps // s.blocks for s in settings]),
-                adaptive=each_of([s.decoder.adaptive for s in settings]),
+                adaptive=each_of([m.adaptive for m in self.members for _ in range(each)]),
+                grows=each_of([s.grow for s in settings]) if any(s.grow for s in settings) else None,
             ),
             stop_ids=self.members[0].track.stop_ids,
             fills=each_of(fills) if any(fills) else None,
+            endings=endings_of(settings, canvas.prompt, self.members[0].track.stop_ids),
             bucket=self._bucket,
             guidance=Guidance(canvas, each_of([s.cfg_scale for s in settings]).float()) if self._kind.guided else None,
             audit=self._audit,
@@ -228,7 +235,7 @@ class Cohort:
 
         prompt, length = each_of([len(m.track.prompt) for m in members]), each_of([m.length for m in members])
         position = torch.arange(width, device=device)
-        live = position < length[:, None]
+        live, end = position < length[:, None], prompt + each_of([m.track.settings.gen_length for m in members])
         guide = each_of([row - 1 if row % 2 else -1 for row in range(len(members))]) if self._kind.guided else None
         return Canvas(
             tokens=rows.tokens,
@@ -239,7 +246,7 @@ class Cohort:
             request=each_of([m.request.number for m in members]),
             position=position,
             live=live,
-            response=live & (position >= prompt[:, None]),
+            response=(position >= prompt[:, None]) & (position < end[:, None]),
             guide=guide,
         )
 
@@ -273,7 +280,7 @@ class Cohort:
         """The final beginning of each response that the host must look at; ends those that hold a stop text."""
         if not any(member.told for member in self.members):
             return [None] * len(self.members)
-        tokens, masked = state.canvas.tokens.tolist(), state.canvas.masked.tolist()
+        tokens, masked = state.canvas.tokens.tolist(), state.canvas.unfixed.tolist()
         ended = torch.zeros_like(state.done)
         settled: list[list[int] | None] = []
         for n, member in enumerate(self.members):

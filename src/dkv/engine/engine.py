@@ -70,6 +70,7 @@ class Engine:
             request.seed,
             self._version,
             request.trace,
+            holed=bool(request.given),
         )
         member = Member(self._tickets, request, track)
         kind = self._kind_of(member)

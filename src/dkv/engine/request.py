@@ -14,9 +14,10 @@ __all__ = ["Request", "Status", "Update"]
 class Request:
     """A prompt and how to answer it, checked. `DiffusionLM.request` makes one.
 
-    prompt: token ids; number: its place among the prompts of one call (a decoder with a given order reads it); trace:
-    keep what each step fixed; frames: give a Frame at each step; deltas: give what became final at each step, else only
-    the end is told.
+    prompt: token ids; given: what follows the prompt if it is not all masked: token ids, None where masked, of which
+    the first gen_length are the response; number: its place among the prompts of one call (a decoder with a given order
+    reads it); trace: keep what each step fixed; frames: give a Frame at each step; deltas: give what became final at
+    each step, else only the end is told.
     """
 
     prompt: tuple[int, ...] = field(repr=False)
@@ -26,6 +27,12 @@ class Request:
     trace: bool = False
     frames: bool = False
     deltas: bool = True
+    given: tuple[int | None, ...] = field(default=(), repr=False)
+
+    @property
+    def length(self) -> int:
+        """Positions of all: prompt, response and what follows it."""
+        return len(self.prompt) + (len(self.given) or self.settings.gen_length)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class Rows:
         state.rank, state.score, state.fresh = self.rank, self.score, self.fresh
         if state.guidance is not None and self.kept is not None:
             state.guidance.kept = F.pad(self.kept, (0, 0, 0, 1)).flatten(0, 1)
+        state.reach()
 
     def take(self, rows: Sequence[int], width: int) -> Rows:
         """Some of the rows, in that order, cut or padded to `width` positions. What is cut must be padding."""
