@@ -71,6 +71,8 @@ def test_the_description_names_every_route_and_field(lm: dkv.DiffusionLM) -> Non
     }  # fmt: skip
     bodies = found["components"]["schemas"]
     shared = {"model", "max_tokens", "n", "seed", "stop", "stream", "stream_options", "temperature", "top_p"}
-    own = {"block_length", "cache", "cfg_scale", "decoder", "draft", "steps", "top_k"}
-    assert set(bodies["CompletionBody"]["properties"]) == shared | own | {"prompt"}
+    own = {
+        "block_length", "cache", "cfg_scale", "decoder", "draft", "eos_penalty", "grow", "min_tokens", "steps", "top_k",
+    }  # fmt: skip
+    assert set(bodies["CompletionBody"]["properties"]) == shared | own | {"canvas", "prompt", "suffix"}
     assert set(bodies["ChatBody"]["properties"]) == shared | own | {"messages", "max_completion_tokens"}

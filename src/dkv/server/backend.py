@@ -9,18 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from starlette.concurrency import run_in_threadpool
 
 from dkv.errors import SettingError
 from dkv.server.errors import ApiError
 from dkv.server.limits import Limits
-from dkv.server.schema import Settings
+from dkv.server.schema import CompletionBody, Settings
 from dkv.version import installed_version
 
 if TYPE_CHECKING:
     from dkv.engine import Request, Service
+    from dkv.infill import Part
     from dkv.lm import DiffusionLM
 
 __all__ = ["Backend", "Prompt", "served_name"]
@@ -55,7 +56,9 @@ class Backend:
         return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
     def bound(self, body: Settings) -> int:
-        """Tokens of a choice, at most."""
+        """Tokens of a choice, at most. A canvas with holes says itself how long it is."""
+        if isinstance(body, CompletionBody) and body.canvas:
+            return self.limits.max_tokens
         return body.max_tokens or min(self.limits.default_tokens, self.limits.max_tokens)
 
     async def requests(self, body: Settings, prompts: Sequence[Prompt], what: str) -> list[Request]:
@@ -70,6 +73,9 @@ class Backend:
             if len(request.prompt) > self.limits.max_prompt:
                 message = f"{what} of {len(request.prompt)} tokens exceeds the limit of {self.limits.max_prompt}"
                 raise ApiError(400, f"{message}; shorten it", what, "context_length_exceeded")
+            if request.settings.gen_length > self._gen_length(body):
+                message = f"{what}: its holes reach over {request.settings.gen_length} tokens, and the limit is"
+                raise ApiError(400, f"{message} {self.limits.max_tokens}; fill in less", what)
         every = [request for request in encoded for _ in range(body.n or 1)]
         return [replace(request, seed=seed + number) for number, request in enumerate(every)]
 
@@ -100,6 +106,8 @@ class Backend:
         return -(-bound // block) * block
 
     def _request(self, body: Settings, prompt: Prompt, seed: int) -> Request:
+        if isinstance(body, CompletionBody) and (body.canvas or body.suffix is not None):
+            return self._infilling(body, prompt, seed)
         return self.lm.request(
             prompt,
             gen_length=self._gen_length(body),
@@ -115,4 +123,26 @@ class Backend:
             stop=body.stop or None,
             chat=False if isinstance(prompt, str) else None,
             frames=bool(body.draft),
+            eos_penalty=0.0 if body.eos_penalty is None else body.eos_penalty,
+            min_tokens=0 if body.min_tokens is None else body.min_tokens,
+            grow=bool(body.grow),
+        )
+
+    def _infilling(self, body: CompletionBody, prompt: Prompt, seed: int) -> Request:
+        """What stands between prompt and suffix, or in the holes of a canvas."""
+        parts = [part for part in (prompt, self.bound(body), body.suffix) if part]
+        return self.lm.infill_request(
+            cast("str", prompt) if body.canvas else cast("list[Part]", parts),
+            block_length=body.block_length,
+            steps=body.steps,
+            temperature=0.0 if body.temperature is None else body.temperature,
+            top_p=body.top_p,
+            top_k=body.top_k,
+            cfg_scale=0.0 if body.cfg_scale is None else body.cfg_scale,
+            seed=seed,
+            cache="dkv-decode" if body.cache is None else body.cache,
+            decoder=body.decoder,
+            frames=bool(body.draft),
+            eos_penalty=0.0 if body.eos_penalty is None else body.eos_penalty,
+            min_tokens=body.min_tokens,
         )

@@ -32,7 +32,7 @@ _HARMLESS: dict[str, tuple[tuple[Any, ...], str]] = {
     "reasoning_effort": ((), "the model has no such setting; use steps"),
     "response_format": (({"type": "text"},), "the model writes text only"),
     "store": ((False,), "nothing is stored"),
-    "suffix": ((), "infilling is not served"),
+    "suffix": ((), "a conversation has none; use /v1/completions"),
     "tool_choice": (("none", "auto"), "there are no tools"),
     "tools": (([],), "there are no tools"),
     "top_logprobs": ((0,), "there are no logprobs"),
@@ -108,6 +108,9 @@ class Settings(BaseModel):
     cfg_scale: _Scale | None = Field(None, description="strength of guidance; default 0, none")
     decoder: str | None = Field(None, description="a decoder's spec; default: the model family's own")
     draft: bool | None = Field(None, description="streams each step's provisional text beside the final text")
+    eos_penalty: _Scale | None = Field(None, description="taken from the end-of-text's logits; default 0")
+    grow: bool | None = Field(None, description="the canvas grows by blocks up to max_tokens; default false")
+    min_tokens: _Id | None = Field(None, description="no end-of-text among so many first tokens; default 0")
     steps: _Count | None = Field(None, description="denoising steps; default: one a token")
     top_k: _Count | None = Field(None, description="samples from this many tokens")
 
@@ -117,11 +120,12 @@ class Settings(BaseModel):
         """Drop OpenAI's fields that change nothing; refuse those that would."""
         if not isinstance(data, dict):
             return data
-        for name in data.keys() & _HARMLESS.keys():
+        for name in data.keys() & _HARMLESS.keys() - cls.model_fields.keys():
             values, why = _HARMLESS[name]
             if data[name] is not None and not any(_same(data[name], value) for value in values):
                 raise _refused(name, why)
-        return {name: value for name, value in data.items() if name not in _HARMLESS and name not in _DROPPED}
+        dropped = (_HARMLESS.keys() | _DROPPED) - cls.model_fields.keys()
+        return {name: value for name, value in data.items() if name not in dropped}
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
@@ -136,6 +140,25 @@ class CompletionBody(Settings):
     """POST /v1/completions: texts go to the model as they are, without a chat template."""
 
     prompt: _Prompt
+    suffix: str | list[_Id] | None = Field(None, description="what follows: max_tokens are filled in between")
+    canvas: bool | None = Field(
+        None, description="the prompt has holes, {mask} or {mask:12}, to fill in; default false"
+    )
+
+    @model_validator(mode="after")
+    def _one_gap(self) -> CompletionBody:
+        """What infilling does not go with."""
+        gap = "canvas" if self.canvas else "suffix" if self.suffix is not None else None
+        if gap is None:
+            return self
+        if self.canvas and self.suffix is not None:
+            raise PydanticCustomError("both", "does not go with canvas; mark a hole in prompt", {"param": "suffix"})
+        if self.canvas and not isinstance(self.prompt, str):
+            raise PydanticCustomError("form", "must be one text with holes, with canvas", {"param": "prompt"})
+        for name in ("stop", "grow"):
+            if getattr(self, name):
+                raise PydanticCustomError("unsupported", f"does not go with {gap}; leave it out", {"param": name})
+        return self
 
 
 class TextPart(TypedDict):
