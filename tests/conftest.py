@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,10 @@ hypothesis_settings.register_profile(
 )
 hypothesis_settings.load_profile("dkv")
 
-# On tensors this small threads only wait for each other; on a machine with other work they do so for minutes.
+# On tensors this small threads only wait for each other; on a machine with other work they do so for minutes. Programs
+# that tests start are told the same.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REFERENCE = Path(__file__).parent / "reference"
 
