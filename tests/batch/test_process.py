@@ -118,7 +118,9 @@ def test_ctrl_c_says_what_is_kept(start: Started, tmp_path: Path) -> None:
     code, out, err = finish(process)
     count = len(results(path))
     assert (code, out) == (130, b"")
-    assert err.decode() == f"stopped; {count} results are in {path}; the same command goes on from there\n"
+    *told, last = err.decode().splitlines()
+    assert last == f"stopped; {count} results are in {path}; the same command goes on from there"
+    assert all("of 400 prompts" in line for line in told)  # on a slow machine
 
 
 @needs_full
