@@ -74,7 +74,7 @@ class Run:
             memory=model.remember(batch, width, cache_dtype),
             policy=settings.cache,
             decoder=settings.decoder,
-            sampling=sampling_of(settings, batch, device),
+            sampling=sampling_of([settings] * batch, config.vocab, device),
             schedule=schedule_of(settings, batch, device, bool(given)),
             stop_ids=self.stop_ids if settings.stop_at_eos else (),
             endings=endings_of([settings] * batch, canvas.prompt, self.stop_ids),
@@ -110,8 +110,7 @@ class Run:
             fixed = tick.committed.nonzero().tolist()
             for row, track in enumerate(self._tracks):
                 if not tick.done[row]:
-                    offset, tokens = len(track.prompt), self.state.canvas.tokens[row]
-                    track.steps.append([(p - offset, int(tokens[p])) for r, p in fixed if r == row])
+                    track.fix([p for r, p in fixed if r == row], self.state.canvas.tokens[row])
 
     def _clock_out(self, done: list[bool]) -> None:
         """A finished sequence ended with the step before: take its time once."""
@@ -121,11 +120,10 @@ class Run:
 
     def _stop_at_texts(self) -> None:
         """Finish the sequences whose settled beginning holds a stop text."""
-        masked, hits = self.state.canvas.unfixed.tolist(), torch.zeros_like(self.state.done)
+        canvas, hits = self.state.canvas, torch.zeros_like(self.state.done)
+        tokens, unfixed = canvas.tokens.tolist(), canvas.unfixed.tolist()
         for row, track in enumerate(self._tracks):
-            response = masked[row][track.response]
-            settled = response.index(True) if True in response else len(response)
-            hits[row] = track.find_stop(self._response(row)[:settled]) is not None
+            hits[row] = track.find_stop(track.settled(tokens[row], unfixed[row])) is not None
         finish(self.state, hits & ~self.state.done)
 
     def _response(self, row: int) -> list[int]:
@@ -173,15 +171,21 @@ def endings_of(settings: Sequence[Settings], prompt: torch.Tensor, ids: Sequence
     return Endings(torch.tensor(ids, device=prompt.device), penalty, prompt + barred)
 
 
-def sampling_of(settings: Settings, batch: int, device: torch.device) -> Sampling:
-    """How `batch` sequences under `settings` draw their tokens."""
+def sampling_of(settings: Sequence[Settings], vocab: int, device: torch.device) -> Sampling:
+    """How sequences under `settings` draw their tokens. A filter that keeps everything stands in where only others have
+    one; top_p=1 is none, lest rounding drop the tail."""
 
-    def each(value: float | None) -> torch.Tensor | None:
-        return None if value is None else torch.full((batch,), value, device=device)
+    def each(values: list[float | None], keeps_all: float) -> torch.Tensor | None:
+        if all(value is None for value in values):
+            return None
+        return torch.tensor([keeps_all if value is None else value for value in values], device=device)
 
-    temperature = torch.full((batch,), float(settings.temperature), device=device)
-    top_p = None if settings.top_p == 1 else settings.top_p  # 1 keeps everything; rounding must not drop the tail
-    return Sampling(temperature, each(top_p), each(settings.top_k), greedy=settings.temperature == 0)
+    return Sampling(
+        torch.tensor([float(s.temperature) for s in settings], device=device),
+        each([None if s.top_p == 1 else s.top_p for s in settings], torch.inf),
+        each([s.top_k for s in settings], vocab),
+        greedy=all(s.temperature == 0 for s in settings),
+    )
 
 
 def schedule_of(settings: Settings, batch: int, device: torch.device, holed: bool = False) -> Schedule:

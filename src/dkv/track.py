@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from dkv.model import ModelConfig
 from dkv.settings import Settings
 from dkv.tokens import Tokenizer
@@ -86,6 +88,15 @@ class Track:
         if rows:
             self.forwards, self.total = self.forwards + 1, self.total + total
         self.work += work
+
+    def settled(self, tokens: list[int], unfixed: list[bool]) -> list[int]:
+        """The final beginning of the response, from its row of the canvas: fixed, and all before it too."""
+        open_ = unfixed[self.response]
+        return tokens[self.response][: open_.index(True) if True in open_ else None]
+
+    def fix(self, positions: list[int], tokens: Tensor) -> None:
+        """Keep what a step fixed at `positions` of its row `tokens` [T] of the canvas."""
+        self.steps.append([(p - self.response.start, int(tokens[p])) for p in positions])
 
     def text_ids(self, ids: list[int]) -> list[int]:
         """The ids before the first end-of-text; all where nothing ends them."""

@@ -6,7 +6,6 @@ import sys
 from dataclasses import dataclass
 
 from dkv.cli.console import printable
-from dkv.errors import SettingError
 from dkv.server.app import build
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
@@ -78,8 +77,6 @@ def serve_on_ray(job: Job, replicas: int | None) -> None:
     """From replicas on Ray; None = as many as there are GPUs, else 2. Raises SettingError without the extra."""
     from dkv.server.ray import Part, deployed
 
-    if replicas is not None and replicas < 1:
-        raise SettingError(f"replicas={replicas} must be at least 1")
     gate = Gate(job.limits)
     part = Part(job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name)
     with listen(job.host, job.port) as listening, deployed(part, replicas, job.keys, gate) as relay:

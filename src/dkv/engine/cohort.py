@@ -19,13 +19,12 @@ from dkv.engine.deltas import Deltas
 from dkv.engine.mixed import MixedDecoder, MixedPolicy, numbered
 from dkv.engine.request import Request, Update
 from dkv.engine.rows import Rows
-from dkv.generation import endings_of, frame_of
+from dkv.generation import endings_of, frame_of, sampling_of
 from dkv.guidance import Guidance
 from dkv.memory import Memory
 from dkv.model import Model
 from dkv.place import Bucket
 from dkv.rules import Rules
-from dkv.sampling import Sampling
 from dkv.track import Track
 
 __all__ = ["Cohort", "Kind", "Member"]
@@ -92,10 +91,10 @@ class Cohort:
         rows, width = self.memory.computed_at.shape
         return int(rows) // self._each, int(width)
 
-    def cost(self, members: int, width: int) -> int:
-        """Bytes of buffers for so many members of so many positions."""
+    def cost(self, width: int) -> int:
+        """Bytes of buffers for a member of so many positions."""
         buffers = [buffer for layer in self._empty(width).layers for buffer in layer.buffers.values()]
-        return members * self._each * sum(math.prod(b.shape[1:]) * b.element_size() for b in buffers)
+        return self._each * sum(math.prod(b.shape[1:]) * b.element_size() for b in buffers)
 
     def resize(self, members: int, width: int) -> None:
         """Buffers for so many members, which all that are in it must fit. Layer by layer, so that old and new buffers
@@ -130,11 +129,12 @@ class Cohort:
         self._rebuild(first.join(rest, width))
 
     def leave(self, tickets: set[int]) -> None:
-        """Let members go; the last ones take their places."""
-        if self._state is None or self.memory is None:
+        """Let members go, if they are here; the last ones take their places."""
+        leaving = [n for n, member in enumerate(self.members) if member.ticket in tickets]
+        if self._state is None or self.memory is None or not leaving:
             return
         order = list(range(len(self.members)))
-        for place in [n for n, member in enumerate(self.members) if member.ticket in tickets][::-1]:
+        for place in leaving[::-1]:
             last = order.pop()
             if place < len(order):
                 order[place] = last
@@ -208,7 +208,7 @@ class Cohort:
             memory=self.memory.part(batch, width),
             policy=MixedPolicy(policies, each_of(planning)),
             decoder=MixedDecoder(decoders, each_of(deciding), rows.rank),
-            sampling=self._sampling(),
+            sampling=sampling_of(settings, self._model.config.vocab, device),
             schedule=Schedule(
                 block_length=each_of([s.block_length for s in settings]),
                 blocks=each_of([s.blocks for s in settings]),
@@ -250,43 +250,25 @@ class Cohort:
             guide=guide,
         )
 
-    def _sampling(self) -> Sampling:
-        """How each draws its tokens. A filter that keeps everything stands in where only others have one."""
-        settings = [member.track.settings for member in self.members for _ in range(self._each)]
-
-        def each_of(values: list[float | None], keeps_all: float) -> Tensor | None:
-            if all(value is None for value in values):
-                return None
-            return torch.tensor([keeps_all if v is None else v for v in values], device=self._model.device)
-
-        return Sampling(
-            torch.tensor([float(s.temperature) for s in settings], device=self._model.device),
-            each_of([None if s.top_p == 1 else s.top_p for s in settings], torch.inf),
-            each_of([s.top_k for s in settings], self._model.config.vocab),
-            greedy=all(s.temperature == 0 for s in settings),
-        )
-
     def _trace(self, state: State, tick: Tick) -> None:
         if not any(member.request.trace for member in self.members):
             return
         fixed = tick.committed.nonzero().tolist()
         for n, member in enumerate(self.members):
             if member.request.trace:
-                row, offset = n * self._each, len(member.track.prompt)
-                tokens = state.canvas.tokens[row]
-                member.track.steps.append([(p - offset, int(tokens[p])) for r, p in fixed if r == row])
+                row = n * self._each
+                member.track.fix([p for r, p in fixed if r == row], state.canvas.tokens[row])
 
     def _settled(self, state: State) -> list[list[int] | None]:
         """The final beginning of each response that the host must look at; ends those that hold a stop text."""
         if not any(member.told for member in self.members):
             return [None] * len(self.members)
-        tokens, masked = state.canvas.tokens.tolist(), state.canvas.unfixed.tolist()
+        tokens, unfixed = state.canvas.tokens.tolist(), state.canvas.unfixed.tolist()
         ended = torch.zeros_like(state.done)
         settled: list[list[int] | None] = []
         for n, member in enumerate(self.members):
-            row, response = n * self._each, member.track.response
-            holes = masked[row][response]
-            known = tokens[row][response][: holes.index(True) if True in holes else None]
+            row = n * self._each
+            known = member.track.settled(tokens[row], unfixed[row])
             settled.append(known)
             ended[row] = member.track.find_stop(known) is not None
         finish(state, ended & ~state.done)

@@ -50,6 +50,7 @@ class Engine:
         self._queue: deque[Member] = deque()
         self._cohorts: dict[Kind, Cohort] = {}
         self._kinds: dict[int, Kind] = {}
+        self._costs: dict[Kind, int] = {}  # bytes of a member, where there is a limit
         self._tickets = 0
         self._counts: Counter[str] = Counter()
         self._seconds = self._rows = 0.0
@@ -87,7 +88,7 @@ class Engine:
         if self._kinds.pop(ticket, None) is None:
             return False
         for cohort in self._cohorts.values():
-            cohort.leave({ticket} & {member.ticket for member in cohort.members})
+            cohort.leave({ticket})
         self._queue = deque(member for member in self._queue if member.ticket != ticket)
         self._drop_empty()
         self._counts["cancelled"] += 1
@@ -158,7 +159,9 @@ class Engine:
     def _check_fit(self, member: Member, kind: Kind) -> None:
         if self._limit is None:
             return
-        need = self._cohort(kind).cost(1, kind.width)
+        if kind not in self._costs:
+            self._costs[kind] = self._cohort(kind).cost(kind.width)
+        need = self._costs[kind]
         if need > self._limit:
             raise SettingError(
                 f"memory={self._limit} bytes cannot hold the cache of {member.length} positions, {need} bytes; "
@@ -178,7 +181,8 @@ class Engine:
             arrivals = trial
             self._queue.popleft()
             under_way += 1
-        self._make_room(arrivals)
+        if arrivals:
+            self._make_room(arrivals)
         for kind, members in arrivals.items():
             self._cohorts[kind].join(members)
 
@@ -209,7 +213,7 @@ class Engine:
         return room if members <= room else max(members, min(2 * room, self._active))
 
     def _bytes(self, sizes: dict[Kind, tuple[int, int]]) -> int:
-        return sum(self._cohort(kind).cost(*size) for kind, size in sizes.items())
+        return sum(members * self._costs[kind] for kind, (members, _) in sizes.items())
 
     def _cohort(self, kind: Kind) -> Cohort:
         """The cohort of a kind, or one to be."""

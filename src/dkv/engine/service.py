@@ -31,7 +31,7 @@ class Service:
 
     def __init__(self, engine: Engine | Leader) -> None:
         self._engine = engine
-        self._orders: deque[Callable[[], None]] = deque()
+        self._orders: deque[Callable[[], object]] = deque()
         self._wake = threading.Condition()
         self._inboxes: dict[int, asyncio.Queue[Update | None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -138,7 +138,7 @@ class Service:
     def _order(self, order: Callable[[], object]) -> None:
         """Have something done on the engine's thread, before its next step."""
         with self._wake:
-            self._orders.append(lambda: void(order))
+            self._orders.append(order)
             self._wake.notify()
 
     def _work(self) -> None:
@@ -182,11 +182,6 @@ class Service:
             inbox.put_nowait(None)
         self._inboxes.clear()
         self._quiet.set()
-
-
-def void(order: Callable[[], object]) -> None:
-    """Call it and keep nothing."""
-    order()
 
 
 def _fail(future: asyncio.Future[int], error: Exception) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.concurrency import run_in_threadpool
 
@@ -111,38 +111,32 @@ class Backend:
         return self.lm.request(
             prompt,
             gen_length=self._gen_length(body),
-            block_length=body.block_length,
-            steps=body.steps,
-            temperature=0.0 if body.temperature is None else body.temperature,
-            top_p=body.top_p,
-            top_k=body.top_k,
-            cfg_scale=0.0 if body.cfg_scale is None else body.cfg_scale,
-            seed=seed,
-            cache="dkv-decode" if body.cache is None else body.cache,
-            decoder=body.decoder,
             stop=body.stop or None,
             chat=False if isinstance(prompt, str) else None,
-            frames=bool(body.draft),
-            eos_penalty=0.0 if body.eos_penalty is None else body.eos_penalty,
             min_tokens=0 if body.min_tokens is None else body.min_tokens,
             grow=bool(body.grow),
+            **_shared(body, seed),
         )
 
     def _infilling(self, body: CompletionBody, prompt: Prompt, seed: int) -> Request:
         """What stands between prompt and suffix, or in the holes of a canvas."""
         parts = [part for part in (prompt, self.bound(body), body.suffix) if part]
-        return self.lm.infill_request(
-            cast("str", prompt) if body.canvas else cast("list[Part]", parts),
-            block_length=body.block_length,
-            steps=body.steps,
-            temperature=0.0 if body.temperature is None else body.temperature,
-            top_p=body.top_p,
-            top_k=body.top_k,
-            cfg_scale=0.0 if body.cfg_scale is None else body.cfg_scale,
-            seed=seed,
-            cache="dkv-decode" if body.cache is None else body.cache,
-            decoder=body.decoder,
-            frames=bool(body.draft),
-            eos_penalty=0.0 if body.eos_penalty is None else body.eos_penalty,
-            min_tokens=body.min_tokens,
-        )
+        canvas = cast("str", prompt) if body.canvas else cast("list[Part]", parts)
+        return self.lm.infill_request(canvas, min_tokens=body.min_tokens, **_shared(body, seed))
+
+
+def _shared(body: Settings, seed: int) -> dict[str, Any]:
+    """The arguments that `lm.request` and `lm.infill_request` both take."""
+    return {
+        "block_length": body.block_length,
+        "steps": body.steps,
+        "temperature": 0.0 if body.temperature is None else body.temperature,
+        "top_p": body.top_p,
+        "top_k": body.top_k,
+        "cfg_scale": 0.0 if body.cfg_scale is None else body.cfg_scale,
+        "seed": seed,
+        "cache": "dkv-decode" if body.cache is None else body.cache,
+        "decoder": body.decoder,
+        "frames": bool(body.draft),
+        "eos_penalty": 0.0 if body.eos_penalty is None else body.eos_penalty,
+    }

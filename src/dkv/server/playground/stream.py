@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
 import anyio
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
+
+from dkv.server.sse import event
 
 __all__ = ["EventStream", "RefusedError"]
 
@@ -71,8 +72,7 @@ class EventStream(Response):
 
 
 async def _send(send: Send, data: dict[str, Any]) -> None:
-    body = b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"  # in ASCII: no line end of any kind
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+    await send({"type": "http.response.body", "body": event(data), "more_body": True})
 
 
 async def _leave(receive: Receive, scope: anyio.CancelScope) -> None:
