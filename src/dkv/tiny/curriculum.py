@@ -53,6 +53,12 @@ EDITING: tuple[Stage, ...] = (
 )  # fmt: skip
 """For a run that begins with a model that still errs in the tasks that edit a list: lists and dialogues."""
 
+POLISHING: tuple[Stage, ...] = (
+    Stage(1.00, {"code": 0.04, "convert": 0.02, "lookup": 0.04, "drill": 0.05, "lists": 0.29, "words": 0.34,
+                 "dialogue": 0.14, "spanish": 0.07, "recall": 0.01}, (0.05, 0.20, 0.75)),
+)  # fmt: skip
+"""For a run that begins with a model that knows all tasks, word problems and lists least surely."""
+
 GRAFTED: tuple[Stage, ...] = (
     Stage(1.00, {"code": 0.10, "convert": 0.10, "lookup": 0.11, "drill": 0.05, "lists": 0.15, "words": 0.26,
                  "dialogue": 0.13, "spanish": 0.08, "recall": 0.02}, (0.15, 0.25, 0.60)),
@@ -64,6 +70,7 @@ CURRICULA: dict[str, tuple[Stage, ...]] = {
     "continued": CONTINUED,
     "finishing": FINISHING,
     "editing": EDITING,
+    "polishing": POLISHING,
     "grafted": GRAFTED,
 }
 """By the name that the recipe's command takes."""
