@@ -1,6 +1,9 @@
 # `make demo` and `make test` each work alone on a fresh machine with Python 3.11+ and no GPU.
 PYTHON ?= python3
 BIN := .venv/bin
+# One file of tests is one worker's, so that what a module or directory prepares is prepared rarely.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile
 
 .PHONY: check demo results setup test test-lm-eval test-ray test-slow test-transformers
 
@@ -15,10 +18,10 @@ demo: setup
 	$(BIN)/python -m dkv.tiny.demo
 
 test: setup
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 # Tokenisation and loading beside each major release of transformers, with which the tests compare them.
 test-transformers: .venv-transformers4/ready .venv-transformers5/ready
@@ -28,7 +31,7 @@ test-transformers: .venv-transformers4/ready .venv-transformers5/ready
 	done
 
 CHECK_RELEASE := import sys; from transformers import __version__ as v; print('transformers', v); assert v[0] == sys.argv[1]
-BESIDE_TRANSFORMERS := -m 'not slow' tests/tokens tests/models tests/tiny/test_tiny_tokenizer.py
+BESIDE_TRANSFORMERS := $(PARALLEL) -m 'not slow' tests/tokens tests/models tests/tiny/test_tiny_tokenizer.py
 .venv-transformers4/ready: RELEASE := transformers==4.57.*
 .venv-transformers5/ready: RELEASE := transformers>=5,<6
 
@@ -45,7 +48,7 @@ BESIDE_TRANSFORMERS := -m 'not slow' tests/tokens tests/models tests/tiny/test_t
 test-lm-eval: .venv-lm-eval/ready
 	.venv-lm-eval/bin/python -c "import lm_eval; print('lm-eval', lm_eval.__version__)"
 	HF_HOME=.venv-lm-eval/huggingface HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
-		.venv-lm-eval/bin/python -m pytest -m 'not slow' tests/eval
+		.venv-lm-eval/bin/python -m pytest $(PARALLEL) -m 'not slow' tests/eval
 
 .venv-lm-eval/ready: .venv/ready
 	$(PYTHON) -m venv $(@D)

@@ -26,7 +26,7 @@ from dkv.caches import make_cache
 from dkv.canvas import lay_out
 from dkv.decoders import make_decoder
 from dkv.denoise import Schedule, State, advance
-from dkv.lm import load
+from dkv.loading import load
 from dkv.models.layers import Transformer, attention, bucket_for
 from dkv.rules import Turn
 from dkv.sampling import Sampling

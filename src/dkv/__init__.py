@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from dkv.engine import Engine, Request, Service, Status, Update
     from dkv.generation import Frame, Generation, Stats
     from dkv.infill import Infilling
-    from dkv.lm import DiffusionLM, load
+    from dkv.lm import DiffusionLM
+    from dkv.loading import load
     from dkv.plan import CachePolicy, Decoder, Plan, Step
 
 __all__ = [
@@ -80,7 +81,7 @@ _HOME = {
     "Status": "dkv.engine",
     "Step": "dkv.plan",
     "Update": "dkv.engine",
-    "load": "dkv.lm",
+    "load": "dkv.loading",
 }
 
 

@@ -1,75 +1,33 @@
-"""The front door: `load` a model, then `generate` or `stream`."""
+"""A loaded model and the ways to generate with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from random import Random
-from typing import cast
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.dtypes import named_dtype
+from dkv.encoding import Prompt, encoded, listed
 from dkv.engine import Engine, Request
-from dkv.errors import CheckpointError, PromptError, SettingError
+from dkv.errors import CheckpointError, SettingError
 from dkv.generation import Frame, Generation
 from dkv.infill import Infilling, Part, canvas_ids, infilled, region_of
 from dkv.model import Model
-from dkv.models import Transformer, load_model
-from dkv.models.hub import find_directory
+from dkv.models import Transformer
 from dkv.models.saving import save
 from dkv.models.sharded import ShardedTransformer
 from dkv.models.shards import parse_size
-from dkv.parallel.team import join, rank_device
 from dkv.plan import CachePolicy, Decoder
 from dkv.settings import Settings, drawn_seed, seed_of, texts_of
-from dkv.tokens import Conversation, Tokenizer, is_conversation, load_tokenizer
+from dkv.tokens import Tokenizer
 
-__all__ = ["DiffusionLM", "find_device", "find_dtype", "find_model", "load"]
-
-Prompt = str | Sequence[int] | Conversation
-
-
-def load(
-    model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False, tensor_parallel: int = 1
-) -> DiffusionLM:
-    """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
-    "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
-
-    device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
-    else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
-    computed (slow; for tests of policies); tensor_parallel: over how many processes the model is split, of which this
-    is one: each of them makes the same calls (docs/parallel.md). A checkpoint without a tokenizer takes token ids only.
-
-    Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype or
-    tensor_parallel, and RankError where another process is gone.
-    """
-    if type(tensor_parallel) is not int or tensor_parallel < 1:
-        raise SettingError(f"tensor_parallel={tensor_parallel!r} must be a whole number of at least 1")
-    team, draw = None, drawn_seed
-    if tensor_parallel > 1:
-        device, team = rank_device(device, tensor_parallel), join(tensor_parallel)
-        draw = partial(Random(team.share(drawn_seed())).getrandbits, 32)  # noqa: S311 - the same seeds on every rank
-    place = find_device(device)
-    directory = find_model(model) if team is None else team.after_first(partial(find_model, model))
-    network = load_model(directory, place, find_dtype(dtype, place), team)
-    return DiffusionLM(network, load_tokenizer(directory), str(model), audit, directory, draw)
-
-
-def find_model(model: str | Path) -> Path:
-    """The directory of what `load` takes as `model`, fetched if need be. Raises CheckpointError and HubError."""
-    if not str(model).startswith("tiny"):
-        return find_directory(model)
-    from dkv.tiny import MODELS  # the other models need not import it
-
-    return MODELS.get(str(model)) or find_directory(model)
+__all__ = ["DiffusionLM"]
 
 
 class DiffusionLM:
@@ -131,16 +89,16 @@ class DiffusionLM:
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
             cache_dtype, stop, eos_penalty, min_tokens, grow,
         )  # fmt: skip
-        encoded = [self._encode(p, chat, settings) for p in _listed(prompts)]
-        seeds = settings.seeds(len(encoded))
+        ids_of = [self._encode(p, chat, settings) for p in listed(prompts)]
+        seeds = settings.seeds(len(ids_of))
         if type(batch_size) is not int or batch_size < 1:
             raise SettingError(f"batch_size={batch_size!r} must be a whole number of at least 1")
-        engine, results = Engine(self, active=batch_size, waiting=len(encoded)), dict[int, Generation]()
+        engine, results = Engine(self, active=batch_size, waiting=len(ids_of)), dict[int, Generation]()
         tickets = [
             engine.add(Request(tuple(ids), settings, seed, number, trace, deltas=False))
-            for number, (ids, seed) in enumerate(zip(encoded, seeds, strict=True))
+            for number, (ids, seed) in enumerate(zip(ids_of, seeds, strict=True))
         ]
-        with _progress(len(encoded), progress) as tell:
+        with _progress(len(ids_of), progress) as tell:
             while len(results) < len(tickets):
                 for update in engine.step():
                     if update.generation is not None:
@@ -211,7 +169,14 @@ class DiffusionLM:
         )  # fmt: skip
         if cache_dtype is not None:
             named_dtype("cache_dtype", cache_dtype)
-        return Request(tuple(self._encode(prompt, chat, settings)), settings, settings.seeds(1)[0], 0, trace, frames)
+        return Request(
+            tuple(self._encode(prompt, chat, settings)),
+            settings,
+            settings.seeds(1)[0],
+            0,
+            trace,
+            frames,
+        )
 
     def infill(
         self,
@@ -368,35 +333,7 @@ class DiffusionLM:
         )
 
     def _encode(self, prompt: Prompt, chat: bool | None, settings: Settings) -> list[int]:
-        """A prompt as checked token ids. Raises PromptError."""
-        if isinstance(prompt, str) or is_conversation(prompt):
-            ids = self._tokenize(prompt, chat)
-        elif _is_list(prompt):
-            ids = list(cast("Sequence[int]", prompt))
-        else:
-            raise PromptError(f"prompt: {prompt!r} is neither a text nor a list of token ids or messages")
-        config = self.model.config
-        if not ids or (isinstance(prompt, str) and not prompt.strip()):
-            raise PromptError("prompt is empty; give at least one token of text")
-        for token in ids:
-            if type(token) is not int or not 0 <= token < config.vocab:
-                raise PromptError(f"prompt: {token!r} is not a token id below {config.vocab}")
-        if len(ids) + settings.gen_length > config.context:
-            raise PromptError(
-                f"prompt of {len(ids)} tokens and gen_length={settings.gen_length} exceed the model's context of "
-                f"{config.context}; shorten one of them"
-            )
-        return ids
-
-    def _tokenize(self, prompt: str | Conversation, chat: bool | None) -> list[int]:
-        if self.tokenizer is None:
-            raise PromptError("prompt: this checkpoint has no tokenizer; give a list of token ids")
-        if isinstance(prompt, str):
-            use_template = self.tokenizer.has_template if chat is None else chat
-            return self.tokenizer.encode_chat(prompt) if use_template else self.tokenizer.encode(prompt)
-        if chat is False:
-            raise PromptError("chat=False: a conversation needs the chat template; give a text, or leave chat out")
-        return self.tokenizer.encode_chat(prompt)
+        return encoded(prompt, chat, settings.gen_length, self.tokenizer, self.model.config)
 
 
 def _frames(engine: Engine) -> Iterator[Frame]:
@@ -405,19 +342,6 @@ def _frames(engine: Engine) -> Iterator[Frame]:
         for update in updates:
             if update.frame is not None:
                 yield replace(update.frame, generation=update.generation)
-
-
-def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or several, as a list of prompts. Raises PromptError."""
-    if not _is_list(prompts) or is_conversation(prompts) or (prompts and all(isinstance(p, int) for p in prompts)):
-        return [prompts]  # type: ignore[list-item]
-    if not prompts:
-        raise PromptError("prompt is empty; give a text, a list of token ids, or a list of either")
-    return list(prompts)  # type: ignore[arg-type]
-
-
-def _is_list(prompt: object) -> bool:
-    return isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes, bytearray))
 
 
 def _policy(cache: str | CachePolicy) -> CachePolicy:
@@ -446,29 +370,3 @@ def _progress(total: int, show: bool) -> Iterator[Callable[[int], None]]:
     with bar:
         task = bar.add_task("denoising", total=total)
         yield lambda done: bar.advance(task, done)
-
-
-def find_device(device: str) -> torch.device:
-    """The device that `load` takes "auto" or a name for. Raises SettingError where it is unknown or not on this
-    machine."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.zeros(1, device=place).item()  # the only sure test that it computes
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise SettingError(f"device={device!r} is not available here; use 'auto' or 'cpu'") from None
-    return place
-
-
-def find_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype that `load` takes "auto" or a name for, on a device. Raises SettingError."""
-    if dtype != "auto":
-        return named_dtype("dtype", dtype, ("auto",))
-    return torch.bfloat16 if device.type != "cpu" or _cpu_has_bfloat16() else torch.float32
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively; elsewhere it would be emulated, slower than float32."""
-    has = torch.cpu.get_capabilities()
-    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

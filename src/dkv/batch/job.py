@@ -20,7 +20,7 @@ from dkv.batch.source import Line, Source
 from dkv.cluster import cluster
 from dkv.errors import PromptError, SettingError
 from dkv.eval.fingerprint import fingerprint
-from dkv.lm import find_device, find_dtype, find_model, load
+from dkv.loading import find_device, find_dtype, find_model, load
 from dkv.version import installed_version
 
 __all__ = ["Job", "Wanted"]

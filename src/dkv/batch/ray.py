@@ -21,7 +21,7 @@ from dkv.batch.source import Line
 from dkv.cluster import TRIES, one_line, share_of, workers_for
 from dkv.errors import EngineError, SettingError
 from dkv.extras import module_of
-from dkv.lm import load
+from dkv.loading import load
 
 __all__ = ["Spread"]
 

@@ -19,7 +19,8 @@ from dkv.bench.rows import Result, Row, key_of
 from dkv.bench.shapes import random_model
 from dkv.dtypes import named_dtype
 from dkv.errors import SettingError
-from dkv.lm import DiffusionLM, find_model, load
+from dkv.lm import DiffusionLM
+from dkv.loading import find_model, load
 from dkv.model import ModelConfig
 from dkv.models import architecture_of
 from dkv.models.fields import read_json

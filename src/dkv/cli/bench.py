@@ -87,7 +87,7 @@ def bench(
     from dkv.bench.session import Session
     from dkv.cli.benchrun import run
     from dkv.cli.benchtable import print_tables
-    from dkv.lm import find_device, find_dtype
+    from dkv.loading import find_device, find_dtype
 
     config, place = _config(model, shape), find_device(device)
     names = [str(find_dtype(name.strip(), place)).removeprefix("torch.") for name in dtype.split(",")]

@@ -23,7 +23,7 @@ _Size = Annotated[str, typer.Option("--max-shard-size", metavar="SIZE", help="Mo
 def convert(source: _Source, destination: _Destination, dtype: _Dtype = None, max_shard_size: _Size = "5GB") -> None:
     """Write SRC anew as DST, cast and re-sharded: all or nothing, with one tensor in memory at a time."""
     from dkv.dtypes import named_dtype
-    from dkv.lm import find_model
+    from dkv.loading import find_model
     from dkv.models import saving
     from dkv.models.shards import parse_size
 

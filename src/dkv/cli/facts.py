@@ -14,7 +14,7 @@ import torch
 
 from dkv.dtypes import DTYPES
 from dkv.errors import CheckpointError, SettingError, UnsupportedModelError
-from dkv.lm import find_model
+from dkv.loading import find_model
 from dkv.model import ModelConfig
 from dkv.models import architecture_of, named_architecture
 from dkv.models.fields import read_json

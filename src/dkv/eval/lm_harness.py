@@ -21,7 +21,8 @@ from dkv.eval.harness import HarnessModel
 from dkv.eval.measured import Measured, Outcome
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
-from dkv.lm import DiffusionLM, load
+from dkv.lm import DiffusionLM
+from dkv.loading import load
 
 __all__ = ["Tasks", "registered_class"]
 

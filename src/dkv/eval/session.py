@@ -20,7 +20,8 @@ from dkv.eval.run import gather, missing, run
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
 from dkv.eval.suite import EMBEDDED, Suite, embedded
-from dkv.lm import DiffusionLM, load
+from dkv.lm import DiffusionLM
+from dkv.loading import load
 from dkv.version import installed_version
 
 __all__ = ["CACHES", "FEW", "Session", "Wanted"]

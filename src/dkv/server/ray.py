@@ -24,7 +24,7 @@ from dkv.cluster import TRIES, cluster, one_line, share_of, workers_for
 from dkv.engine import Engine, Service, Status
 from dkv.errors import EngineError
 from dkv.extras import module_of
-from dkv.lm import find_device
+from dkv.loading import find_device
 from dkv.server.admission import Admission
 from dkv.server.app import build
 from dkv.server.auth import Auth

@@ -26,7 +26,8 @@ from dkv.dtypes import DTYPES
 from dkv.eval.statistics import Difference, Share
 from dkv.footprint import cache_bytes
 from dkv.generation import Generation
-from dkv.lm import DiffusionLM, load
+from dkv.lm import DiffusionLM
+from dkv.loading import load
 from dkv.study.base import Cell, Effort, Record, Verdict
 from dkv.study.fidelity import OneRun, free
 from dkv.study.kit import Kit

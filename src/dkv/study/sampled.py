@@ -11,7 +11,7 @@ from dkv.bench.peak import peak_bytes
 from dkv.bench.shapes import named_shape, random_model
 from dkv.caches import make_cache
 from dkv.footprint import cache_bytes
-from dkv.lm import find_device
+from dkv.loading import find_device
 from dkv.memory import Memory
 from dkv.models.layers import Transformer
 from dkv.study.steps import Points, Sample, points_of, take

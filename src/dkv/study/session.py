@@ -16,7 +16,7 @@ from dkv.bench.whole import write_whole
 from dkv.errors import SettingError
 from dkv.eval.questions import digest
 from dkv.eval.store import Kind, Store
-from dkv.lm import find_device
+from dkv.loading import find_device
 from dkv.study.base import Cell, Effort, Record, Study, Verdict
 from dkv.study.kit import Kit
 from dkv.study.page import page, verdicts

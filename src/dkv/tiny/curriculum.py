@@ -59,6 +59,12 @@ POLISHING: tuple[Stage, ...] = (
 )  # fmt: skip
 """For a run that begins with a model that knows all tasks, word problems and lists least surely."""
 
+TALKING: tuple[Stage, ...] = (
+    Stage(1.00, {"code": 0.04, "convert": 0.03, "lookup": 0.05, "drill": 0.03, "lists": 0.16, "words": 0.15,
+                 "dialogue": 0.46, "spanish": 0.07, "recall": 0.01}, (0.05, 0.20, 0.75)),
+)  # fmt: skip
+"""For a run that begins with a model that knows all tasks, dialogues least surely."""
+
 GRAFTED: tuple[Stage, ...] = (
     Stage(1.00, {"code": 0.10, "convert": 0.10, "lookup": 0.11, "drill": 0.05, "lists": 0.15, "words": 0.26,
                  "dialogue": 0.13, "spanish": 0.08, "recall": 0.02}, (0.15, 0.25, 0.60)),
@@ -71,6 +77,7 @@ CURRICULA: dict[str, tuple[Stage, ...]] = {
     "finishing": FINISHING,
     "editing": EDITING,
     "polishing": POLISHING,
+    "talking": TALKING,
     "grafted": GRAFTED,
 }
 """By the name that the recipe's command takes."""

@@ -1,0 +1,81 @@
+"""Models by name: `load`, and what its arguments mean."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import torch
+
+from dkv.dtypes import named_dtype
+from dkv.errors import SettingError
+from dkv.lm import DiffusionLM
+from dkv.models import load_model
+from dkv.models.hub import find_directory
+from dkv.parallel.team import join, rank_device
+from dkv.settings import drawn_seed
+from dkv.tokens import load_tokenizer
+
+__all__ = ["find_device", "find_dtype", "find_model", "load"]
+
+
+def load(
+    model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False, tensor_parallel: int = 1
+) -> DiffusionLM:
+    """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
+    "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
+
+    device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
+    else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
+    computed (slow; for tests of policies); tensor_parallel: over how many processes the model is split, of which this
+    is one: each of them makes the same calls (docs/parallel.md). A checkpoint without a tokenizer takes token ids only.
+
+    Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype or
+    tensor_parallel, and RankError where another process is gone.
+    """
+    if type(tensor_parallel) is not int or tensor_parallel < 1:
+        raise SettingError(f"tensor_parallel={tensor_parallel!r} must be a whole number of at least 1")
+    team, draw = None, drawn_seed
+    if tensor_parallel > 1:
+        device, team = rank_device(device, tensor_parallel), join(tensor_parallel)
+        draw = partial(Random(team.share(drawn_seed())).getrandbits, 32)  # noqa: S311 - the same seeds on every rank
+    place = find_device(device)
+    directory = find_model(model) if team is None else team.after_first(partial(find_model, model))
+    network = load_model(directory, place, find_dtype(dtype, place), team)
+    return DiffusionLM(network, load_tokenizer(directory), str(model), audit, directory, draw)
+
+
+def find_model(model: str | Path) -> Path:
+    """The directory of what `load` takes as `model`, fetched if need be. Raises CheckpointError and HubError."""
+    if not str(model).startswith("tiny"):
+        return find_directory(model)
+    from dkv.tiny import MODELS  # the other models need not import it
+
+    return MODELS.get(str(model)) or find_directory(model)
+
+
+def find_device(device: str) -> torch.device:
+    """The device that `load` takes "auto" or a name for. Raises SettingError where it is unknown or not on this
+    machine."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place).item()  # the only sure test that it computes
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SettingError(f"device={device!r} is not available here; use 'auto' or 'cpu'") from None
+    return place
+
+
+def find_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype that `load` takes "auto" or a name for, on a device. Raises SettingError."""
+    if dtype != "auto":
+        return named_dtype("dtype", dtype, ("auto",))
+    return torch.bfloat16 if device.type != "cpu" or _cpu_has_bfloat16() else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 natively; elsewhere it would be emulated, slower than float32."""
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
