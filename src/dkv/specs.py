@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, get_type_hints
@@ -31,9 +33,15 @@ def discover(room: ModuleType, group: str) -> dict[str, type]:
         for value in vars(importlib.import_module(module.name)).values():
             if inspect.isclass(value) and value.__module__ == module.name and "name" in vars(value):
                 _claim(found, value)
-    for entry in entry_points(group=group):
+    for entry in _offered(group, tuple(sys.path)):
         _claim(found, _loaded(entry))
     return dict(sorted(found.items()))
+
+
+@lru_cache(maxsize=8)
+def _offered(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """What installed packages offer to a group. To look takes milliseconds, too long for each request of a server."""
+    return tuple(entry_points(group=group))
 
 
 def _loaded(entry: EntryPoint) -> Any:
