@@ -79,6 +79,8 @@ results: setup
 	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.tiny.jsonl --markdown > $(RESULTS)/eval/table.md
 	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.hurt.jsonl --markdown --tasks words,lists,code --count 100 $(HURT) \
 		> $(RESULTS)/eval/hurt.md
+	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.none.jsonl --markdown --tasks dialogue,spanish,convert,lookup --count 100 \
+		--decoder confidence --cache none > $(RESULTS)/eval/none.md
 	$(BIN)/dkv study all --out $(RESULTS)/study --count 30
 
 check: setup
