@@ -1,7 +1,8 @@
 """A server under load: is every answer right, is nothing left behind, and what do many clients at once gain?
 
     python benchmarks/serving.py correct --clients 64 --requests 500     # float32: each answer as the request alone
-    python benchmarks/serving.py throughput --clients 1 4 16             # tokens/s by the number of clients
+    python benchmarks/serving.py throughput --clients 1 4 16             # tokens/s by the number of clients, and what
+                                                                         # the machine itself would gain
 
 It starts `dkv serve` on the embedded model and talks to it over loopback as any client would. `correct` sends requests
 of mixed lengths, caches, decoders and temperatures, a share of whose clients leave in the middle of the stream. Exit
@@ -15,6 +16,7 @@ import asyncio
 import json
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -24,8 +26,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import torch
+from torch.nn import functional as F
 
 import dkv
+from dkv.models import Transformer
+from dkv.models.layers import attention
 from dkv.tiny import TASKS, load_eval
 
 CACHES = ("none", "dkv-decode:refresh=4", "dkv-pd", "dllm-cache:kp=10,kr=5", "fast-dual", "dkv-greedy")
@@ -166,12 +172,38 @@ async def correct(clients: int, count: int, leaving: float) -> int:
     return int(bool(wrong or leaked or started != count))
 
 
-async def throughput(counts: Sequence[int], requests: int, cache: str, options: Sequence[str]) -> int:
+@torch.inference_mode()
+def machine_gain(model: Transformer, rows: int, keys: int, many: int) -> float:
+    """How many times faster a row is in the products and attention of `many` sequences at once than in those of one,
+    with nothing else: no norms, no rotation, no cache, no plan, no decoder. rows: of a sequence; keys: it reads."""
+    seconds = {batch: _bare_seconds(model, rows, keys, batch) for batch in (1, many)}
+    return many * seconds[1] / seconds[many]
+
+
+def _bare_seconds(model: Transformer, rows: int, keys: int, batch: int) -> float:
+    c, dtype = model.config, model.dtype
+    x, wide = torch.randn(batch * rows, c.width, dtype=dtype), torch.randn(batch * rows, c.mlp_width, dtype=dtype)
+    q = torch.randn(batch, c.heads, rows, c.head_dim, dtype=dtype)
+    k, v = torch.randn(2, batch, c.kv_heads, keys, c.head_dim, dtype=dtype)
+    passed = []
+    for _ in range(30):
+        began = time.perf_counter()
+        for block in model.blocks:
+            for weight in (block.qk_weight, block.v_weight, block.out_weight, block.gate_up_weight):
+                F.linear(x, weight)
+            F.linear(wide, block.down_weight)
+            attention(q, k, v, None)
+        passed.append(time.perf_counter() - began)
+    return statistics.median(passed[5:])
+
+
+async def throughput(counts: Sequence[int], requests: int, cache: str, dtype: str) -> int:
     """Tokens/s of one request after another, and of several clients at once."""
     plain = [Job({**job.body, "cache": cache, "decoder": "confidence", "temperature": 0.0}, False)
              for job in jobs_of(requests, 0.0)]  # fmt: skip
     first = 0.0
-    async with served("--active", str(max(counts)), "--waiting", "1000", *options) as client:
+    rows = keys = 0
+    async with served("--active", str(max(counts)), "--waiting", "1000", "--dtype", dtype) as client:
         await load(client, plain[:4], 2)
         for clients in counts:
             before, began = await figures(client), time.perf_counter()
@@ -183,10 +215,19 @@ async def throughput(counts: Sequence[int], requests: int, cache: str, options: 
             busy = after["dkv_step_seconds_total"] - before["dkv_step_seconds_total"]
             rate = tokens / seconds
             first = first or rate
+            if clients == 1:
+                computed, saved = (
+                    (after[name] - before[name]) / steps for name in ("dkv_rows_computed_total", "dkv_rows_saved_total")
+                )
+                rows, keys = round(computed), round(computed + saved)
             print(
                 f"{clients:3d} clients: {rate:7.1f} tokens/s, {rate / first:.2f}x; "
                 f"{1000 * busy / steps:.1f} ms a step, engine busy {busy / seconds:.0%}"
             )
+    model = dkv.load("tiny", dtype=dtype).model
+    if isinstance(model, Transformer) and rows:
+        gain = machine_gain(model, rows, keys, max(counts))
+        print(f"{rows} rows of {keys} a step of one; the machine itself, products and attention alone: {gain:.2f}x")
     return 0
 
 
@@ -206,7 +247,7 @@ def main() -> int:
     given = parser.parse_args()
     if given.kind == "correct":
         return asyncio.run(correct(given.clients, given.requests, given.leaving))
-    return asyncio.run(throughput(given.clients, given.requests, given.cache, ["--dtype", given.dtype]))
+    return asyncio.run(throughput(given.clients, given.requests, given.cache, given.dtype))
 
 
 if __name__ == "__main__":
