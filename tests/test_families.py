@@ -25,6 +25,8 @@ DECODERS = (
     "origin",
     "threshold:tau=0.2",
     "factor:factor=1.5",
+    "entropy-bound:gamma=4",
+    "local-leap:tau=0.2,near=0.1",
 )
 CACHES = (
     *POLICIES,
