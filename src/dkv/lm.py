@@ -26,6 +26,7 @@ from dkv.models.shards import parse_size
 from dkv.plan import CachePolicy, Decoder
 from dkv.settings import Settings, drawn_seed, seed_of, texts_of
 from dkv.tokens import Tokenizer
+from dkv.tuned import AUTO, find_tuned
 
 __all__ = ["DiffusionLM"]
 
@@ -76,12 +77,12 @@ class DiffusionLM:
         user's last), or a list of those. A text goes through the chat template if there is one (chat=False: as it is),
         a conversation always. block_length: tokens per block, None = gen_length. steps: denoising steps over the
         whole response, None = gen_length. seed: for all prompts, or one for each; None draws one. cache, decoder: specs
-        or objects; decoder None = the family's own. stop_at_eos: finish a sequence once all before its first
-        end-of-text is decided (the text is the same); False fills the canvas. cache_dtype: of keys and values, None =
-        the model's. batch_size: prompts per batch; in float32 it never changes a sequence's tokens. eos_penalty: taken
-        from the logits of the tokens that end a text when a token is chosen; min_tokens: the first positions of the
-        response, at which none of them is chosen; grow: begin with one block, and add the next one only when it is
-        complete without an end of the text, up to gen_length (docs/lengths.md).
+        or objects; decoder None = the family's own; cache "auto" = both as `dkv tune` found them. stop_at_eos: finish a
+        sequence once all before its first end-of-text is decided (the text is the same); False fills the canvas.
+        cache_dtype: of keys and values, None = the model's. batch_size: prompts per batch; in float32 it never changes
+        a sequence's tokens. eos_penalty: taken from the logits of the tokens that end a text when a token is chosen;
+        min_tokens: the first positions of the response, at which none of them is chosen; grow: begin with one block,
+        and add the next one only when it is complete without an end of the text, up to gen_length (docs/lengths.md).
 
         Raises SettingError, SpecError and PromptError, each one line naming the argument, its value and the fix.
         """
@@ -311,6 +312,9 @@ class DiffusionLM:
         min_tokens: int,
         grow: bool,
     ) -> Settings:
+        if cache == AUTO:
+            tuned = find_tuned(self.directory, self.name)
+            cache, decoder = tuned.cache, tuned.decoder if decoder is None else decoder
         if grow is True and block_length is None:
             raise SettingError("grow=True needs block_length, by how many positions to grow at a time, such as 32")
         return Settings(

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import dkv
 from dkv.eval.answers import Asker, key_of, warm_up
-from dkv.eval.fingerprint import fingerprint
 from dkv.eval.measured import Measured, Outcome, summaries
 from dkv.eval.questions import Question, batches
 from dkv.eval.run import gather, missing, run
@@ -16,6 +15,7 @@ from dkv.eval.settings import Setting
 from dkv.eval.store import Store
 from dkv.eval.suite import Problem, Suite
 from dkv.eval.table import as_json, cells, markdown
+from dkv.fingerprint import fingerprint
 
 NONE = Setting("confidence", "none")
 SETTINGS = [NONE, Setting("confidence", "dkv-decode:refresh=3"), Setting("confidence", "dkv-prefill")]

@@ -19,7 +19,7 @@ from dkv.batch.results import Results, begun_with
 from dkv.batch.source import Line, Source
 from dkv.cluster import cluster
 from dkv.errors import PromptError, SettingError
-from dkv.eval.fingerprint import fingerprint
+from dkv.fingerprint import fingerprint
 from dkv.loading import find_device, find_dtype, find_model, load
 from dkv.version import installed_version
 

@@ -20,6 +20,7 @@ from dkv.cli import (
     report,
     serve,
     study,
+    tune,
 )
 from dkv.cli.guard import guarded
 from dkv.version import installed_version
@@ -49,6 +50,7 @@ app.command("eval")(eval.evaluate)
 app.command()(study.study)
 app.command()(doctor.doctor)
 app.command()(serve.serve)
+app.command()(tune.tune)
 
 
 def run() -> int:

@@ -18,7 +18,7 @@ __all__ = ["Measured", "Outcome", "Row", "summaries"]
 @dataclass(frozen=True)
 class Outcome:
     """One example. value: the metric, 1 or 0 for right or wrong; output: what the model answered, compared for
-    agreement; tokens, seconds, cpu (seconds), rows, rows_total: of its generation, 0 where there was none."""
+    agreement; tokens, seconds, cpu (seconds), rows, rows_total, forwards: of its generation, 0 where there was none."""
 
     value: float
     output: str
@@ -27,6 +27,7 @@ class Outcome:
     rows: float = 0.0
     rows_total: float = 0.0
     cpu: float = 0.0
+    forwards: int = 0
 
 
 @dataclass(frozen=True)

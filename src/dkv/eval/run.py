@@ -13,6 +13,8 @@ from dkv.eval.suite import Problem, Suite
 
 __all__ = ["gather", "missing", "run"]
 
+_OF_GENERATION = ("tokens", "seconds", "rows", "rows_total", "cpu", "forwards")
+
 
 def run(asker: Asker, suite: Suite, settings: Sequence[Setting]) -> Iterator[int]:
     """Answer and check what the store lacks; each time something was kept, say how many answers that was.
@@ -62,6 +64,6 @@ def _outcomes(store: Store, suite: Suite, setting: Setting) -> dict[str, Outcome
         answer = store.get(key)
         verdict = _verdict_key(suite, problem, answer["text"])
         if verdict in store:
-            timing = {name: answer.get(name, 0.0) for name in ("tokens", "seconds", "rows", "rows_total", "cpu")}
+            timing = {name: answer.get(name, 0.0) for name in _OF_GENERATION}
             found[str(number)] = Outcome(float(store.get(verdict)["right"]), answer["text"], **timing)
     return found

@@ -11,7 +11,6 @@ from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
 from dkv.eval.answers import Asker, warm_up
-from dkv.eval.fingerprint import fingerprint
 from dkv.eval.gsm8k import gsm8k
 from dkv.eval.humaneval import humaneval
 from dkv.eval.lm_harness import Tasks
@@ -20,6 +19,7 @@ from dkv.eval.run import gather, missing, run
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
 from dkv.eval.suite import EMBEDDED, Suite, embedded
+from dkv.fingerprint import fingerprint
 from dkv.lm import DiffusionLM
 from dkv.loading import load
 from dkv.version import installed_version

@@ -1,0 +1,169 @@
+"""`dkv tune`: the fastest cache and decoder whose answers stay within a budget, and how sure that is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dkv.cli import options
+from dkv.cli.console import printable, stderr_console
+from dkv.cli.live import region
+from dkv.errors import SettingError
+
+if TYPE_CHECKING:
+    from dkv.lm import DiffusionLM
+    from dkv.tune.budget import Budget
+    from dkv.tune.session import Attempt, Outcomes, Session
+
+__all__ = ["tune"]
+
+_Changed = Annotated[
+    float | None,
+    typer.Option("--changed", parser=options.number, metavar="PERCENT", help="Answers that may become another text."),
+]
+_Lost = Annotated[
+    float | None,
+    typer.Option("--lost", parser=options.number, metavar="POINTS", help="Accuracy that may be lost. Default: 5."),
+]
+_Tasks = Annotated[
+    str | None, typer.Option("--tasks", metavar="NAMES", help="Embedded tasks, by commas. Default: words,lists,code.")
+]
+_Prompts = Annotated[
+    Path | None, typer.Option("--prompts", metavar="PATH", help="A prompt a line; .jsonl: its field prompt.")
+]
+_GenLength = Annotated[
+    int, typer.Option("--gen-length", parser=options.whole, metavar="N", help="Of the answers to --prompts.")
+]
+_Count = Annotated[
+    int, typer.Option("--count", parser=options.whole, metavar="N", help="Examples of each task for the race.")
+]
+_HeldOut = Annotated[
+    int, typer.Option("--held-out", parser=options.whole, metavar="N", help="Others of each task, for the bound.")
+]
+_Caches = Annotated[
+    list[str] | None, typer.Option("--cache", metavar="SPEC", help="To try; may be repeated. Default: a list of all.")
+]
+_Decoders = Annotated[
+    list[str] | None, typer.Option("--decoder", metavar="SPEC", help="To try; may be repeated. Default: a list.")
+]
+_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Of all random choices.")]
+_Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Answers, figure and settings; what is there is kept.")
+]
+
+
+def tune(
+    model: options.Model = "tiny",
+    changed: _Changed = None,
+    lost: _Lost = None,
+    tasks: _Tasks = None,
+    prompts: _Prompts = None,
+    gen_length: _GenLength = 64,
+    count: _Count = 32,
+    held_out: _HeldOut = 100,
+    cache: _Caches = None,
+    decoder: _Decoders = None,
+    seed: _Seed = 0,
+    out: _Out = Path("dkv-tune"),
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Find the fastest cache and decoder that stay within a budget; `--cache auto` then uses them."""
+    if changed is not None and lost is not None:
+        raise SettingError("changed and lost exclude each other; give one of them")
+    import dkv
+    from dkv.tune.budget import Budget
+    from dkv.tune.prompts import suites_of
+    from dkv.tune.session import Plan, Session
+    from dkv.tune.space import CACHES, DECODERS
+
+    budget = (
+        Budget("lost", (5 if lost is None else lost) / 100) if changed is None else Budget("changed", changed / 100)
+    )
+    plan = Plan(
+        budget, count, min(8, count), held_out, caches=tuple(cache or CACHES), decoders=tuple(decoder or DECODERS)
+    )
+    suites = suites_of(tasks, prompts, gen_length, count + held_out, budget)
+    _check(plan.caches, plan.decoders)
+    lm = dkv.load(model, device=device, dtype=dtype)
+    out.mkdir(parents=True, exist_ok=True)
+    with Session(lm, suites, plan, seed, out / "answers.jsonl") as session:
+        outcomes = _run(session, out)
+    kept = _keep(lm, outcomes, budget, out)
+    if as_json:
+        from dkv.cli.record import print_json
+
+        print_json(_json(outcomes, budget, kept))
+    else:
+        _print(outcomes, budget, kept, out)
+
+
+def _check(caches: tuple[str, ...], decoders: tuple[str, ...]) -> None:
+    """A misspelled spec should not cost the loading. Raises SpecError."""
+    import dkv
+
+    for spec in caches:
+        dkv.caches.make_cache(spec)
+    for spec in decoders:
+        dkv.decoders.make_decoder(spec)
+
+
+def _run(session: Session, out: Path) -> Outcomes:
+    """Run what is missing. Ctrl-C says what was kept, and then ends as it always does."""
+    try:
+        with region(stderr_console()) as show:
+            return session.run(lambda note: None if show is None else show(printable(note)))
+    except KeyboardInterrupt:
+        kept = f"{len(session.store)} results are kept in {out}"
+        print(printable(f"stopped; {kept}; the same command goes on from there"), file=sys.stderr)
+        raise
+
+
+def _keep(lm: DiffusionLM, outcomes: Outcomes, budget: Budget, out: Path) -> Path | None:
+    """The figure, and the settings where `--cache auto` finds them: None where nothing passed."""
+    from dkv.tune.chosen import draw, keep
+
+    draw(outcomes, budget, out / "tune.png")
+    return None if outcomes.chosen is None else keep(lm, outcomes.chosen, budget)
+
+
+def _print(outcomes: Outcomes, budget: Budget, kept: Path | None, out: Path) -> None:
+    examples = outcomes.reference.loss.count
+    print(printable(f"budget: {budget}, at 95%, told by {examples} held-out examples"))
+    for attempt in outcomes.attempts:
+        print(printable(_line(attempt, budget)))
+    if kept is None:
+        print("no setting passed; nothing was kept")
+    else:
+        print(printable(f"kept for this model: use --cache auto ({kept})"))
+    print(printable(f"figure: {out / 'tune.png'}"))
+
+
+def _line(attempt: Attempt, budget: Budget) -> str:
+    setting, loss = attempt.trial.setting, attempt.trial.loss
+    what = f"{loss.changed} changed" if budget.kind == "changed" else f"{loss.lost} lost, {loss.gained} gained"
+    line = (
+        f"{'passes' if attempt.passed else 'fails '} --cache {setting.cache} --decoder {setting.decoder}: "
+        f"{attempt.speedup:.2f} times cheaper; {what} of {loss.count}, "
+        f"at most {100 * attempt.upper:.1f} {'%' if budget.kind == 'changed' else 'points'}"
+    )
+    if attempt.passed or attempt.needed is None:
+        return line
+    return f"{line}; {attempt.needed} examples like these would tell"
+
+
+def _json(outcomes: Outcomes, budget: Budget, kept: Path | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    chosen = outcomes.chosen
+    return {
+        "budget": str(budget),
+        "chosen": None if chosen is None else asdict(chosen),
+        "attempts": [asdict(attempt) for attempt in outcomes.attempts],
+        "trials": [asdict(trial) for trial in outcomes.trials],
+        "kept": None if kept is None else str(kept),
+    }

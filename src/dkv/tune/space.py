@@ -1,0 +1,39 @@
+"""What `dkv tune` tries: caches and decoders with the keys that users turn by hand.
+
+A declared list, so that a rerun tries the same in the same order.
+"""
+
+from __future__ import annotations
+
+from dkv.eval.settings import Setting
+
+__all__ = ["CACHES", "DECODERS", "space"]
+
+CACHES: tuple[str, ...] = (
+    "none",
+    *(f"dkv-decode:refresh={n}" for n in (2, 4, 8, 16)),
+    *(f"dkv-pd:refresh={n}" for n in (4, 8)),
+    "dkv-prefill",
+    *(f"dllm-cache:kp=50,kr={kr},rho={rho}" for kr in (2, 4, 7) for rho in (0.25, 0.5)),
+    "fast-dual",
+    "fast-prefix",
+)
+"""Every cache of the field that needs no order known ahead."""
+
+DECODERS: tuple[str, ...] = (
+    "confidence",
+    "threshold:tau=0.95",
+    "threshold:tau=0.9",
+    "threshold:tau=0.8",
+    "entropy-bound:gamma=0.1",
+    "entropy-bound:gamma=0.5",
+)
+"""One token a step, and several while the model is sure."""
+
+
+def space(reference: str, caches: tuple[str, ...] = CACHES, decoders: tuple[str, ...] = DECODERS) -> list[Setting]:
+    """Every cache with every decoder, the reference first: no cache and the decoder `reference` (the family's own),
+    which is what answers are compared with."""
+    first = Setting(reference, "none")
+    every = (Setting(decoder, cache) for decoder in (reference, *decoders) for cache in caches)
+    return list(dict.fromkeys((first, *every)))
