@@ -86,6 +86,7 @@ BOUNDS = {  # oldest of the prompt, oldest of the response
     "dkv-pd:refresh=3": (UNBOUNDED, 2),
     "fast-prefix": (UNBOUNDED, UNBOUNDED),
     "fast-dual": (UNBOUNDED, UNBOUNDED),
+    "dkv-fill:rows=4": (UNBOUNDED, UNBOUNDED),
 }
 RUNS = {"prompts": PROMPTS, "schedule": SCHEDULES, "decoder": DECODERS}
 

@@ -36,6 +36,8 @@ POLICIES = (
     "dllm-cache:kp=3,kr=100,rho=0.3,first_layer=false,similarity=l2",
     "fast-prefix",
     "fast-dual",
+    "dkv-fill:rows=5",
+    "dkv-fill:rows=4,choose=near",
 )
 """Every policy, at settings under which it really caches in a short run."""
 

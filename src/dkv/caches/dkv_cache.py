@@ -23,7 +23,7 @@ from dkv.canvas import NEVER, lowest
 from dkv.errors import SpecError
 from dkv.plan import Plan, Step, readers_of
 
-__all__ = ["Decode", "Greedy", "Prefill", "PrefillAndDecode"]
+__all__ = ["Decode", "Greedy", "Prefill", "PrefillAndDecode", "expected", "live_rows", "require", "unsettled"]
 
 _SHIFTS = ("un", "un_right")
 _UNREAD = 1e30
@@ -62,6 +62,17 @@ def begins(step: Step) -> Tensor:
 def due(step: Step, every: int) -> Tensor:
     """[B, 1] whether the step within the block is a multiple of `every`."""
     return (step.index % every == 0)[:, None]
+
+
+def expected(step: Step) -> tuple[Tensor, Tensor, Tensor]:
+    """The positions [B, T] that are decoded now, a key [B, T] by which they come (the lowest first), and which
+    sequences' decoders [B] told so themselves; for the others they are predicted."""
+    known, doubt = step.rank < NEVER, (-step.score).clamp(max=_UNREAD)
+    key = torch.where(step.wanted, torch.where(known, step.rank.float(), doubt), torch.inf)
+    # A decoder that wants less than what is open has chosen already.
+    told = (known | ~step.wanted).all(1) | (step.wanted.sum(1) < step.open.sum(1))
+    number = torch.where(told, step.wanted.sum(1), step.quota)
+    return lowest(key, number) & step.wanted, key, told
 
 
 def require(name: str, key: str, value: int, least: int) -> None:
@@ -128,12 +139,7 @@ class Greedy:
 
     def plan(self, step: Step) -> Plan:
         """Refresh, or compute what is being decoded, what just was, and the window."""
-        known, doubt = step.rank < NEVER, (-step.score).clamp(max=_UNREAD)
-        key = torch.where(step.wanted, torch.where(known, step.rank.float(), doubt), torch.inf)
-        # A decoder that wants less than what is open has chosen already.
-        told = (known | ~step.wanted).all(1) | (step.wanted.sum(1) < step.open.sum(1))
-        number = torch.where(told, step.wanted.sum(1), step.quota)
-        soon = lowest(key, number) & step.wanted
+        soon, key, told = expected(step)
         full = due(step, self.refresh)
         rows = self._window(step, soon | readers_of(soon, step.shift) | step.fresh, soon, key)
         return Plan((full & step.canvas.live) | rows, reads=full | told[:, None] | rows)

@@ -1,8 +1,9 @@
-"""dkv-fill, our own: no step is a full refresh; every step recomputes a few rows more than it must.
+"""dkv-fill, our own: every step costs the same rows, and spends those that it need not compute on the neediest.
 
-dKV-Cache-Decode recomputes everything at every `refresh`-th step and nothing settled between: what is read grows stale
-until the next refresh, and the cost of a step is a saw. Here the same rows are spent evenly, where most needed.
-Rows that cost nothing (the rest of a bucket, or what a device computes while it waits for the weights) are spent too.
+Published caches are a saw: few rows for some steps, then all of them. What is read between grows stale, and a step of
+few rows leaves unused what a device computes for nothing (the rest of a bucket, or the wait for the weights). Here each
+step computes what it must, the rows decoded now and those just fixed, and fills up to `rows` with those that need it
+most. There is no refresh after the first forward, and nothing is dropped between blocks.
 """
 
 from __future__ import annotations
@@ -13,64 +14,55 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.caches.dkv_cache import live_rows, require, unsettled
+from dkv.caches.dkv_cache import expected, require
 from dkv.canvas import lowest
 from dkv.errors import SpecError
-from dkv.plan import Plan, Step
+from dkv.plan import Plan, Step, readers_of
 
 __all__ = ["Fill"]
 
 _CHOICES = ("age", "near", "blend")
 
 
-def _age(step: Step) -> Tensor:
-    """[B, T] forwards since each slot was computed."""
-    return (step.clock[:, None] - step.computed_at).float()
-
-
-def _distance(step: Step) -> Tensor:
-    """[B, T] positions to the nearest token that was fixed by the last forward; far where there is none."""
-    width = step.canvas.tokens.shape[1]
+def _distance(step: Step, centres: Tensor) -> Tensor:
+    """[B, T] positions to the nearest of `centres` [B, T]; far where there is none."""
+    width = centres.shape[1]
     position = step.canvas.position
-    before = torch.where(step.fresh, position, -width).cummax(dim=1).values
-    after = torch.where(step.fresh, position, 2 * width).flip(1).cummin(dim=1).values.flip(1)
+    before = torch.where(centres, position, -width).cummax(dim=1).values
+    after = torch.where(centres, position, 2 * width).flip(1).cummin(dim=1).values.flip(1)
     return torch.minimum(position - before, after - position).float()
 
 
 @dataclass(frozen=True)
 class Fill:
-    """dkv-fill. rows = live at the first forward; then the masked rows and those fixed in the last forward, and `fill`
-    rows more, rounded up to a multiple of `bucket` rows in all.
+    """dkv-fill. rows = live at the first forward; then next and fresh (see dkv-greedy), filled up to `rows` rows.
 
-    choose: which, of those that need not be computed. age: the longest not computed; near: the nearest to what was just
-    fixed, the older first; blend: the greatest age over the square root of that distance.
+    choose: with which. age: the longest not computed; near: the nearest to next and fresh, the older first; blend: the
+    greatest age over the square root of that distance.
     """
 
     name: ClassVar[str] = "dkv-fill"
-    fill: int = 8
-    bucket: int = 1
-    choose: str = "age"
+    rows: int = 24
+    choose: str = "blend"
 
     def __post_init__(self) -> None:
-        for key, least in (("fill", 0), ("bucket", 1)):
-            require(self.name, key, getattr(self, key), least)
+        require(self.name, "rows", self.rows, 1)
         if self.choose not in _CHOICES:
             raise SpecError(f"cache={self.name!r}: choose={self.choose!r} is unknown; known: {', '.join(_CHOICES)}")
 
     def plan(self, step: Step) -> Plan:
         """What must be computed, and the rows that need it most."""
-        live, must = step.canvas.live, live_rows(step, unsettled(step, 1), "un_right")
-        count = must.sum(1) + self.fill
-        count = (count + self.bucket - 1) // self.bucket * self.bucket
-        free = live & ~must
-        key = torch.where(free, -self._need(step), torch.inf)
-        filled = lowest(key, count - must.sum(1)) & free
-        return Plan(((step.clock == 0)[:, None] & live) | must | filled)
+        soon, _, told = expected(step)
+        live, must = step.canvas.live, readers_of(soon, step.shift) | step.fresh
+        free, first = live & ~must, (step.clock == 0)[:, None]
+        key = torch.where(free, -self._need(step, must), torch.inf)
+        rows = must | (lowest(key, (self.rows - must.sum(1)).clamp(min=0)) & free)
+        return Plan((first & live) | rows, reads=first | told[:, None] | rows)
 
-    def _need(self, step: Step) -> Tensor:
+    def _need(self, step: Step, must: Tensor) -> Tensor:
         """[B, T] how much each row needs it."""
-        age = _age(step)
+        age = (step.clock[:, None] - step.computed_at).float()
         if self.choose == "age":
             return age
-        distance = _distance(step)
+        distance = _distance(step, must)
         return age / 1e6 - distance if self.choose == "near" else age / (1 + distance).sqrt()
