@@ -37,7 +37,7 @@ def test_age_goes_round(model: Transformer) -> None:
 
 
 def test_near_is_around_what_must_be_computed(model: Transformer) -> None:
-    assert rows(model, "dkv-fill:rows=4,choose=near")[:4] == [EVERY, [2, 3, 4, 8], [3, 4, 5, 6], [3, 4, 5, 6]]
+    assert rows(model, "dkv-fill:rows=4,choose=near")[:4] == [EVERY, [2, 3, 4, 8], [2, 3, 5, 6], [3, 4, 5, 6]]
 
 
 def test_blend_weighs_age_against_distance(model: Transformer) -> None:
