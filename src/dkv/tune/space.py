@@ -17,8 +17,10 @@ CACHES: tuple[str, ...] = (
     *(f"dllm-cache:kp=50,kr={kr},rho={rho}" for kr in (2, 4, 7) for rho in (0.25, 0.5)),
     "fast-dual",
     "fast-prefix",
+    "dkv-greedy:refresh=8",
+    *(f"dkv-fill:rows={n}" for n in (16, 24, 40)),
 )
-"""Every cache of the field that needs no order known ahead."""
+"""Every cache, its cheap settings and its careful ones."""
 
 DECODERS: tuple[str, ...] = (
     "confidence",
