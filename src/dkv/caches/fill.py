@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dkv.caches.dkv_cache import expected, require
-from dkv.canvas import lowest
+from dkv.canvas import NEVER, lowest
 from dkv.errors import SpecError
 from dkv.plan import Plan, Step, readers_of
 
@@ -25,12 +25,13 @@ _CHOICES = ("age", "near", "blend")
 
 
 def _distance(step: Step, centres: Tensor) -> Tensor:
-    """[B, T] positions to the nearest of `centres` [B, T]; far where there is none."""
+    """[B, T] positions to the nearest of `centres` [B, T]; 0 in a sequence without any, whatever its padding."""
     width = centres.shape[1]
     position = step.canvas.position
     before = torch.where(centres, position, -width).cummax(dim=1).values
     after = torch.where(centres, position, 2 * width).flip(1).cummin(dim=1).values.flip(1)
-    return torch.minimum(position - before, after - position).float()
+    nearest = torch.minimum(position - before, after - position).float()
+    return torch.where(centres.any(1, keepdim=True), nearest, 0.0)
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ class Fill:
     def plan(self, step: Step) -> Plan:
         """What must be computed, and the rows that need it most."""
         soon, _, told = expected(step)
-        live, must = step.canvas.live, readers_of(soon, step.shift) | step.fresh
-        free, first = live & ~must, (step.clock == 0)[:, None]
+        live, never = step.canvas.live, step.canvas.live & (step.computed_at == NEVER)
+        must = soon | readers_of(soon, step.shift) | step.fresh | never
+        free = live & ~must
         key = torch.where(free, -self._need(step, must), torch.inf)
         rows = must | (lowest(key, (self.rows - must.sum(1)).clamp(min=0)) & free)
-        return Plan((first & live) | rows, reads=first | told[:, None] | rows)
+        return Plan(rows, reads=told[:, None] | rows)
 
     def _need(self, step: Step, must: Tensor) -> Tensor:
         """[B, T] how much each row needs it."""
