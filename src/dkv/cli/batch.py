@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dkv.cli.benchrun import spelled
 from dkv.cli.console import printable, stderr_console
-from dkv.cli.live import region
+from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
@@ -52,26 +52,24 @@ def run_batch(
 
 def _run(job: Job) -> Progress:
     """Run it with its progress shown. Ctrl-C says what was kept, and then ends as it always does."""
-    try:
-        with region(stderr_console()) as show:
+    with (
+        keeping(lambda: f"{job.results.count} results are in {job.results.output}"),
+        region(stderr_console()) as show,
+    ):
+        told = time.monotonic()
+
+        def tell(progress: Progress) -> None:
+            nonlocal told
+            if time.monotonic() - told < (_SECONDS_A_LINE if show is None else _SECONDS_A_DRAWING):
+                return
             told = time.monotonic()
+            if show is None:
+                print(_line(progress), file=sys.stderr, flush=True)
+            else:
+                bar = ProgressBar(completed=100 * progress.share, width=60)
+                show(Group(Text(_line(progress), no_wrap=True), bar))  # a bar does not end its line
 
-            def tell(progress: Progress) -> None:
-                nonlocal told
-                if time.monotonic() - told < (_SECONDS_A_LINE if show is None else _SECONDS_A_DRAWING):
-                    return
-                told = time.monotonic()
-                if show is None:
-                    print(_line(progress), file=sys.stderr, flush=True)
-                else:
-                    bar = ProgressBar(completed=100 * progress.share, width=60)
-                    show(Group(Text(_line(progress), no_wrap=True), bar))  # a bar does not end its line
-
-            return job.run(tell)
-    except KeyboardInterrupt:
-        kept = f"{job.results.count} results are in {job.results.output}"
-        print(printable(f"stopped; {kept}; the same command goes on from there"), file=sys.stderr)
-        raise
+        return job.run(tell)
 
 
 def _counts(progress: Progress) -> str:

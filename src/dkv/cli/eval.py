@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from dkv.cli import options
 from dkv.cli.console import printable, stderr_console, stdout_console
-from dkv.cli.live import region
+from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
@@ -121,14 +120,12 @@ def evaluate(
 
 
 def _run(session: Session, out: Path) -> list[Row]:
-    """Run what is missing. Ctrl-C says what was kept, and then ends as it always does."""
-    try:
-        with region(stderr_console()) as show:
-            return session.run(lambda note: None if show is None else show(printable(note)))
-    except KeyboardInterrupt:
-        kept = f"{len(session.store)} results are kept in {out}"
-        print(printable(f"stopped; {kept}; the same command goes on from there"), file=sys.stderr)
-        raise
+    """Run what is missing."""
+    with (
+        keeping(lambda: f"{len(session.store)} results are kept in {out}"),
+        region(stderr_console()) as show,
+    ):
+        return session.run(lambda note: None if show is None else show(printable(note)))
 
 
 def _print(rows: list[Row], markdown: bool) -> None:

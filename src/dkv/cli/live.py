@@ -6,6 +6,7 @@ on colour alone.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from dkv.generation import Frame
     from dkv.lm import DiffusionLM
 
-__all__ = ["View", "region", "watch"]
+__all__ = ["View", "keeping", "region", "watch"]
 
 _STATES = ("committed", "provisional", "masked")
 _STYLES = {"committed": "bold green", "provisional": "italic yellow", "masked": "blue"}
@@ -135,6 +136,16 @@ def watch(frames: Iterable[Frame], view: View, console: Console | None, keep: bo
                 show(view.draw(frame))
                 drawn = time.monotonic()
     return seen
+
+
+@contextmanager
+def keeping(kept: Callable[[], str]) -> Iterator[None]:
+    """A run that can be gone on with: Ctrl-C says what was kept, and then ends as it always does."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(printable(f"stopped; {kept()}; the same command goes on from there"), file=sys.stderr)
+        raise
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 
 from dkv.cli import options
 from dkv.cli.console import printable, stderr_console
-from dkv.cli.live import region
+from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
@@ -96,17 +96,15 @@ def _list(studies: list[Study], as_json: bool) -> None:
 
 
 def _run(studies: list[Study], effort: Effort, kit: Kit, out: Path) -> list[Finished]:
-    """Run what is missing. Ctrl-C says what was kept, and then ends as it always does."""
+    """Run what is missing."""
     from dkv.study.session import Session
 
     command = shlex.join(["dkv", *sys.argv[1:]])
-    with Session(studies, effort, kit, out, command) as session:
-        try:
-            return _shown(session, studies, kit)
-        except KeyboardInterrupt:
-            kept = f"{session.kept} cells and {kit.kept} answers are kept in {out}"
-            print(printable(f"stopped; {kept}; the same command goes on from there"), file=sys.stderr)
-            raise
+    with (
+        Session(studies, effort, kit, out, command) as session,
+        keeping(lambda: f"{session.kept} cells and {kit.kept} answers are kept in {out}"),
+    ):
+        return _shown(session, studies, kit)
 
 
 def _shown(session: Session, studies: list[Study], kit: Kit) -> list[Finished]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 
 from dkv.cli import options
 from dkv.cli.console import printable, stderr_console
-from dkv.cli.live import region
+from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
@@ -113,14 +112,12 @@ def _check(caches: tuple[str, ...], decoders: tuple[str, ...]) -> None:
 
 
 def _run(session: Session, out: Path) -> Outcomes:
-    """Run what is missing. Ctrl-C says what was kept, and then ends as it always does."""
-    try:
-        with region(stderr_console()) as show:
-            return session.run(lambda note: None if show is None else show(printable(note)))
-    except KeyboardInterrupt:
-        kept = f"{len(session.store)} results are kept in {out}"
-        print(printable(f"stopped; {kept}; the same command goes on from there"), file=sys.stderr)
-        raise
+    """Run what is missing."""
+    with (
+        keeping(lambda: f"{len(session.store)} results are kept in {out}"),
+        region(stderr_console()) as show,
+    ):
+        return session.run(lambda note: None if show is None else show(printable(note)))
 
 
 def _keep(lm: DiffusionLM, outcomes: Outcomes, budget: Budget, out: Path) -> Path | None:
@@ -140,7 +137,8 @@ def _print(outcomes: Outcomes, budget: Budget, kept: Path | None, out: Path) -> 
         print("no setting passed; nothing was kept")
     else:
         print(printable(f"kept for this model: use --cache auto ({kept})"))
-    print(printable(f"figure: {out / 'tune.png'}"))
+    if (out / "tune.png").exists():  # without matplotlib there is none
+        print(printable(f"figure: {out / 'tune.png'}"))
 
 
 def _line(attempt: Attempt, budget: Budget) -> str:

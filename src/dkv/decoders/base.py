@@ -9,7 +9,7 @@ from dkv.canvas import NEVER, Canvas, lowest
 from dkv.plan import Step
 from dkv.sampling import Read
 
-__all__ = ["ReadsBlock", "most"]
+__all__ = ["ReadsBlock", "entropy", "most"]
 
 
 class ReadsBlock:
@@ -22,6 +22,12 @@ class ReadsBlock:
     def wanted(self, step: Step) -> Tensor:
         """Every masked position of the block."""
         return step.open
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """[M] of the distributions of logits [M, V], in nats; a filtered token has p = 0 and adds nothing."""
+    disorder: Tensor = torch.special.entr(logits.softmax(dim=1)).sum(dim=1)
+    return disorder
 
 
 def most(read: Read, score: Tensor, count: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.decoders.base import ReadsBlock, most
+from dkv.decoders.base import ReadsBlock, entropy, most
 from dkv.errors import SpecError
 from dkv.plan import Step
 from dkv.sampling import Read, keyed_uniform, log_confidence, noise_key
@@ -71,9 +71,8 @@ class Entropy(_Scheduled):
     name: ClassVar[str] = "entropy"
 
     def score(self, read: Read) -> Tensor:
-        """Sum of p log p; a filtered token has p = 0 and adds nothing."""
-        disorder: Tensor = torch.special.entr(read.altered.softmax(dim=1)).sum(dim=1)
-        return -disorder
+        """Sum of p log p."""
+        return -entropy(read.altered)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.decoders.base import ReadsBlock, most
+from dkv.decoders.base import ReadsBlock, entropy, most
 from dkv.errors import SpecError
 from dkv.plan import Step
 from dkv.sampling import Read
@@ -37,9 +37,9 @@ class EntropyBound(ReadsBlock):
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """The surest n, for the largest n within the bound."""
-        entropy = torch.special.entr(read.logits.softmax(dim=1)).sum(dim=1)
-        ordered = read.spread(entropy, torch.inf).sort(dim=1).values
+        doubt = entropy(read.logits)
+        ordered = read.spread(doubt, torch.inf).sort(dim=1).values
         before = ordered.cumsum(dim=1).roll(1, dims=1)  # of those surer than each: the sum without the largest
         before[:, 0] = 0
         count = ((before <= self.gamma) & ordered.isfinite()).sum(dim=1)
-        return most(read, -entropy, torch.maximum(count, step.quota))
+        return most(read, -doubt, torch.maximum(count, step.quota))

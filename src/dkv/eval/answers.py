@@ -11,12 +11,26 @@ from dkv.eval.questions import Question, batches, digest
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
 from dkv.eval.turns import as_prompt
+from dkv.fingerprint import fingerprint
 from dkv.generation import Generation
 from dkv.lm import DiffusionLM
+from dkv.version import installed_version
 
-__all__ = ["Asker", "key_of", "record_of", "warm_up"]
+__all__ = ["Asker", "common_of", "key_of", "record_of", "warm_up"]
 
 _WARM_UP_LENGTH = 8
+
+
+def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
+    """What all answers of a file have in common: the model, how it computes, and the seed. Raises OSError."""
+    return {
+        "model": lm.name,
+        "fingerprint": None if lm.directory is None else fingerprint(lm.directory),
+        "device": lm.model.device.type,
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "seed": seed,
+        "version": installed_version(),
+    }
 
 
 def key_of(question: Question, setting: Setting) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
-from dkv.eval.answers import Asker, warm_up
+from dkv.eval.answers import Asker, common_of, warm_up
 from dkv.eval.gsm8k import gsm8k
 from dkv.eval.humaneval import humaneval
 from dkv.eval.lm_harness import Tasks
@@ -19,10 +19,7 @@ from dkv.eval.run import gather, missing, run
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
 from dkv.eval.suite import EMBEDDED, Suite, embedded
-from dkv.fingerprint import fingerprint
-from dkv.lm import DiffusionLM
 from dkv.loading import load
-from dkv.version import installed_version
 
 __all__ = ["CACHES", "FEW", "Session", "Wanted"]
 
@@ -124,7 +121,7 @@ class Session:
             foreign, wanted.include_path, wanted.count, chat, wanted.num_fewshot, wanted.unconfined_code, wanted.seed,
             wanted.mc_samples,
         )  # fmt: skip
-        self.common = _common(lm, wanted)
+        self.common = {**common_of(lm, wanted.seed), "batch_size": wanted.batch_size}
         self.store = Store(wanted.out, self.common)
         self._asker = Asker(lm, self.store, wanted.seed, wanted.batch_size)
         self._settings = wanted.settings(lm.model.config.default_decoder)
@@ -158,16 +155,3 @@ class Session:
                 tell(f"lm-eval, {cache}: {done} answers")
 
             self._measured += self._tasks.run(self._asker, setting, self._manager, count)
-
-
-def _common(lm: DiffusionLM, wanted: Wanted) -> dict[str, Any]:
-    """What all results of a file have in common."""
-    return {
-        "model": lm.name,
-        "fingerprint": None if lm.directory is None else fingerprint(lm.directory),
-        "device": lm.model.device.type,
-        "dtype": str(lm.model.dtype).removeprefix("torch."),
-        "seed": wanted.seed,
-        "batch_size": wanted.batch_size,
-        "version": installed_version(),
-    }

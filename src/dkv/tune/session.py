@@ -9,21 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from dkv.errors import SettingError
-from dkv.eval.answers import Asker
+from dkv.eval.answers import Asker, common_of
 from dkv.eval.measured import Outcome
 from dkv.eval.run import gather, missing, run
 from dkv.eval.settings import Setting
 from dkv.eval.store import Kind, Store
 from dkv.eval.suite import Suite
-from dkv.fingerprint import fingerprint
 from dkv.lm import DiffusionLM
 from dkv.tune.budget import ALPHA, Budget, Loss
 from dkv.tune.race import Trial, race, rungs
 from dkv.tune.space import CACHES, DECODERS, space
-from dkv.version import installed_version
 
 __all__ = ["Attempt", "Outcomes", "Plan", "Session"]
 
@@ -95,7 +92,7 @@ class Session:
                 )
         self._race = [replace(s, problems=s.problems[: plan.count]) for s in suites]
         self._held = [replace(s, problems=s.problems[plan.count : plan.count + plan.held_out]) for s in suites]
-        self.store = Store(path, _common(lm, seed), ANSWERS)
+        self.store = Store(path, common_of(lm, seed), ANSWERS)
         self._asker = Asker(lm, self.store, seed)
         self._settings = space(lm.model.config.default_decoder, plan.caches, plan.decoders)
         self._trials = dict[Setting, Trial]()
@@ -162,14 +159,3 @@ def _attempt(trial: Trial, reference: Trial, budget: Budget, alpha: float) -> At
     upper = 0.0 if same else budget.upper(trial.loss, alpha)
     needed = None if same else budget.needed(trial.loss, alpha)
     return Attempt(trial, upper, upper <= budget.limit, needed, reference.cost / trial.cost)
-
-
-def _common(lm: DiffusionLM, seed: int) -> dict[str, Any]:
-    return {
-        "model": lm.name,
-        "fingerprint": None if lm.directory is None else fingerprint(lm.directory),
-        "device": lm.model.device.type,
-        "dtype": str(lm.model.dtype).removeprefix("torch."),
-        "seed": seed,
-        "version": installed_version(),
-    }
