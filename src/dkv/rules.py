@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DENSE", "LayerRule", "Parts", "Rules", "Turn"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Turn:
     """The rotation of the carried rows: cos and signed sin, [N, 1, D] float32."""
 

@@ -6,6 +6,7 @@ Plain tensors, inference only. N carried rows, C model width, H query and G key/
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,19 @@ from dkv.model import ModelConfig
 from dkv.place import At, Bucket, exact
 from dkv.rules import DENSE, Rules, Turn
 
-__all__ = ["Block", "Rotary", "Transformer", "attention", "bucket_for", "dense", "rotary_table"]
+__all__ = [
+    "Block",
+    "Layer",
+    "Rotary",
+    "Rule",
+    "Transformer",
+    "attention",
+    "bucket_for",
+    "dense",
+    "plain",
+    "rotary_table",
+    "sixteenths",
+]
 
 
 def rotary_table(head_dim: int, positions: int, theta: float, device: torch.device) -> Tensor:
@@ -57,16 +70,17 @@ class Rotary:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k' / sqrt(D)) v for q [B, H, R, D], k and v [B, G, T, D], mask [B, 1, 1, T] or None."""
-    grouped = q.shape[1] != k.shape[1]
+    if q.shape[1] != k.shape[1]:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     # The CPU's fused kernel takes twice as long in bfloat16 as two plain products, once these are large.
     plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] >= 8192
-    if not plain or mask is not None or grouped:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+    if not plain or mask is not None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     return torch.matmul(scores.softmax(dim=-1), v)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """One layer. attn_norm, mlp_norm [C]; qk [(H + G) * D, C]; v [G * D, C]; out [C, H * D]; gate_up [2 F, C];
     down [C, F]; biases of qk and v or None."""
@@ -121,9 +135,22 @@ def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> T
     return x + block.mlp(x)
 
 
+Rule = Callable[[Block, Tensor, At, Turn, LayerMemory], Tensor]
+"""How a layer's parts are composed: `dense`, or a LayerRule."""
+
+Layer = Callable[[Rule, Block, Tensor, At, Turn, LayerMemory], Tensor]
+"""How a layer under its rule is run."""
+
+
+def plain(rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    """Run a layer operation by operation."""
+    return rule(block, x, at, turn, memory)
+
+
 @dataclass(frozen=True)
 class Transformer:
-    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table."""
+    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table; layer: how each of its layers is
+    run."""
 
     config: ModelConfig
     embedding: Tensor
@@ -131,6 +158,7 @@ class Transformer:
     final_norm: Tensor
     head_weight: Tensor
     rotary: Rotary
+    layer: Layer = plain
 
     @property
     def device(self) -> torch.device:
@@ -158,7 +186,7 @@ class Transformer:
         turn = Turn(*self.rotary.table[:, at.slot].unsqueeze(2))
         memory.keep(rules, self.config.width)
         for number, (block, layer) in enumerate(zip(self.blocks, memory.layers, strict=True)):
-            x = (rules.of(number) or dense)(block, x, at, turn, layer)
+            x = self.layer(rules.of(number) or dense, block, x, at, turn, layer)
         return x
 
     def logits(self, x: Tensor) -> Tensor:
@@ -170,9 +198,10 @@ class Transformer:
 def bucket_for(device: torch.device, dtype: torch.dtype) -> Bucket:
     """How row counts are rounded up. oneDNN builds a kernel for every new shape of a bfloat16 product (about 2 ms each
     on a CPU), so there they come in a few sizes: steps of 8, then of a sixteenth. float32 needs none."""
-    return _sixteenths if device.type == "cpu" and dtype == torch.bfloat16 else exact
+    return sixteenths if device.type == "cpu" and dtype == torch.bfloat16 else exact
 
 
-def _sixteenths(rows: int) -> int:
+def sixteenths(rows: int) -> int:
+    """The bucket of a few sizes: steps of 8, then of a sixteenth of the power of two below."""
     step = max(8, (1 << rows.bit_length()) // 32)
     return -(-rows // step) * step
