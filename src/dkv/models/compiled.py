@@ -8,6 +8,7 @@ were slower than no compiling at all where few rows are carried (docs/speed.md).
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from dkv.warmth import Warmth
 
 __all__ = ["Compiled"]
 
-_SHAPES = 8
+_SHAPES = 16
 """Graphs of one kind of call: numbers of rows, slots and sequences become variables once they have changed, so that a
 few graphs serve them all."""
 
@@ -38,21 +39,21 @@ class Compiled:
     def __init__(self, backend: str = "inductor") -> None:
         self._backend = backend
         self._runs: dict[Hashable, Callable[..., Tensor]] = {}
+        self._broken = False  # the compiler never built anything: the next kind need not spend seconds on its failure
         self.warmth = Warmth()
 
     def __call__(self, rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
         kind = _kind(rule, at)
-        if at.grouping.alone or (at.narrow is not None and at.narrow.grouping.alone):
+        if self._broken or at.grouping.alone or (at.narrow is not None and at.narrow.grouping.alone):
             return plain(rule, block, x, at, turn, memory)
-        run = self._runs.get(kind)
-        if run is None:
-            run = self._runs[kind] = self._prepared()
-        if run is plain:
+        if self._runs.get(kind) is plain:
             return plain(rule, block, x, at, turn, memory)
         began, before = time.perf_counter(), self.warmth.graphs
         try:
-            return run(rule, block, x, at, turn, memory)
+            if kind not in self._runs:
+                self._runs[kind] = self._prepared()
+            return self._runs[kind](rule, block, x, at, turn, memory)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the compiler's own come in many classes, and arise before anything has run
@@ -64,15 +65,21 @@ class Compiled:
                 self.warmth.seconds += time.perf_counter() - began
 
     def _prepared(self) -> Callable[..., Tensor]:
-        return torch.compile(
-            plain, fullgraph=True, backend=self._build, recompile_limit=_SHAPES, isolate_recompiles=True
-        )
+        # A limit for each kind, whatever the others come to. (torch's own types leave these two arguments out.)
+        limits: dict[str, Any] = {"recompile_limit": _SHAPES, "isolate_recompiles": True}
+        run: Callable[..., Tensor] = torch.compile(plain, fullgraph=True, backend=self._build, **limits)
+        return run
 
     def _build(self, graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
         from torch._dynamo.backends.registry import lookup_backend
 
+        self._broken = self.warmth.graphs == 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's compiler imports what torch deprecates
+            run = lookup_backend(self._backend)(graph, list(inputs))
+        self._broken = False
         self.warmth.graphs += 1
-        return lookup_backend(self._backend)(graph, list(inputs))
+        return run
 
 
 def _kind(rule: Rule, at: At) -> Hashable:
