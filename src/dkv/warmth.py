@@ -21,7 +21,7 @@ class Warmth:
         told = [f"{self.graphs} graphs in {self.seconds:.1f} s, counted in the seconds"] if self.graphs else []
         if self.refused:
             told.append(f"not for {self.refused} of its kinds of forwards ({self.note})")
-        return "; ".join(told) or "nothing came up twice"
+        return "; ".join(told) or "nothing came up yet"
 
     def refuse(self, error: Exception) -> None:
         """Note that something could not be prepared."""
