@@ -1,10 +1,11 @@
-"""Recorded forwards: the same tokens as without, few recordings, none that leaves a trace, and a way back where one fails.
+"""Recorded forwards: the same tokens as without, no trace of a rehearsal, and a way back where one fails.
 
 There is no GPU here: a fake capture keeps the function and runs it again on whatever its tensors hold by then.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ from dkv.lm import DiffusionLM
 from dkv.memory import Memory
 from dkv.models import Transformer
 from dkv.models.layers import sixteenths
-from dkv.place import At, exact, narrow, pack
+from dkv.place import exact, narrow, pack
+from dkv.plan import rules_of
 from dkv.rules import DENSE
 from tests.support.capture import Replayed
 from tests.support.runs import POLICIES, play, start
@@ -34,8 +36,8 @@ def alike(one: Memory, other: Memory) -> bool:
     pairs = zip(one.layers, other.layers, strict=True)
     return all(
         torch.allclose(b[:, :, :-1], o.buffers[name][:, :, :-1], atol=1e-5)
-        for l, o in pairs
-        for name, b in l.buffers.items()
+        for layer, o in pairs
+        for name, b in layer.buffers.items()
     )
 
 
@@ -57,9 +59,8 @@ def test_replayed_forwards_do_what_the_forwards_did(
 
 def test_dream_too(dream: Transformer) -> None:
     capture = Replayed()
-    plain, fast = (
-        start(m, ONE, 12, cache="dllm-cache:kp=5,kr=3", bucket=sixteenths) for m in (dream, Graphed(dream, capture))
-    )
+    models = dream, Graphed(dream, capture)
+    plain, fast = (start(m, ONE, 12, cache="dllm-cache:kp=5,kr=3", bucket=sixteenths) for m in models)
     play(plain)
     play(fast)
     assert torch.equal(plain.canvas.tokens, fast.canvas.tokens)
@@ -113,11 +114,10 @@ def test_a_rehearsal_leaves_no_trace(model: Transformer) -> None:
     before = copied_memory(state.memory)
     whole = state.canvas.live
     at = pack(whole, [17], None)
-    at = At(**{**vars(at), "narrow": narrow(at, [17], [3], None, None, exact)})
+    at = replace(at, narrow=narrow(at, [17], [3], None, None, exact))
+    places, tokens = sheltering(fitted(at, exact)), torch.zeros(17, dtype=torch.int64)
     with torch.inference_mode():
-        model.forward(
-            torch.zeros(17, dtype=torch.int64), sheltering(fitted(at, exact)), state.memory, state.policy.rules
-        )  # type: ignore[attr-defined]
+        model.forward(tokens, places, state.memory, rules_of(state.policy))
     assert all(
         torch.equal(b[:, :, :-1], before[n][name][:, :, :-1])
         for n, layer in enumerate(state.memory.layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 import dkv
+from dkv.denoise import State
 from dkv.memory import LayerMemory
 from dkv.models import Transformer
 from dkv.models.compiled import Compiled
 from dkv.models.layers import Block, dense
-from dkv.place import At
-from dkv.rules import Rules, Turn
+from dkv.place import At, pack
+from dkv.rules import Parts, Rules, Turn
 from tests.support.runs import POLICIES, start, start_and_play
 
 ONE, RAGGED = [[3, 4, 5, 6, 7]], [[3, 4, 5], [9] * 20, [8, 1]]
@@ -94,8 +96,6 @@ def test_sequences_that_attend_alone_are_not_compiled(model: Transformer) -> Non
     rows = torch.zeros_like(state.canvas.live)
     rows[0, :60] = True
     rows[1:, 0] = True
-    from dkv.place import pack
-
     at = pack(rows, [60, 1, 1, 1], state.canvas.live[:, None, None])
     assert at.grouping.alone
     state.model.forward(torch.zeros(63, dtype=torch.int64), at, state.memory, Rules())
@@ -105,38 +105,34 @@ def test_sequences_that_attend_alone_are_not_compiled(model: Transformer) -> Non
 class Peeping:
     """A third party's rule that looks at a value, which no graph can hold. It keeps nothing."""
 
-    buffers = ()
+    buffers: tuple[str, ...] = ()
 
     def projected(self, carried: int, picked: int) -> int:
         return carried
 
-    def __call__(self, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         if float(x[0, 0]) > 1e9:
             raise RuntimeError
+        assert isinstance(block, Block)
         return dense(block, x, at, turn, memory)
 
 
 def test_what_cannot_be_traced_runs_as_ever_and_says_why(model: Transformer) -> None:
     layer = Compiled("eager")
     fast = replace(model, layer=layer)
-    for network in (model, fast):
-        state = start(network, ONE, 4)
-        peeping = Peeping()
-        hidden = [_forward(state, Rules(peeping, peeping)) for _ in range(2)][-1]  # type: ignore[arg-type]
-        first = hidden if network is model else first
-        assert torch.equal(hidden, first)
+    peeping = Peeping()
+    rules = Rules(peeping, peeping)
+    plain, *quick = (forward(start(network, ONE, 4), rules) for network in (model, fast, fast))
+    assert all(torch.equal(hidden, plain) for hidden in quick)
     assert layer.warmth.graphs == 0
     assert layer.warmth.refused == 1
     assert layer.warmth.note
-    _forward(start(fast, ONE, 4), Rules())
+    forward(start(fast, ONE, 4), Rules())
     assert layer.warmth.graphs == 1  # the compiler itself is well
 
 
-def _forward(state: object, rules: Rules) -> Tensor:
-    from dkv.denoise import State
-    from dkv.place import pack
-
-    assert isinstance(state, State)
+def forward(state: State, rules: Rules) -> Tensor:
+    """Carry every position."""
     live = state.canvas.live
     at = pack(live, live.sum(1).tolist(), None)
     with torch.inference_mode():
@@ -155,8 +151,6 @@ def test_a_compiler_that_builds_nothing_is_asked_once(model: Transformer) -> Non
 def test_without_a_c_compiler_the_text_is_the_same_and_one_line_says_so(bare: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "dkv", "generate", "3 4 5", "--ids", "--model", str(bare), "--seed"]
     options = ["1", "--gen-length", "8", "--dtype", "float32", "--device", "cpu"]
-    import os
-
     without = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     plain, fast = (
         subprocess.run([*command, *options, *more], capture_output=True, text=True, env=without, check=True)
