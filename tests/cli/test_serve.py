@@ -182,3 +182,8 @@ def test_two_ranks_serve_one_model(checkpoint: Path) -> None:
 
 def test_ranks_and_replicas_do_not_mix(cli: Cli) -> None:
     assert "tensor_parallel=2 does not go with --ray" in one_error(cli("serve", "--ray", "--tensor-parallel", "2"))
+
+
+def test_faster_forwards_are_for_one_process(cli: Cli) -> None:
+    assert "compile=True does not go with" in one_error(cli("serve", "--ray", "--compile"))
+    assert "cuda_graphs=True does not go with" in one_error(cli("serve", "--tensor-parallel", "2", "--cuda-graphs"))

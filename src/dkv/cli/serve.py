@@ -101,9 +101,7 @@ def serve(
         raise SettingError(f"tensor_parallel={tensor_parallel} does not go with --ray; use one of them")
     for wanted, given in (("compile", compile), ("cuda_graphs", cuda_graphs)):
         if given and (ray or tensor_parallel != 1):
-            raise SettingError(
-                f"{wanted}: does not go with --ray or --tensor-parallel; leave --{wanted.replace('_', '-')} out"
-            )
+            raise SettingError(f"{wanted}=True does not go with --ray or --tensor-parallel; leave one of them out")
     budget = None if memory is None else parse_size(memory, "memory")
     keys = parse_keys(os.environ.get("DKV_API_KEY"))
     check_exposure(host, keys, no_key)
