@@ -21,20 +21,19 @@ __all__ = ["DENSE", "LayerRule", "Parts", "Rules", "Turn"]
 
 @dataclass(frozen=True)
 class Turn:
-    """The rotation of the carried rows: cos and signed sin, [N, 1, D] float32."""
+    """The rotation of the carried rows: cos and sin of each pair of channels, [N, 1, D / 2, 2] float32."""
 
-    cos: Tensor
-    sin: Tensor
+    phase: Tensor
 
     def at(self, index: Tensor) -> Turn:
         """The rotation of some of the rows."""
-        return Turn(self.cos[index], self.sin[index])
+        return Turn(self.phase[index])
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotate x [N, heads, D], in float32, pairing each channel with the one half a head away."""
-        wide = x.float()
-        turned = torch.addcmul(wide * self.cos, wide.roll(x.shape[-1] // 2, dims=-1), self.sin)
-        return turned.to(x.dtype)
+        """Rotate x [N, heads, D], whose channels lie in pairs, in float32."""
+        pairs = x.float().view(*x.shape[:-1], -1, 2)
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(self.phase))
+        return turned.flatten(2).to(x.dtype)
 
 
 class Parts(Protocol):

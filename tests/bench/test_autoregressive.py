@@ -12,14 +12,13 @@ from dkv.bench.autoregressive import Autoregressive, autoregressive_work
 from dkv.bench.flops import flops
 from dkv.models import Transformer
 from dkv.models.layers import attention
-from dkv.rules import Turn
 
 
 def next_token(model: Transformer, ids: list[int]) -> int:
     """The likeliest after ids, every row attending to itself and those before, all computed anew."""
     x = F.embedding(torch.tensor(ids), model.embedding)
     model.rotary.reach(len(ids))
-    turn = Turn(*model.rotary.table[:, : len(ids)].unsqueeze(2))
+    turn = model.rotary.turn(torch.arange(len(ids)))
     for block in model.blocks:
         h = block.norm(x, block.attn_norm)
         (q, k), v = block.qk(h, turn), block.value(h)

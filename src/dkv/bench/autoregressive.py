@@ -57,7 +57,7 @@ class Autoregressive:
         """Hidden states [B * R, C] of new tokens [B, R], whose keys and values are stored."""
         model, (batch, rows) = self._model, new.shape
         slots = torch.arange(self._seen, self._seen + rows, device=new.device)
-        turn = Turn(*model.rotary.table[:, slots].repeat(1, batch, 1).unsqueeze(2))
+        turn = model.rotary.turn(slots.repeat(batch))
         x = F.embedding(new.flatten(), model.embedding)
         for block, layer in zip(model.blocks, self.memory.layers, strict=True):
             x = x + self._attend(block, block.norm(x, block.attn_norm), turn, layer, (batch, rows))

@@ -8,7 +8,8 @@ import torch
 
 from dkv.errors import SpecError
 from dkv.model import ModelConfig
-from dkv.models.layers import Block, Rotary, Transformer
+from dkv.models.layers import Block, Transformer
+from dkv.models.rotary import Rotary
 
 __all__ = ["SHAPES", "named_shape", "random_model", "shape"]
 

@@ -15,44 +15,11 @@ from torch.nn import functional as F
 from dkv.drift import drift
 from dkv.memory import LayerMemory, Memory
 from dkv.model import ModelConfig
+from dkv.models.rotary import Rotary
 from dkv.place import At, Bucket, exact
 from dkv.rules import DENSE, Rules, Turn
 
-__all__ = ["Block", "Rotary", "Transformer", "attention", "bucket_for", "dense", "rotary_table"]
-
-
-def rotary_table(head_dim: int, positions: int, theta: float, device: torch.device) -> Tensor:
-    """cos and sin of every position, [2, positions, head_dim] float32; the sine's first half carries the minus sign."""
-    rate = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
-    angle = torch.arange(positions, dtype=torch.float32, device=device)[:, None] * rate
-    sign = torch.tensor([-1.0, 1.0], device=device).repeat_interleave(head_dim // 2)
-    return torch.stack((angle.cos().repeat(1, 2), angle.sin().repeat(1, 2) * sign))
-
-
-class Rotary:
-    """The rotary table of a model, made as far as its longest memory so far needs: a context of 131,072 positions, or
-    a damaged config that asks for billions, costs nothing until it is used.
-
-    Lengths double up to the context. Shorter tables are kept, since a captured graph may still read one; all of them
-    together are less than twice as long as the last.
-    """
-
-    def __init__(self, config: ModelConfig, device: torch.device) -> None:
-        self._config, self._device = config, device
-        self._tables: list[Tensor] = []
-
-    @property
-    def table(self) -> Tensor:
-        """[2, positions, head_dim] float32, for as many positions as `reach` was asked for."""
-        return self._tables[-1]
-
-    def reach(self, positions: int) -> None:
-        """Make sure of the table for `positions`."""
-        if self._tables and self.table.shape[1] >= positions:
-            return
-        c, doubled = self._config, 1 << (positions - 1).bit_length()
-        length = max(positions, min(doubled, c.context + 1))
-        self._tables.append(rotary_table(c.head_dim, length, c.rope_theta, self._device))
+__all__ = ["Block", "Transformer", "attention", "bucket_for", "dense"]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -68,8 +35,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer. attn_norm, mlp_norm [C]; qk [(H + G) * D, C]; v [G * D, C]; out [C, H * D]; gate_up [2 F, C];
-    down [C, F]; biases of qk and v or None."""
+    """One layer. attn_norm, mlp_norm [C]; qk [(H + G) * D, C], the channels of each head in pairs (`rotary.paired`);
+    v [G * D, C]; out [C, H * D]; gate_up [2 F, C]; down [C, F]; biases of qk and v or None."""
 
     config: ModelConfig
     attn_norm: Tensor
@@ -108,7 +75,7 @@ class Block:
     def mlp(self, x: Tensor) -> Tensor:
         """The gated feed-forward of x [N, C], norm included, residual not."""
         gate, up = F.linear(self.norm(x, self.mlp_norm), self.gate_up_weight).chunk(2, dim=1)
-        return F.linear(F.silu(gate) * up, self.down_weight)
+        return F.linear(F.silu(gate).mul_(up), self.down_weight)
 
 
 def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
@@ -117,8 +84,9 @@ def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> T
     q, k = block.qk(h, turn)
     memory.put("k", at, k)
     memory.put("v", at, block.value(h))
-    x = x + block.attend(q, *memory.kv, at)
-    return x + block.mlp(x)
+    # Into what was just made, so that nothing is allocated for a sum.
+    x = block.attend(q, *memory.kv, at).add_(x)
+    return block.mlp(x).add_(x)
 
 
 @dataclass(frozen=True)
@@ -155,7 +123,7 @@ class Transformer:
     def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules = DENSE) -> Tensor:
         """Carry the rows `at` of tokens [N] through every layer under its rule: hidden states [N, C]."""
         x = self.embed(tokens)
-        turn = Turn(*self.rotary.table[:, at.slot].unsqueeze(2))
+        turn = self.rotary.turn(at.slot)
         memory.keep(rules, self.config.width)
         for number, (block, layer) in enumerate(zip(self.blocks, memory.layers, strict=True)):
             x = (rules.of(number) or dense)(block, x, at, turn, layer)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dkv.model import ModelConfig
 from dkv.models.headers import Shape
-from dkv.models.layers import Block, Rotary, Transformer
+from dkv.models.layers import Block, Transformer
+from dkv.models.rotary import Rotary, paired, unpaired
 from dkv.models.sharded import DIMENSIONS, ShardedBlock, ShardedTransformer, share_of
 from dkv.models.weights import Weights
 from dkv.parallel.cut import Cut
@@ -71,7 +72,8 @@ class Names:
         cuts = {} if team is None else {name: Cut(dim, team.rank, team.ranks) for name, dim in DIMENSIONS.items()}
 
         def read(fields: dict[str, dict[str, Shape]]) -> dict[str, Tensor]:
-            return {field: weights.fuse(parts, cuts.get(field)) for field, parts in fields.items()}
+            fused = {field: weights.fuse(parts, cuts.get(field)) for field, parts in fields.items()}
+            return {field: paired(x, c.head_dim) if field in _TURNED else x for field, x in fused.items()}
 
         outer = read(self._outer(c))
         block: Callable[..., Block] = Block if team is None else partial(ShardedBlock, team=team)
@@ -86,13 +88,15 @@ class Names:
         )
 
     def tensors(self, model: Transformer) -> Iterator[tuple[str, Tensor]]:
-        """The network's tensors under their published names, fused ones apart again: views, nothing is copied."""
+        """The network's tensors under their published names and in their order, fused ones apart again: views, but for
+        queries and keys."""
         c = model.config
         for field, parts in self._outer(c).items():
             yield from _split(getattr(model, field), parts)
         for layer, block in enumerate(model.blocks):
             for field, parts in self._layer(c, layer).items():
-                yield from _split(getattr(block, field), parts)
+                fused = getattr(block, field)
+                yield from _split(unpaired(fused, c.head_dim) if field in _TURNED else fused, parts)
 
     def _outer(self, c: ModelConfig) -> dict[str, dict[str, Shape]]:
         """Names and shapes of the parts of each field of a Transformer."""
@@ -118,6 +122,10 @@ class Names:
             q, k, v = self.biases
             fields |= {"qk_bias": {q: (queries,), k: (keys,)}, "v_bias": {v: (keys,)}}
         return {field: {at + name: shape for name, shape in parts.items()} for field, parts in fields.items()}
+
+
+_TURNED = ("qk_weight", "qk_bias")
+"""Fields whose channels lie in pairs here and half a head apart in a checkpoint."""
 
 
 def _split(fused: Tensor, parts: dict[str, Shape]) -> Iterator[tuple[str, Tensor]]:
