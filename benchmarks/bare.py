@@ -36,6 +36,7 @@ from dkv.denoise import Schedule, State, Tick, advance
 from dkv.memory import Memory
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer, attention, bucket_for
+from dkv.models.packing import linear
 from dkv.place import At
 from dkv.rules import DENSE, Rules, Turn
 from dkv.sampling import Sampling
@@ -153,7 +154,7 @@ class Bare:
         q, _ = block.qk(h[: len(some)], turn)
         grouped = q.view(self.batch, -1, *q.shape[1:]).transpose(1, 2)
         mixed = attention(grouped, kv[0], kv[1], None).transpose(1, 2).flatten(0, 1).flatten(1)
-        y = F.linear(mixed, block.out_weight).add_(some)
+        y = linear(mixed, block.out_weight).add_(some)
         return block.mlp(y).add_(y)
 
 
@@ -247,8 +248,12 @@ def table(log: TextIO, width: int, dtype: str, case: Case, policies: Sequence[st
     stub = Stub(config, model.device, model.dtype, torch.Generator())
     shared: dict[int, Times] = {}
     base: tuple[float, float, int] | None = None
-    print(f"\n**{width} wide, 8 layers, {dtype}, batch {case.batch}, prompt {case.prompt}, gen {case.gen}, {case.steps} steps**\n")
-    print("| policy | ms a step | engine / bare | worst kind | rows saved | bare speed-up | engine speed-up | of the bare |")
+    print(
+        f"\n**{width} wide, 8 layers, {dtype}, batch {case.batch}, prompt {case.prompt}, gen {case.gen}, {case.steps} steps**\n"
+    )
+    print(
+        "| policy | ms a step | engine / bare | worst kind | rows saved | bare speed-up | engine speed-up | of the bare |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for spec in dict.fromkeys(("none", *policies)):
         kinds = kinds_of(model, spec, case, stub)

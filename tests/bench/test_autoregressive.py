@@ -12,6 +12,7 @@ from dkv.bench.autoregressive import Autoregressive, autoregressive_work
 from dkv.bench.flops import flops
 from dkv.models import Transformer
 from dkv.models.layers import attention
+from dkv.models.packing import linear
 
 
 def next_token(model: Transformer, ids: list[int]) -> int:
@@ -25,7 +26,7 @@ def next_token(model: Transformer, ids: list[int]) -> int:
         q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
         rows = range(len(ids))
         mixed = [attention(q[:, :, r : r + 1], k[:, :, : r + 1], v[:, :, : r + 1], None) for r in rows]
-        x = x + F.linear(torch.cat([one.transpose(1, 2).flatten(2)[0] for one in mixed]), block.out_weight)
+        x = x + linear(torch.cat([one.transpose(1, 2).flatten(2)[0] for one in mixed]), block.out_weight)
         x = x + block.mlp(x)
     return int(model.logits(x[-1:]).argmax())
 

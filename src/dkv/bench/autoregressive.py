@@ -15,6 +15,7 @@ from dkv.bench.flops import Part, Work
 from dkv.memory import LayerMemory
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer
+from dkv.models.packing import linear
 from dkv.rules import Turn
 
 __all__ = ["Autoregressive", "autoregressive_work"]
@@ -76,7 +77,7 @@ class Autoregressive:
         grouped = q.shape[1] != keys.shape[1]
         causal = shape[1] > 1
         mixed = F.scaled_dot_product_attention(by_sequence[0], keys, values, is_causal=causal, enable_gqa=grouped)
-        return F.linear(mixed.transpose(1, 2).flatten(2).flatten(0, 1), block.out_weight)
+        return linear(mixed.transpose(1, 2).flatten(2).flatten(0, 1), block.out_weight)
 
     @property
     def token_ids(self) -> list[list[int]]:

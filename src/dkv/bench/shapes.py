@@ -9,6 +9,7 @@ import torch
 from dkv.errors import SpecError
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer
+from dkv.models.packing import packed
 from dkv.models.rotary import Rotary
 
 __all__ = ["SHAPES", "named_shape", "random_model", "shape"]
@@ -113,16 +114,16 @@ def random_model(
             config=c,
             attn_norm=norm,
             mlp_norm=norm,
-            qk_weight=weight(inner + keys, c.width),
-            v_weight=weight(keys, c.width),
-            out_weight=weight(c.width, inner),
-            gate_up_weight=weight(2 * c.mlp_width, c.width),
-            down_weight=weight(c.width, c.mlp_width),
+            qk_weight=packed(weight(inner + keys, c.width)),
+            v_weight=packed(weight(keys, c.width)),
+            out_weight=packed(weight(c.width, inner)),
+            gate_up_weight=packed(weight(2 * c.mlp_width, c.width)),
+            down_weight=packed(weight(c.width, c.mlp_width)),
             qk_bias=bias(inner + keys),
             v_bias=bias(keys),
         )
         for _ in range(c.layers)
     )
     embedding = weight(c.vocab, c.width)
-    head = embedding if c.tied else weight(c.vocab, c.width)
+    head = embedding if c.tied else packed(weight(c.vocab, c.width))
     return Transformer(c, embedding, blocks, norm, head, Rotary(c, torch.device(device)))

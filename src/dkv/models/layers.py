@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from dkv.drift import drift
 from dkv.memory import LayerMemory, Memory
 from dkv.model import ModelConfig
+from dkv.models.packing import linear
 from dkv.models.rotary import Rotary
 from dkv.place import At, Bucket, exact
 from dkv.rules import DENSE, Rules, Turn
@@ -74,13 +75,13 @@ class Block:
     def qk(self, h: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
         """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]."""
         c = self.config
-        heads = F.linear(h, self.qk_weight, self.qk_bias).view(-1, c.heads + c.kv_heads, c.head_dim)
+        heads = linear(h, self.qk_weight, self.qk_bias).view(-1, c.heads + c.kv_heads, c.head_dim)
         turned = turn(heads)
         return turned[:, : c.heads], turned[:, c.heads :]
 
     def value(self, h: Tensor) -> Tensor:
         """Values [N, G, D] of h [N, C]."""
-        return F.linear(h, self.v_weight, self.v_bias).view(-1, self.config.kv_heads, self.config.head_dim)
+        return linear(h, self.v_weight, self.v_bias).view(-1, self.config.kv_heads, self.config.head_dim)
 
     def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
         """How far values [N, G, D] moved, [N] float32."""
@@ -88,12 +89,12 @@ class Block:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
-        return F.linear(at.attend(q, k.to(q.dtype), v.to(q.dtype), attention), self.out_weight)
+        return linear(at.attend(q, k.to(q.dtype), v.to(q.dtype), attention), self.out_weight)
 
     def mlp(self, x: Tensor) -> Tensor:
         """The gated feed-forward of x [N, C], norm included, residual not."""
-        gate, up = F.linear(self.norm(x, self.mlp_norm), self.gate_up_weight).chunk(2, dim=1)
-        return F.linear(F.silu(gate).mul_(up), self.down_weight)
+        gate, up = linear(self.norm(x, self.mlp_norm), self.gate_up_weight).chunk(2, dim=1)
+        return linear(F.silu(gate).mul_(up), self.down_weight)
 
 
 def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
@@ -150,7 +151,7 @@ class Transformer:
     def logits(self, x: Tensor) -> Tensor:
         """Final norm and head of x [M, C]: [M, V] float32. Run it only on the rows that are read."""
         normed = rms_norm(x, self.final_norm, self.config.norm_eps)
-        return F.linear(normed, self.head_weight).float()
+        return linear(normed, self.head_weight).float()
 
 
 def bucket_for(device: torch.device, dtype: torch.dtype) -> Bucket:

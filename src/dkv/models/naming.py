@@ -16,6 +16,7 @@ from torch import Tensor
 from dkv.model import ModelConfig
 from dkv.models.headers import Shape
 from dkv.models.layers import Block, Transformer
+from dkv.models.packing import packed, plain
 from dkv.models.rotary import Rotary, paired, unpaired
 from dkv.models.sharded import DIMENSIONS, ShardedBlock, ShardedTransformer, share_of
 from dkv.models.weights import Weights
@@ -71,9 +72,13 @@ class Names:
         weights.check(self.shapes(c))
         cuts = {} if team is None else {name: Cut(dim, team.rank, team.ranks) for name, dim in DIMENSIONS.items()}
 
+        def read_one(field: str, parts: dict[str, Shape]) -> Tensor:
+            fused = weights.fuse(parts, cuts.get(field))
+            turned = paired(fused, c.head_dim) if field in _TURNED else fused
+            return packed(turned) if field in _MULTIPLIED else turned
+
         def read(fields: dict[str, dict[str, Shape]]) -> dict[str, Tensor]:
-            fused = {field: weights.fuse(parts, cuts.get(field)) for field, parts in fields.items()}
-            return {field: paired(x, c.head_dim) if field in _TURNED else x for field, x in fused.items()}
+            return {field: read_one(field, parts) for field, parts in fields.items()}
 
         outer = read(self._outer(c))
         block: Callable[..., Block] = Block if team is None else partial(ShardedBlock, team=team)
@@ -88,14 +93,14 @@ class Names:
         )
 
     def tensors(self, model: Transformer) -> Iterator[tuple[str, Tensor]]:
-        """The network's tensors under their published names and in their order, fused ones apart again: views, but for
-        queries and keys."""
+        """The network's tensors under their published names and in their order, fused ones apart again: views where
+        they are kept as published."""
         c = model.config
         for field, parts in self._outer(c).items():
-            yield from _split(getattr(model, field), parts)
+            yield from _split(plain(getattr(model, field)), parts)
         for layer, block in enumerate(model.blocks):
             for field, parts in self._layer(c, layer).items():
-                fused = getattr(block, field)
+                fused = plain(getattr(block, field))
                 yield from _split(unpaired(fused, c.head_dim) if field in _TURNED else fused, parts)
 
     def _outer(self, c: ModelConfig) -> dict[str, dict[str, Shape]]:
@@ -123,6 +128,9 @@ class Names:
             fields |= {"qk_bias": {q: (queries,), k: (keys,)}, "v_bias": {v: (keys,)}}
         return {field: {at + name: shape for name, shape in parts.items()} for field, parts in fields.items()}
 
+
+_MULTIPLIED = ("head_weight", "qk_weight", "v_weight", "out_weight", "gate_up_weight", "down_weight")
+"""Fields that rows are multiplied by, and nothing else reads."""
 
 _TURNED = ("qk_weight", "qk_bias")
 """Fields whose channels lie in pairs here and half a head apart in a checkpoint."""

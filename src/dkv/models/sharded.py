@@ -21,6 +21,7 @@ from dkv.errors import SettingError
 from dkv.memory import Memory
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer, rms_norm
+from dkv.models.packing import linear
 from dkv.parallel.cut import Cut
 from dkv.parallel.team import Team
 from dkv.place import At
@@ -100,7 +101,7 @@ class ShardedTransformer(Transformer):
     def logits(self, x: Tensor) -> Tensor:
         """Final norm and head of x [M, C]: [M, V] float32, gathered, the same bits on every rank."""
         normed = rms_norm(x, self.final_norm, self.config.norm_eps)
-        part = F.linear(normed, self.head_weight)
+        part = linear(normed, self.head_weight)
         most = Cut(0, 0, self.team.ranks).span(self.config.vocab)[1]
         parts = self.team.gather(F.pad(part, (0, most - part.shape[1])))
         return parts.transpose(0, 1).flatten(1)[:, : self.config.vocab].float().contiguous()
