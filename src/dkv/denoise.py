@@ -239,12 +239,18 @@ def _logits(state: State, plan: Plan, at: At, rows: Tensor, hidden: Tensor, sequ
         place = row * width + slot
         return hidden[place if carried is None else carried[place]]
 
-    logits = state.model.logits(of(sequence))
+    logits = _head(state, of(sequence))
     if guidance is None:
         return logits
     if plan.rest is None:
         return guidance.apply(state.model, logits, sequence, slot, of(guidance.partner[sequence]))
     return guidance.apply(state.model, logits, sequence, slot, None)
+
+
+def _head(state: State, hidden: Tensor) -> Tensor:
+    """Logits [M, V] of hidden states [M, C], which come in buckets as rows do: a new number may cost a new kernel."""
+    reads = len(hidden)
+    return state.model.logits(F.pad(hidden, (0, 0, 0, state.bucket(reads) - reads)))[:reads]
 
 
 def _commit(state: State, step: Step, read: Read | None) -> Tensor:

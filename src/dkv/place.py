@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -34,6 +35,21 @@ class At:
     whole: bool
     mask: Tensor | None
     narrow: Narrowing | None = None
+
+    def cells(self, buffer: Tensor) -> Tensor:
+        """[N * heads] the numbers of the carried rows' cells in a buffer [B, heads, T + 1, D], head by head of each
+        row, where a cell is D elements and cells are counted through the storage."""
+        heads, size = buffer.shape[1], buffer.shape[3]
+        key = (heads, buffer.stride(0) // size, buffer.stride(1) // size)
+        if key not in self._numbers:
+            starts = self.sequence * key[1] + self.slot
+            self._numbers[key] = (starts[:, None] + torch.arange(heads, device=starts.device) * key[2]).view(-1)
+        return self._numbers[key]
+
+    @cached_property
+    def _numbers(self) -> dict[tuple[int, int, int], Tensor]:
+        """What `cells` found: the same for all layers."""
+        return {}
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -45,6 +45,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _has_kernels() -> bool:
     """What `torch.compile` packs weights with on a CPU: not documented, but the only way there."""
     kernels = torch.ops.mkldnn
-    return torch.backends.mkldnn.is_available() and all(
+    return torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
         hasattr(kernels, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
     )

@@ -10,6 +10,7 @@ Plain tensors and collectives: DTensor would lay out the same shards, and dispat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -72,10 +73,9 @@ class ShardedBlock(Block):
         """The gated feed-forward of x [N, C], over all ranks' columns."""
         return self.team.sum(super().mlp(x))
 
-    def _lengths(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        squares = torch.stack((a.square().sum(1), b.square().sum(1)))
-        first, second = self.team.gather(squares).sum(0).sqrt()
-        return first, second
+    def _lengths(self, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
+        squares = torch.stack([v.float().square().sum(1) for v in vectors])
+        return self.team.gather(squares).sum(0).sqrt().unbind()
 
 
 @dataclass(frozen=True)
