@@ -29,7 +29,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, weight.shape, weight, eps)
     # On a CPU torch composes it of seven passes; these are three, in half the time on many rows.
     length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-    scale = length.square_().div_(x.shape[1]).add_(eps).rsqrt_()
+    scale: Tensor = length.square_().div_(x.shape[1]).add_(eps).rsqrt_()
     return (x * scale).mul_(weight).to(x.dtype)
 
 
