@@ -1,17 +1,16 @@
-"""How close a step comes to a bare forward of the same rows, for every policy: what the engine adds, and what is left of
-the rows saved.
+"""How close a step of every policy comes to a bare forward of the same rows, and what is left of the rows saved.
 
     python benchmarks/bare.py                                      # everything, both dtypes: about an hour
     python benchmarks/bare.py --widths 512 --batches 1 --prompts 64 --dtypes bfloat16
-    python benchmarks/bare.py --prompts 512 --gen 128 --steps 64 --cache none --cache dllm-cache   # the paper's setting
+    python benchmarks/bare.py --prompts 512 --gen 128 --steps 64 --cache dllm-cache     # the published setting
 
-A *bare forward* is what a perfect engine would run: the same weights and products on as many rows, attention over as many
-keys, the head where it is read; no plan, no cache, no decoder. One process, one thread by default, processor time, engine
-and bare in turn.
+A *bare forward* is what a perfect engine would run: the same weights and products on as many rows, attention over as
+many keys, the head where it is read; no plan, no cache, no decoder. One process, one thread by default, processor time,
+engine and bare in turn.
 
-A generation is walked twice. First with a stub in place of the model, to learn which kinds of steps there are; then again,
-and the model takes the stub's place at some steps of each kind. A kind's time depends on its rows, not on what the weights
-say, so the time of a whole generation follows, and large shapes are measured in minutes.
+A generation is walked twice. First with a stub in place of the model, to learn which kinds of steps there are; then
+again, and the model takes the stub's place at some steps of each kind. A kind's time depends on its rows, not on what
+the weights say, so the time of a whole generation follows, and large shapes are measured in minutes.
 """
 
 from __future__ import annotations
@@ -51,6 +50,12 @@ MOST = 10
 """Kinds of steps that are timed of a policy; the others' times are interpolated between them."""
 
 
+HEADINGS = (
+    "policy", "ms a step", "engine / bare", "worst kind", "rows saved", "bare speed-up", "engine speed-up",
+    "of the bare",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Case:
     """What is generated: batch equal prompts of `prompt` tokens, gen masked ones, in so many steps."""
@@ -59,6 +64,9 @@ class Case:
     prompt: int
     gen: int
     steps: int
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}, prompt {self.prompt}, gen {self.gen}, {self.steps} steps"
 
 
 @dataclass(frozen=True)
@@ -248,13 +256,7 @@ def table(log: TextIO, width: int, dtype: str, case: Case, policies: Sequence[st
     stub = Stub(config, model.device, model.dtype, torch.Generator())
     shared: dict[int, Times] = {}
     base: tuple[float, float, int] | None = None
-    print(
-        f"\n**{width} wide, 8 layers, {dtype}, batch {case.batch}, prompt {case.prompt}, gen {case.gen}, {case.steps} steps**\n"
-    )
-    print(
-        "| policy | ms a step | engine / bare | worst kind | rows saved | bare speed-up | engine speed-up | of the bare |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"\n**{width} wide, 8 layers, {dtype}, {case}**\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
     for spec in dict.fromkeys(("none", *policies)):
         kinds = kinds_of(model, spec, case, stub)
         times = measure(model, spec, case, kinds, repeats + 1, shared)

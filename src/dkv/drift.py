@@ -27,9 +27,9 @@ def whole_lengths(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
 def drift(new: Tensor, old: Tensor, similarity: str, lengths: Lengths = whole_lengths) -> Tensor:
     """How far value vectors [N, G, D] moved, [N] float32, over all heads: 1 - cosine, or the Euclidean distance.
 
-    In float32, because in bfloat16 nearly all cosines tie; 1 - cosine from the distance and the lengths, 2 a b (1 - cos)
-    = |a - b|^2 - (a - b)^2, because the difference itself rounds away. What has not moved beyond rounding counts as 0:
-    then the lowest position wins, whatever the company of the sequence did to the last bits.
+    In float32, because in bfloat16 nearly all cosines tie; 1 - cosine from the distance d of vectors of lengths a, b,
+    d^2 - (a - b)^2 = 2 a b (1 - cosine), because the difference itself rounds away. What has not moved beyond rounding
+    counts as 0: then the lowest position wins, whatever the company of the sequence did to the last bits.
     """
     a, b = new.flatten(1), old.flatten(1)
     after, before, moved = lengths((a, b, a.float() - b))

@@ -47,8 +47,8 @@ class LayerMemory:
 
 
 def _cells(buffer: Tensor) -> Tensor:
-    """A buffer [B, heads, T + 1, D] as the cells [N, D] that its storage holds one after the other (others between them,
-    where it is a part of a larger one): rows go in and out of these several times as fast as by three indices."""
+    """A buffer [B, heads, T + 1, D] as the cells [N, D] that its storage holds one after the other, others between them
+    where it is a part of a larger one: rows go in and out of these several times as fast as by three indices."""
     batch, heads, slots, size = buffer.shape
     last = (batch - 1) * buffer.stride(0) + (heads - 1) * buffer.stride(1) + (slots - 1) * size
     return buffer.as_strided((last // size + 1, size), (size, 1))
