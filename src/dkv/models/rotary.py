@@ -60,4 +60,4 @@ class Rotary:
 
     def turn(self, slots: Tensor) -> Turn:
         """The rotation of rows that sit in `slots` [N]."""
-        return Turn(self.table[slots].unsqueeze(1))
+        return Turn(self.table.index_select(0, slots).unsqueeze(1))
