@@ -23,8 +23,8 @@ _RIVALS = {
     "dllm-cache": tuple(Policy(f"dllm-cache:kp=50,kr={kr},rho={rho}") for kr in (2, 4, 7) for rho in (0.25, 0.5)),
 }
 _OTHERS = {
-    "dkv-greedy": tuple(Policy(f"dkv-greedy:refresh={n},window=4") for n in (4, 8)),
-    "dkv-pd": tuple(Policy(f"dkv-pd:refresh={n}") for n in (4, 8)),
+    "dkv-greedy": (Policy("dkv-greedy:refresh=8,window=4"),),
+    "dkv-pd": (Policy("dkv-pd:refresh=4"),),
     "dkv-prefill": (Policy("dkv-prefill"),),
 }
 

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Parallel"]
 
-_CACHES = ("none", "dkv-decode:refresh=4", "dkv-fill:rows=24", "fast-dual", "dkv-prefill")
-_DECODERS = (None, "threshold:tau=0.95", "threshold:tau=0.9", "entropy-bound:gamma=0.1", "factor:factor=1.0")
+_CACHES = ("none", "dkv-decode:refresh=4", "dkv-fill:rows=24", "dkv-fill:rows=40", "fast-dual")
+_DECODERS = (
+    None, "threshold:tau=0.999", "threshold:tau=0.99", "threshold:tau=0.95", "threshold:tau=0.9",
+    "entropy-bound:gamma=0.1", "entropy-bound:gamma=0.01",
+)  # fmt: skip
 _BOTH = (Policy("dkv-fill:rows=24", "threshold:tau=0.9"), Policy("dkv-prefill", "threshold:tau=0.9"))
 _TIMES = 5.0
 
