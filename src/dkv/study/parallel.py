@@ -20,14 +20,15 @@ _DECODERS = (
     None, "threshold:tau=0.999", "threshold:tau=0.99", "threshold:tau=0.95", "threshold:tau=0.9",
     "entropy-bound:gamma=0.1", "entropy-bound:gamma=0.01",
 )  # fmt: skip
-_BOTH = (Policy("dkv-fill:rows=24", "threshold:tau=0.9"), Policy("dkv-prefill", "threshold:tau=0.9"))
+_BOTH = Policy("dkv-fill:rows=40", "threshold:tau=0.999")
+"""Chosen on other examples than those that a study asks."""
 _TIMES = 5.0
 
 
 class Parallel(Accuracy):
-    """Rule: threshold decoding with the faster of dkv-fill and dkv-prefill, against no cache and one token a step. Held
-    if it writes at least 5 times as many tokens in a second of processor time and loses at most 2 points (the paired
-    interval's lower bound says so); not, if either is refuted."""
+    """Rule: dkv-fill with 40 rows and threshold 0.999 against no cache and one token a step. Held if it writes at least
+    5 times as many tokens in a second of processor time and loses at most 2 points (the paired interval's lower bound
+    says so); not, if either is refuted."""
 
     name: ClassVar[str] = "parallel"
     claim: ClassVar[str] = (
@@ -39,7 +40,7 @@ class Parallel(Accuracy):
     def policies(self, quick: bool) -> Sequence[Policy]:
         """Every cache with every decoder; quick: what the rule needs."""
         if quick:
-            return [NONE, *(Policy(p.cache) for p in _BOTH), Policy("none", _BOTH[0].decoder), *_BOTH]
+            return [NONE, Policy(_BOTH.cache), Policy("none", _BOTH.decoder), _BOTH]
         return [Policy(cache, decoder) for decoder in _DECODERS for cache in _CACHES]
 
     def cells(self, effort: Effort) -> Sequence[Cell]:
@@ -68,17 +69,11 @@ class Parallel(Accuracy):
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class, with what each part does alone."""
-        none = pool(records, NONE)
-        found = {policy: pool(records, policy) for policy in _BOTH}
-        best = max(found, key=lambda policy: _rate(found[policy]))
-        times, difference = _rate(found[best]) / _rate(none), found[best].less(none)
-        parts = {"the cache alone": Policy(best.cache), "the decoder alone": Policy("none", best.decoder)}
-        alone = ", ".join(
-            f"{name} {_rate(p) / _rate(none):.1f}x"
-            for name, policy in parts.items()
-            if (p := known_pool(records, policy))
-        )
-        sentence = f"{best.cache} with {best.decoder}: {times:.1f}x the tokens a second ({alone}), {difference}."
+        none, both = pool(records, NONE), pool(records, _BOTH)
+        times, difference = _rate(both) / _rate(none), both.less(none)
+        parts = {"the cache": Policy(_BOTH.cache), "the decoder": Policy("none", _BOTH.decoder)}
+        alone = ", ".join(f"{name} alone {_rate(pool(records, p)) / _rate(none):.1f}x" for name, p in parts.items())
+        sentence = f"{_BOTH.cache} with {_BOTH.decoder}: {times:.1f}x the tokens a second ({alone}), {difference}."
         return Verdict(all_of((times >= _TIMES, kept(difference))), sentence)
 
 
