@@ -18,7 +18,15 @@ from tests.engine.runs import alone, finished, same
 from tests.support.checkpoints import CONFIG, EOS, EOT, MASK, VOCAB, tensors_of, write_checkpoint, write_tokenizer
 from tests.support.runs import POLICIES, Scripted, play, start
 
-DECODERS = ["confidence", "random", "threshold:tau=0.2", "factor", "entropy"]
+DECODERS = [
+    "confidence",
+    "random",
+    "threshold:tau=0.2",
+    "factor",
+    "entropy",
+    "credit:tau=0.02,alpha=3",
+    "klass:tau=0.01,kl=0.5,history=1",
+]
 
 
 @pytest.fixture(scope="module")
