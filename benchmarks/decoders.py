@@ -1,7 +1,7 @@
 """What decoders save and cost: forwards an answer and right answers on the embedded model's frozen evaluation sets.
 
     python benchmarks/decoders.py                                    # every decoder of DECODERS, no cache
-    python benchmarks/decoders.py --cache dkv-fill:rows=24 --decoder threshold --decoder credit:alpha=1
+    python benchmarks/decoders.py --cache dkv-fill:rows=24 --decoder threshold --decoder credit:alpha=2
     python benchmarks/decoders.py --gen-length 192 --block-length 32 --decoder threshold --cache none --cache dpad
 
 One Markdown row per decoder and cache: forwards and rows an answer, and how many answers are right. The first hundred
@@ -21,12 +21,11 @@ from dkv.eval.turns import as_prompt
 
 DECODERS = (
     "confidence",
-    *(f"threshold:tau={tau}" for tau in (0.95, 0.9, 0.8, 0.7)),
-    *(f"factor:factor={factor}" for factor in (0.5, 1.0, 1.5)),
-    *(f"entropy-bound:gamma={gamma}" for gamma in (0.1, 0.3, 0.5)),
-    *(f"local-leap:near={near}" for near in (0.75, 0.6)),
-    *(f"credit:alpha={alpha}" for alpha in (0.3, 0.7, 1.0)),
-    *(f"klass:tau={tau},kl={kl}" for tau, kl in ((0.6, 0.015), (0.6, 0.05), (0.8, 0.05))),
+    *(f"threshold:tau={tau}" for tau in (0.9, 0.95, 0.98, 0.99)),
+    *(f"factor:factor={factor}" for factor in (0.25, 0.5, 1.0)),
+    *(f"entropy-bound:gamma={gamma}" for gamma in (0.05, 0.1, 0.3)),
+    *("local-leap", "local-leap:tau=0.99,near=0.95"),
+    *(f"credit:tau={tau}" for tau in (0.9, 0.95, 0.98, 0.99, 0.995)),
 )
 """What is tried where nothing else is asked for."""
 

@@ -28,7 +28,6 @@ DECODERS = (
     "entropy-bound:gamma=4",
     "local-leap:tau=0.2,near=0.1",
     "credit:tau=0.02,alpha=3",
-    "klass:tau=0.01,kl=0.5,history=1",
 )
 CACHES = (
     *POLICIES,

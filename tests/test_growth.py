@@ -25,7 +25,6 @@ DECODERS = [
     "factor",
     "entropy",
     "credit:tau=0.02,alpha=3",
-    "klass:tau=0.01,kl=0.5,history=1",
 ]
 
 

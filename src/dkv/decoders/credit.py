@@ -36,7 +36,7 @@ class Credit(ReadsBlock):
     adaptive: ClassVar[bool] = True
     notes: ClassVar[int] = 2
     tau: float = 0.9
-    alpha: float = 0.7
+    alpha: float = 1.0
     beta: float = 0.7
     gamma: float = 0.5
 
