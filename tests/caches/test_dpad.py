@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dkv.caches import make_cache
-from dkv.canvas import NEVER
+from dkv.canvas import GIVEN, NEVER
 from dkv.decoders import RandomOrder
 from dkv.denoise import State, Tick, _observe, advance
 from dkv.errors import SpecError
@@ -56,6 +56,14 @@ def test_it_is_thinned_as_a_bell(model: Transformer) -> None:
         expected = share[part : part + 500].mean()
         assert abs(kept[part : part + 500].float().mean() - expected) < 4 * (expected * (1 - expected) / 500) ** 0.5
     assert not kept[4000:].any()
+
+
+def test_given_text_is_never_left_out(model: Transformer) -> None:
+    state = start(model, [[1, 2]], 8, 2, cache=NONE)
+    state.canvas.committed_at[:, [7, 9]] = GIVEN
+    plan = state.policy.plan(_observe(state))
+    assert plan.visible is not None
+    assert positions(plan.visible) == positions(plan.rows) == [[0, 1, 2, 3, 7, 9]]
 
 
 @given(

@@ -29,6 +29,7 @@ DECODERS: tuple[str, ...] = (
     "threshold:tau=0.8",
     "entropy-bound:gamma=0.1",
     "entropy-bound:gamma=0.5",
+    "credit:tau=0.98",
 )
 """One token a step, and several while the model is sure."""
 
