@@ -21,7 +21,7 @@ from dkv.eval.turns import as_prompt
 
 DECODERS = (
     "confidence",
-    *(f"threshold:tau={tau}" for tau in (0.9, 0.95, 0.98, 0.99)),
+    *(f"threshold:tau={tau}" for tau in (0.9, 0.95, 0.98, 0.99, 0.995)),
     *(f"factor:factor={factor}" for factor in (0.25, 0.5, 1.0)),
     *(f"entropy-bound:gamma={gamma}" for gamma in (0.05, 0.1, 0.3)),
     *("local-leap", "local-leap:tau=0.99,near=0.95"),
