@@ -73,6 +73,10 @@ class Read:
         grid[self.flat] = values
         return grid.view(self.shape)
 
+    def at(self, grid: Tensor) -> Tensor:
+        """What a grid [B, T, ...] holds at the positions read, [M, ...]."""
+        return grid.flatten(0, 1)[self.flat]
+
 
 def log_confidence(logits: Tensor, token: Tensor) -> Tensor:
     """Log-probability [M] of token [M] under softmax of logits [M, V], without the rounding of a softmax near 1.

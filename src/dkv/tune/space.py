@@ -30,6 +30,7 @@ DECODERS: tuple[str, ...] = (
     "threshold:tau=0.9",
     "entropy-bound:gamma=0.01",
     "entropy-bound:gamma=0.1",
+    "credit:tau=0.995",
 )
 """One token a step, and several while the model is sure."""
 
