@@ -15,18 +15,23 @@ from dkv.decoders import make_decoder
 from dkv.dtypes import named_dtype
 from dkv.encoding import Prompt, encoded, listed
 from dkv.engine import Engine, Request
+from dkv.engine.graphs import Graphed
 from dkv.errors import CheckpointError, SettingError
 from dkv.generation import Frame, Generation
 from dkv.infill import Infilling, Part, canvas_ids, infilled, region_of
 from dkv.model import Model
 from dkv.models import Transformer
+from dkv.models.compiled import Compiled
+from dkv.models.layers import bucket_for
 from dkv.models.saving import save
 from dkv.models.sharded import ShardedTransformer
 from dkv.models.shards import parse_size
+from dkv.place import Bucket
 from dkv.plan import CachePolicy, Decoder
 from dkv.settings import Settings, drawn_seed, seed_of, texts_of
 from dkv.tokens import Tokenizer
 from dkv.tuned import AUTO, find_tuned
+from dkv.warmth import Warmth
 
 __all__ = ["DiffusionLM"]
 
@@ -46,6 +51,23 @@ class DiffusionLM:
     ) -> None:
         self.model, self.tokenizer, self.name, self.directory = model, tokenizer, name, directory
         self.audit, self._draw = audit, draw
+
+    @property
+    def bucket(self) -> Bucket:
+        """How its row counts are rounded up."""
+        model = self.model
+        return model.bucket if isinstance(model, Graphed) else bucket_for(model.device, model.dtype)
+
+    @property
+    def warmth(self) -> dict[str, Warmth]:
+        """What preparing faster forwards took so far, by the argument of `load` that asked for them."""
+        model, found = self.model, dict[str, Warmth]()
+        if isinstance(model, Graphed):
+            found["cuda_graphs"] = model.warmth
+            model = model.inner
+        if isinstance(model, Transformer) and isinstance(model.layer, Compiled):
+            found["compile"] = model.layer.warmth
+        return found
 
     def generate(
         self,
@@ -285,13 +307,14 @@ class DiffusionLM:
         dtype: of the weights, None = the model's. Config, tokenizer and chat template are those that it was loaded
         with. Raises SettingError, and CheckpointError where that cannot be read or the directory cannot be written.
         """
-        if self.directory is None or not isinstance(self.model, Transformer):
+        model = self.model.inner if isinstance(self.model, Graphed) else self.model
+        if self.directory is None or not isinstance(model, Transformer):
             raise CheckpointError("save: this model was not loaded from a directory, so its config is not known")
-        if isinstance(self.model, ShardedTransformer):
-            ranks = self.model.team.ranks
+        if isinstance(model, ShardedTransformer):
+            ranks = model.team.ranks
             raise SettingError(f"tensor_parallel={ranks}: this process has a share of the model; save it loaded whole")
         kind = None if dtype is None else named_dtype("dtype", dtype)
-        save(self.model, self.directory, Path(directory), kind, parse_size(max_shard_size))
+        save(model, self.directory, Path(directory), kind, parse_size(max_shard_size))
 
     def _settings(
         self,

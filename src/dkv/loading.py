@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -9,9 +10,12 @@ from random import Random
 import torch
 
 from dkv.dtypes import named_dtype
+from dkv.engine.graphs import CudaCapture, Graphed
 from dkv.errors import SettingError
 from dkv.lm import DiffusionLM
-from dkv.models import load_model
+from dkv.model import Model
+from dkv.models import Transformer, load_model
+from dkv.models.compiled import Compiled
 from dkv.models.hub import find_directory
 from dkv.parallel.team import join, rank_device
 from dkv.settings import drawn_seed
@@ -21,7 +25,14 @@ __all__ = ["find_device", "find_dtype", "find_model", "load"]
 
 
 def load(
-    model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False, tensor_parallel: int = 1
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    audit: bool = False,
+    tensor_parallel: int = 1,
+    compile: bool = False,  # noqa: A002 - what torch calls it
+    cuda_graphs: bool = False,
 ) -> DiffusionLM:
     """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
     "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
@@ -30,20 +41,34 @@ def load(
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
     computed (slow; for tests of policies); tensor_parallel: over how many processes the model is split, of which this
     is one: each of them makes the same calls (docs/parallel.md). A checkpoint without a tokenizer takes token ids only.
+    compile: build faster layers with torch.compile as they are first needed; cuda_graphs: record forwards and replay
+    them, on a GPU (docs/speed.md); what that took stands in `lm.warmth`.
 
-    Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype or
-    tensor_parallel, and RankError where another process is gone.
+    Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype,
+    tensor_parallel or cuda_graphs, and RankError where another process is gone.
     """
     if type(tensor_parallel) is not int or tensor_parallel < 1:
         raise SettingError(f"tensor_parallel={tensor_parallel!r} must be a whole number of at least 1")
+    for name, value in (("compile", compile), ("cuda_graphs", cuda_graphs)):
+        if value and tensor_parallel > 1:
+            raise SettingError(f"{name}=True does not go with tensor_parallel={tensor_parallel}; leave one of them out")
     team, draw = None, drawn_seed
     if tensor_parallel > 1:
         device, team = rank_device(device, tensor_parallel), join(tensor_parallel)
         draw = partial(Random(team.share(drawn_seed())).getrandbits, 32)  # noqa: S311 - the same seeds on every rank
     place = find_device(device)
+    if cuda_graphs and place.type != "cuda":
+        raise SettingError(f"cuda_graphs=True needs device='cuda', not {str(place)!r}; leave cuda_graphs out")
     directory = find_model(model) if team is None else team.after_first(partial(find_model, model))
     network = load_model(directory, place, find_dtype(dtype, place), team)
-    return DiffusionLM(network, load_tokenizer(directory), str(model), audit, directory, draw)
+    ready = _prepared(network, compile, cuda_graphs)
+    return DiffusionLM(ready, load_tokenizer(directory), str(model), audit, directory, draw)
+
+
+def _prepared(network: Transformer, compiled: bool, graphs: bool) -> Model:
+    """The network with the ways to run it that were asked for."""
+    fast = replace(network, layer=Compiled()) if compiled else network
+    return Graphed(fast, CudaCapture()) if graphs else fast
 
 
 def find_model(model: str | Path) -> Path:

@@ -20,7 +20,7 @@ from dkv.rules import Rules
 __all__ = ["LayerMemory", "Memory"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerMemory:
     """One layer's buffers: k and v, [B, kv_heads, T + 1, head_dim] each, and features of a rule, [B, 1, T + 1, C]. The
     last slot is scratch."""

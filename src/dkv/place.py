@@ -18,7 +18,7 @@ from torch.nn import functional as F
 __all__ = ["At", "Attention", "Bucket", "Grouping", "Narrowing", "exact", "narrow", "pack"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class At:
     """Where N carried rows sit in B sequences of T slots (slot T is scratch).
 
@@ -76,7 +76,7 @@ Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """softmax(q k') v for q [B, H, R, D], k and v [B, G, T, D], and a mask [B, 1, 1, T] or None; to [B, H, R, D]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grouping:
     """Rows of B sequences side by side, [B, R], for attention.
 
@@ -101,7 +101,7 @@ class Grouping:
         return x if self.place is None else x[self.place]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Narrowing:
     """How a layer picks M of the N carried rows: so many of each sequence, which depends on the layer.
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DENSE", "LayerRule", "Parts", "Rules", "Turn"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Turn:
     """The rotation of the carried rows: cos and sin of each pair of channels, [N, 1, D / 2, 2] float32."""
 

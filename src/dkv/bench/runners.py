@@ -12,7 +12,7 @@ from dkv.bench.flops import Work, work_of
 from dkv.bench.grid import AUTOREGRESSIVE, Cell, settings_of
 from dkv.generation import Generation, Run
 from dkv.lm import DiffusionLM
-from dkv.models.layers import Transformer, bucket_for
+from dkv.models.layers import Transformer
 from dkv.version import installed_version
 
 __all__ = ["Denoising", "Outcome", "Runner", "TokenByToken", "runner_of"]
@@ -62,7 +62,7 @@ class Denoising:
             settings.seeds(len(prompts)),
             settings,
             cache_dtype=None,
-            bucket=bucket_for(model.device, model.dtype),
+            bucket=lm.bucket,
             version=installed_version(),
         )
         self._ticks = self._run.ticks()

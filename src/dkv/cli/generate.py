@@ -46,6 +46,8 @@ def generate(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     tensor_parallel: options.TensorParallel = 1,
+    compile: options.Compile = False,  # noqa: A002 - named as its option
+    cuda_graphs: options.CudaGraphs = False,
     live: options.Live = False,
     svg: options.Svg = None,
     as_json: options.Json = False,
@@ -70,7 +72,10 @@ def generate(
         from dkv.cli.batch import run_batch
 
         split = None if tensor_parallel == 1 else tensor_parallel
-        single = {"prompt": prompt, "ids": ids, "live": live, "svg": svg, "json": as_json, "tensor_parallel": split}
+        single = {
+            "prompt": prompt, "ids": ids, "live": live, "svg": svg, "json": as_json, "tensor_parallel": split,
+            "compile": compile, "cuda_graphs": cuda_graphs,
+        }  # fmt: skip
         _refuse(single, "excludes input; leave input out")
         run_batch(input, output, arguments, model, device, dtype, batch_size, skip_bad, ray, workers)
         return
@@ -80,7 +85,10 @@ def generate(
     given = read_prompt(prompt, ids)
     if svg is not None and (svg.is_dir() or not svg.parent.is_dir()):
         raise SettingError(f"svg={str(svg)!r} must be a file in a directory that exists")
-    job = _Job(model, {"device": device, "dtype": dtype, "tensor_parallel": tensor_parallel}, given, arguments)
+    loading = dict[str, Any](
+        device=device, dtype=dtype, tensor_parallel=tensor_parallel, compile=compile, cuda_graphs=cuda_graphs
+    )
+    job = _Job(model, loading, given, arguments)
     if tensor_parallel == 1:
         _run(job, live, svg, as_json)
         return
@@ -120,9 +128,11 @@ def _run(job: _Job, live: bool, svg: Path | None, as_json: bool) -> None:
     lm = dkv.load(job.model, **job.loading)
     if not live and svg is None:
         _report(lm, lm.generate([job.prompt], progress=is_terminal(sys.stderr), **job.arguments)[0], as_json)
+        _tell_warmth(lm)
         return
     view, frames = _watch(lm, job.prompt, job.arguments, live, keep=svg is not None)
     _report(lm, frames[-1].generation, as_json)
+    _tell_warmth(lm)
     if svg is not None:
         from dkv.cli.picture import save_picture
 
@@ -145,6 +155,12 @@ def _watch(
     shown = prompt if isinstance(prompt, str) else f"{len(prompt)} token ids"
     view = View(lm, shown, arguments["cache"])
     return view, watch(lm.stream(prompt, **arguments), view, stderr_console() if live else None, keep)
+
+
+def _tell_warmth(lm: DiffusionLM) -> None:
+    """A line on standard error for each way of faster forwards that was asked for: what it took, or why it is not."""
+    for name, warmth in lm.warmth.items():
+        print(printable(f"{name}: {warmth}"), file=sys.stderr)
 
 
 def _report(lm: DiffusionLM, generation: Generation | None, as_json: bool) -> None:

@@ -16,6 +16,8 @@ __all__ = [
     "Caches",
     "CfgScale",
     "Chat",
+    "Compile",
+    "CudaGraphs",
     "Decoder",
     "Device",
     "Dtype",
@@ -105,6 +107,8 @@ Device = Annotated[str, _text("--device", "auto, cpu, cuda, ...")]
 TensorParallel = Annotated[
     int, _whole("--tensor-parallel", "Split the model over so many processes, each with a GPU if there are any.")
 ]
+Compile = Annotated[bool, typer.Option("--compile", help="Build faster layers with torch.compile at first use.")]
+CudaGraphs = Annotated[bool, typer.Option("--cuda-graphs", help="Record forwards and replay them; GPU only.")]
 Dtype = Annotated[str, _text("--dtype", "auto, float32, bfloat16, ...")]
 GenLength = Annotated[int, _whole("--gen-length", "Canvas length of the response.")]
 BlockLength = Annotated[int | None, _whole("--block-length", f"Tokens per block, decoded in turn. {_AS_LONG}")]

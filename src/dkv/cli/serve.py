@@ -77,6 +77,8 @@ def serve(
     ray: _Ray = False,
     replicas: _Replicas = None,
     tensor_parallel: options.TensorParallel = 1,
+    compile: options.Compile = False,  # noqa: A002 - named as its option
+    cuda_graphs: options.CudaGraphs = False,
 ) -> None:
     """Serve the model to clients of OpenAI's API; docs/serve.md has the routes."""
     try:
@@ -97,12 +99,17 @@ def serve(
         raise SettingError(f"replicas={replicas} must be at least 1, and needs --ray")
     if ray and tensor_parallel != 1:
         raise SettingError(f"tensor_parallel={tensor_parallel} does not go with --ray; use one of them")
+    for wanted, given in (("compile", compile), ("cuda_graphs", cuda_graphs)):
+        if given and (ray or tensor_parallel != 1):
+            raise SettingError(
+                f"{wanted}: does not go with --ray or --tensor-parallel; leave --{wanted.replace('_', '-')} out"
+            )
     budget = None if memory is None else parse_size(memory, "memory")
     keys = parse_keys(os.environ.get("DKV_API_KEY"))
     check_exposure(host, keys, no_key)
     job = Job(
         model, device, dtype, name, host, port, keys, limits, budget, active, waiting, grace, access_log,
-        ranks=tensor_parallel,
+        ranks=tensor_parallel, compile=compile, cuda_graphs=cuda_graphs,
     )  # fmt: skip
     if ray:
         serve_on_ray(job, replicas)

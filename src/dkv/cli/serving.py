@@ -18,7 +18,8 @@ __all__ = ["Job", "serve_alone", "serve_on_ranks", "serve_on_ray"]
 @dataclass(frozen=True)
 class Job:
     """What is to be served, and how. memory: bytes of cache at most, None = no limit; grace: seconds that requests have
-    once the server is told to end; ranks: processes that share the model."""
+    once the server is told to end; ranks: processes that share the model; compile, cuda_graphs: as `load` takes
+    them."""
 
     model: str
     device: str
@@ -34,6 +35,8 @@ class Job:
     grace: float
     access_log: bool
     ranks: int = 1
+    compile: bool = False
+    cuda_graphs: bool = False
 
     def tell(self, where: str, how: str) -> None:
         """Say on standard error what is served where."""
@@ -47,7 +50,7 @@ def serve_alone(job: Job) -> None:
 
     gate = Gate(job.limits)
     with listen(job.host, job.port) as listening:  # a port in use should not cost the loading
-        lm = dkv.load(job.model, device=job.device, dtype=job.dtype)
+        lm = dkv.load(job.model, device=job.device, dtype=job.dtype, compile=job.compile, cuda_graphs=job.cuda_graphs)
         service = dkv.Service(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting))
         app = build(service, lm, job.limits, job.keys, name=job.name, gate=gate)
         kind = str(lm.model.dtype).removeprefix("torch.")

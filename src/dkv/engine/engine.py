@@ -18,7 +18,6 @@ from dkv.dtypes import named_dtype
 from dkv.engine.cohort import Cohort, Kind, Member
 from dkv.engine.request import Request, Status, Update
 from dkv.errors import BusyError, SettingError
-from dkv.models.layers import bucket_for
 from dkv.plan import rules_of
 from dkv.track import Track
 from dkv.version import installed_version
@@ -45,7 +44,7 @@ class Engine:
             if value is not None and (type(value) is not int or value < 1):
                 raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
         self._lm, self._limit, self._active, self._waiting = lm, memory, active, waiting
-        self._bucket = bucket_for(lm.model.device, lm.model.dtype)
+        self._bucket = lm.bucket
         self._version = installed_version()
         self._queue: deque[Member] = deque()
         self._cohorts: dict[Kind, Cohort] = {}

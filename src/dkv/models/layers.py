@@ -6,6 +6,7 @@ Plain tensors, inference only. N carried rows, C model width, H query and G key/
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,18 @@ from dkv.models.rotary import Rotary
 from dkv.place import At, Bucket, exact
 from dkv.rules import DENSE, Rules, Turn
 
-__all__ = ["Block", "Transformer", "attention", "bucket_for", "dense", "rms_norm"]
+__all__ = [
+    "Block",
+    "Layer",
+    "Rule",
+    "Transformer",
+    "attention",
+    "bucket_for",
+    "dense",
+    "plain",
+    "rms_norm",
+    "sixteenths",
+]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -35,14 +47,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k' / sqrt(D)) v for q [B, H, R, D], k and v [B, G, T, D], mask [B, 1, 1, T] or None."""
-    grouped = q.shape[1] != k.shape[1]
+    if q.shape[1] != k.shape[1]:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     # Without tiles for bfloat16 (AMX) the CPU's fused kernel takes twice as long as two plain products, once these are
     # large; with them two thirds.
-    plain = (
-        q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] >= 8192 and not _has_tiles()
-    )
-    if not plain or mask is not None or grouped:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+    large = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] >= 8192
+    if mask is not None or not large or _has_tiles():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     return torch.matmul(scores.softmax(dim=-1), v)
 
@@ -52,7 +63,7 @@ def _has_tiles() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """One layer. attn_norm, mlp_norm [C]; qk [(H + G) * D, C], the channels of each head in pairs (`rotary.paired`);
     v [G * D, C]; out [C, H * D]; gate_up [2 F, C]; down [C, F]; biases of qk and v or None."""
@@ -108,9 +119,22 @@ def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> T
     return block.mlp(x).add_(x)
 
 
+Rule = Callable[[Block, Tensor, At, Turn, LayerMemory], Tensor]
+"""How a layer's parts are composed: `dense`, or a LayerRule."""
+
+Layer = Callable[[Rule, Block, Tensor, At, Turn, LayerMemory], Tensor]
+"""How a layer under its rule is run."""
+
+
+def plain(rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    """Run a layer operation by operation."""
+    return rule(block, x, at, turn, memory)
+
+
 @dataclass(frozen=True)
 class Transformer:
-    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table."""
+    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table; layer: how each of its layers is
+    run."""
 
     config: ModelConfig
     embedding: Tensor
@@ -118,6 +142,7 @@ class Transformer:
     final_norm: Tensor
     head_weight: Tensor
     rotary: Rotary
+    layer: Layer = plain
 
     @property
     def device(self) -> torch.device:
@@ -145,7 +170,7 @@ class Transformer:
         turn = self.rotary.turn(at.slot)
         memory.keep(rules, self.config.width)
         for number, (block, layer) in enumerate(zip(self.blocks, memory.layers, strict=True)):
-            x = (rules.of(number) or dense)(block, x, at, turn, layer)
+            x = self.layer(rules.of(number) or dense, block, x, at, turn, layer)
         return x
 
     def logits(self, x: Tensor) -> Tensor:
@@ -157,9 +182,10 @@ class Transformer:
 def bucket_for(device: torch.device, dtype: torch.dtype) -> Bucket:
     """How row counts are rounded up. oneDNN builds a kernel for every new shape of a bfloat16 product (about 2 ms each
     on a CPU), so there they come in a few sizes: steps of 8, then of a sixteenth. float32 needs none."""
-    return _sixteenths if device.type == "cpu" and dtype == torch.bfloat16 else exact
+    return sixteenths if device.type == "cpu" and dtype == torch.bfloat16 else exact
 
 
-def _sixteenths(rows: int) -> int:
+def sixteenths(rows: int) -> int:
+    """The bucket of a few sizes: steps of 8, then of a sixteenth of the power of two below."""
     step = max(8, (1 << rows.bit_length()) // 32)
     return -(-rows // step) * step

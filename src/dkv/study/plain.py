@@ -11,7 +11,6 @@ from dkv.errors import PromptError
 from dkv.eval.turns import Turns, as_prompt
 from dkv.generation import Run
 from dkv.lm import DiffusionLM
-from dkv.models.layers import bucket_for
 from dkv.plan import CachePolicy
 from dkv.settings import Settings
 from dkv.tokens import Tokenizer
@@ -70,6 +69,6 @@ def run_of(
         [0] * len(ids) if seeds is None else seeds,
         settings,
         cache_dtype=None if cache_dtype is None else named_dtype("cache_dtype", cache_dtype),
-        bucket=bucket_for(lm.model.device, lm.model.dtype),
+        bucket=lm.bucket,
         version=installed_version(),
     )

@@ -1,0 +1,123 @@
+"""What torch.compile gains and costs: the whole forward, a layer, or the parts of a layer as one graph.
+
+    python benchmarks/compiled.py
+
+One process, one thread, process CPU time; the ways take turns at every row count. Random weights, one sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dkv.bench.shapes import named_shape, random_model
+from dkv.memory import LayerMemory
+from dkv.models.compiled import Compiled
+from dkv.models.layers import Block, Rule, Transformer, attention
+from dkv.place import At, pack
+from dkv.rules import DENSE, Turn
+
+SLOTS = 768
+ROWS = (8, 32, 128, 640)
+WARM = (33, 50, 640, 640)
+"""Row counts that are met first: a second one makes them variable, and attention over many rows is another graph."""
+
+Forward = Callable[[Tensor, At], Tensor]
+
+
+def before(block: Block, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
+    """What comes before attention, as one graph."""
+    h = block.norm(x, block.attn_norm)
+    return *block.qk(h, turn), block.value(h)
+
+
+def after(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
+    """What comes after it."""
+    x = x + F.linear(mixed, block.out_weight)
+    return x + block.mlp(x)
+
+
+class Parts:
+    """Runs a dense layer in two graphs, writing and attending as ever between them."""
+
+    def __init__(self) -> None:
+        self._before, self._after = torch.compile(before, fullgraph=True), torch.compile(after, fullgraph=True)
+
+    def __call__(self, rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+        """One layer."""
+        q, k, v = self._before(block, x, turn)
+        memory.put("k", at, k)
+        memory.put("v", at, v)
+        mixed: Tensor = self._after(block, x, at.attend(q, *memory.kv, attention))
+        return mixed
+
+
+def ways_of(model: Transformer) -> dict[str, Forward]:
+    """Forwards by name, `eager` first."""
+
+    def of(network: Transformer) -> Forward:
+        memory = network.remember(1, SLOTS)
+        return lambda tokens, at: network.forward(tokens, at, memory, DENSE)
+
+    return {
+        "eager": of(model),
+        "layer": of(replace(model, layer=Compiled())),
+        "parts": of(replace(model, layer=Parts())),
+        "forward": torch.compile(of(model), fullgraph=True),
+    }
+
+
+def case_of(rows: int) -> tuple[Tensor, At]:
+    """So many rows at random slots."""
+    mask = torch.zeros(1, SLOTS, dtype=torch.bool)
+    mask[0, torch.randperm(SLOTS, generator=torch.Generator().manual_seed(rows))[:rows]] = True
+    return torch.zeros(rows, dtype=torch.int64), pack(mask, [rows], None)
+
+
+def seconds_of(ways: dict[str, Forward], rows: int, repeats: int) -> dict[str, float]:
+    """The median of each way, by turns."""
+    case, taken = case_of(rows), dict[str, list[float]]()
+    for repeat in range(repeats + 1):
+        for name, forward in ways.items():
+            began = time.process_time()
+            forward(*case)
+            if repeat:  # the first is a warm-up
+                taken.setdefault(name, []).append(time.process_time() - began)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print a table of each shape and dtype."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    wide = "small,width=1024,heads=16,mlp_width=2752"
+    parser.add_argument("--shapes", nargs="+", default=["small", wide])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=15)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for shape in given.shapes:
+        for dtype in given.dtypes:
+            ways = ways_of(random_model(named_shape(shape), getattr(torch, dtype)))
+            print(f"\n{shape}, {dtype}")
+            for name, forward in ways.items():
+                began = time.perf_counter()
+                for rows in WARM:
+                    forward(*case_of(rows))
+                print(f"{name:8} first calls {time.perf_counter() - began:6.1f} s", flush=True)
+            for rows in ROWS:
+                taken = seconds_of(ways, rows, given.repeats)
+                cells = (f"{name} {1e3 * s:7.2f} ms {taken['eager'] / s:5.2f}x" for name, s in taken.items())
+                print(f"{rows:4} rows  " + "   ".join(cells), flush=True)
+            torch.compiler.reset()
+
+
+if __name__ == "__main__":
+    main()

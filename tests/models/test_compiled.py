@@ -1,0 +1,172 @@
+"""Compiled layers compute what they compute as ever, in few graphs, and where they cannot be built nothing changes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import dkv
+from dkv.denoise import State
+from dkv.memory import LayerMemory
+from dkv.models import Transformer
+from dkv.models.compiled import Compiled
+from dkv.models.layers import Block, dense
+from dkv.place import At, pack
+from dkv.rules import Parts, Rules, Turn
+from tests.support.runs import POLICIES, start, start_and_play
+
+ONE, RAGGED = [[3, 4, 5, 6, 7]], [[3, 4, 5], [9] * 20, [8, 1]]
+
+
+def differences(model: Transformer, fast: Transformer, cache: str, prompts: Sequence[Sequence[int]]) -> list[str]:
+    """What a run with and a run without compiling do not agree on."""
+    slow, _ = start_and_play(model, prompts, 12, 6, cache=cache)
+    quick, _ = start_and_play(fast, prompts, 12, 6, cache=cache)
+    found = [] if torch.equal(slow.canvas.tokens, quick.canvas.tokens) else ["tokens"]
+    for own, other in zip(slow.memory.layers, quick.memory.layers, strict=True):
+        found += [name for name, b in own.buffers.items() if not torch.allclose(b, other.buffers[name], atol=1e-5)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def traced(model: Transformer) -> tuple[Transformer, Compiled]:
+    """Layers that are traced into graphs as for the compiler, and run without it."""
+    layer = Compiled("eager")
+    return replace(model, layer=layer), layer
+
+
+@pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
+@pytest.mark.parametrize("cache", ["none", "dkv-decode:refresh=3,delay=0,warmup=1", "dllm-cache:kp=5,kr=3,rho=0.4"])
+def test_a_traced_layer_computes_the_same(
+    model: Transformer, traced: tuple[Transformer, Compiled], cache: str, prompts: list[list[int]]
+) -> None:
+    assert differences(model, traced[0], cache, prompts) == []
+    assert traced[1].warmth.graphs > 0
+    assert traced[1].warmth.refused == 0, traced[1].warmth.note
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guided", [False, True])
+def test_every_cache_is_traced_in_few_graphs(model: Transformer, guided: bool) -> None:
+    layer = Compiled("eager")
+    fast, scale = replace(model, layer=layer), 1.0 if guided else 0.0
+    for cache in POLICIES:
+        for prompts in (ONE, RAGGED):
+            slow, _ = start_and_play(model, prompts, 12, cache=cache, cfg_scale=scale)
+            quick, _ = start_and_play(fast, prompts, 12, cache=cache, cfg_scale=scale)
+            assert torch.equal(slow.canvas.tokens, quick.canvas.tokens), cache
+    assert layer.warmth.refused == 0, layer.warmth.note
+    assert layer.warmth.graphs < 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["dkv-decode:refresh=3,delay=0,warmup=1", "dllm-cache:kp=5,kr=3,rho=0.4"])
+def test_the_compilers_own_code_computes_the_same(model: Transformer, dream: Transformer, cache: str) -> None:
+    for network in (model, dream):
+        layer = Compiled()
+        for prompts in (ONE, RAGGED):
+            assert differences(network, replace(network, layer=layer), cache, prompts) == []
+        assert layer.warmth.graphs > 0, layer.warmth.note
+        assert layer.warmth.seconds > 0
+
+
+def test_changing_row_counts_need_no_new_graphs(model: Transformer) -> None:
+    layer = Compiled("eager")
+    fast = replace(model, layer=layer)
+    for length in (5, 6):
+        start_and_play(fast, [[3] * length], 8, cache="dkv-decode:refresh=4")
+    before = layer.warmth.graphs
+    for length in (7, 9, 11):
+        start_and_play(fast, [[3] * length], 10, cache="dkv-decode:refresh=4")
+    assert layer.warmth.graphs == before
+
+
+def test_sequences_that_attend_alone_are_not_compiled(model: Transformer) -> None:
+    """One long row beside short ones: the host's own numbers decide what is done."""
+    layer = Compiled("eager")
+    state = start(replace(model, layer=layer), [[3] * 60, [4], [5], [6]], 4, cache="dkv-decode")
+    rows = torch.zeros_like(state.canvas.live)
+    rows[0, :60] = True
+    rows[1:, 0] = True
+    at = pack(rows, [60, 1, 1, 1], state.canvas.live[:, None, None])
+    assert at.grouping.alone
+    state.model.forward(torch.zeros(63, dtype=torch.int64), at, state.memory, Rules())
+    assert layer.warmth.graphs == 0
+
+
+class Peeping:
+    """A third party's rule that looks at a value, which no graph can hold. It keeps nothing."""
+
+    buffers: tuple[str, ...] = ()
+
+    def projected(self, carried: int, picked: int) -> int:
+        return carried
+
+    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+        if float(x[0, 0]) > 1e9:
+            raise RuntimeError
+        assert isinstance(block, Block)
+        return dense(block, x, at, turn, memory)
+
+
+def test_what_cannot_be_traced_runs_as_ever_and_says_why(model: Transformer) -> None:
+    layer = Compiled("eager")
+    fast = replace(model, layer=layer)
+    peeping = Peeping()
+    rules = Rules(peeping, peeping)
+    plain, *quick = (forward(start(network, ONE, 4), rules) for network in (model, fast, fast))
+    assert all(torch.equal(hidden, plain) for hidden in quick)
+    assert layer.warmth.graphs == 0
+    assert layer.warmth.refused == 1
+    assert layer.warmth.note
+    forward(start(fast, ONE, 4), Rules())
+    assert layer.warmth.graphs == 1  # the compiler itself is well
+
+
+def forward(state: State, rules: Rules) -> Tensor:
+    """Carry every position."""
+    live = state.canvas.live
+    at = pack(live, live.sum(1).tolist(), None)
+    with torch.inference_mode():
+        return state.model.forward(state.canvas.tokens[live], at, state.memory, rules)
+
+
+def test_a_compiler_that_builds_nothing_is_asked_once(model: Transformer) -> None:
+    layer = Compiled("no-such-backend")
+    fast = replace(model, layer=layer)
+    for cache in ("none", "dllm-cache:kp=5,kr=3,rho=0.4"):
+        assert differences(model, fast, cache, ONE) == []
+    assert layer.warmth.refused == 1
+    assert "no-such-backend" in layer.warmth.note
+
+
+def test_without_a_c_compiler_the_text_is_the_same_and_one_line_says_so(bare: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "dkv", "generate", "3 4 5", "--ids", "--model", str(bare), "--seed"]
+    options = ["1", "--gen-length", "8", "--dtype", "float32", "--device", "cpu"]
+    without = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    plain, fast = (
+        subprocess.run([*command, *options, *more], capture_output=True, text=True, env=without, check=True)
+        for more in ([], ["--compile"])
+    )
+    assert fast.stdout == plain.stdout
+    told = fast.stderr.splitlines()
+    assert len(told) == 2
+    assert told[1].startswith("compile: not for 1 of its kinds of forwards (InvalidCxxCompiler")
+
+
+def test_load_compiles_and_saves_what_it_loaded(bare: Path, tmp_path: Path) -> None:
+    lm = dkv.load(bare, device="cpu", dtype="float32", compile=True)
+    assert set(lm.warmth) == {"compile"}
+    assert str(lm.warmth["compile"]) == "nothing came up yet"
+    lm.save(tmp_path / "saved")
+    assert dkv.load(tmp_path / "saved", device="cpu", dtype="float32").warmth == {}
+    with pytest.raises(dkv.SettingError, match="compile=True does not go with tensor_parallel=2"):
+        dkv.load(bare, compile=True, tensor_parallel=2)
