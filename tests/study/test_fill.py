@@ -51,7 +51,7 @@ def test_the_figure_has_a_line_for_each_family(quick: bool) -> None:
     first, second = figure.axes
     lines = [line.get_label() for line in first.containers]
     assert lines[:2] == ["dkv-decode", "dllm-cache"]
-    assert "dkv-fill, blend" in lines
+    assert "dkv-fill, change" in lines
     points = {(round(float(x)), round(float(y), 1)) for x, y in zip(*first.containers[0][0].get_data(), strict=True)}
     assert points == {(50, 90.0)}
     assert all("%" in axis.get_ylabel() for axis in (first, second))

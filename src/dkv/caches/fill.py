@@ -58,7 +58,7 @@ class Fill:
 
     name: ClassVar[str] = "dkv-fill"
     rows: int = 24
-    choose: str = "blend"
+    choose: str = "change"
 
     def __post_init__(self) -> None:
         require(self.name, "rows", self.rows, 1)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Fill"]
 
-_CHOICES = ("blend", "change", "age", "near")
-_ROWS = (8, 16, 24, 40)
+_CHOICES = ("change", "blend", "near", "age")
+_ROWS = (8, 16, 24, 40, 64, 96)
 _RIVALS = {
     "dkv-decode": tuple(Policy(f"dkv-decode:refresh={n}") for n in (2, 4, 8, 16)),
     "dllm-cache": tuple(Policy(f"dllm-cache:kp=50,kr={kr},rho={rho}") for kr in (2, 4, 7) for rho in (0.25, 0.5)),
