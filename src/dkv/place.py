@@ -7,8 +7,7 @@ knows masks and counts, and nothing of why a row was planned.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
@@ -24,7 +23,7 @@ class At:
 
     sequence [N] and slot [N], flat [N] = sequence * (T + 1) + slot; width T; grouping: the carried rows by sequence;
     whole: every slot is carried; mask [B, 1, 1, T]: slots that attention may read, None = all; narrow: for layers that
-    pick rows of their own, None = no layer does.
+    pick rows of their own, None = no layer does; numbers: what `cells` found, the same for all layers.
     """
 
     sequence: Tensor
@@ -35,21 +34,17 @@ class At:
     whole: bool
     mask: Tensor | None
     narrow: Narrowing | None = None
+    numbers: dict[tuple[int, int, int], Tensor] = field(init=False, default_factory=dict)
 
     def cells(self, buffer: Tensor) -> Tensor:
         """[N * heads] the numbers of the carried rows' cells in a buffer [B, heads, T + 1, D], head by head of each
         row, where a cell is D elements and cells are counted through the storage."""
         heads, size = buffer.shape[1], buffer.shape[3]
         key = (heads, buffer.stride(0) // size, buffer.stride(1) // size)
-        if key not in self._numbers:
+        if key not in self.numbers:
             starts = self.sequence * key[1] + self.slot
-            self._numbers[key] = (starts[:, None] + torch.arange(heads, device=starts.device) * key[2]).view(-1)
-        return self._numbers[key]
-
-    @cached_property
-    def _numbers(self) -> dict[tuple[int, int, int], Tensor]:
-        """What `cells` found: the same for all layers."""
-        return {}
+            self.numbers[key] = (starts[:, None] + torch.arange(heads, device=starts.device) * key[2]).view(-1)
+        return self.numbers[key]
 
     @property
     def shape(self) -> tuple[int, int]:
