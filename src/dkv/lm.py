@@ -47,6 +47,11 @@ class DiffusionLM:
         self.model, self.tokenizer, self.name, self.directory = model, tokenizer, name, directory
         self.audit, self._draw = audit, draw
 
+    @property
+    def quantize(self) -> str | None:
+        """As what the weights are kept ("int8", "int4"), None = plain."""
+        return self.model.quantize if isinstance(self.model, Transformer) else None
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -290,6 +295,8 @@ class DiffusionLM:
         if isinstance(self.model, ShardedTransformer):
             ranks = self.model.team.ranks
             raise SettingError(f"tensor_parallel={ranks}: this process has a share of the model; save it loaded whole")
+        if self.quantize is not None:
+            raise SettingError(f"quantize={self.quantize!r}: the published format has plain weights; load it without")
         kind = None if dtype is None else named_dtype("dtype", dtype)
         save(self.model, self.directory, Path(directory), kind, parse_size(max_shard_size))
 
@@ -313,7 +320,7 @@ class DiffusionLM:
         grow: bool,
     ) -> Settings:
         if cache == AUTO:
-            tuned = find_tuned(self.directory, self.name)
+            tuned = find_tuned(self.directory, self.name, self.quantize)
             cache, decoder = tuned.cache, tuned.decoder if decoder is None else decoder
         if grow is True and block_length is None:
             raise SettingError("grow=True needs block_length, by how many positions to grow at a time, such as 32")

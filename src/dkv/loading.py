@@ -13,6 +13,7 @@ from dkv.errors import SettingError
 from dkv.lm import DiffusionLM
 from dkv.models import load_model
 from dkv.models.hub import find_directory
+from dkv.models.quantized import check_extra, check_kind
 from dkv.parallel.team import join, rank_device
 from dkv.settings import drawn_seed
 from dkv.tokens import load_tokenizer
@@ -21,7 +22,13 @@ __all__ = ["find_device", "find_dtype", "find_model", "load"]
 
 
 def load(
-    model: str | Path, *, device: str = "auto", dtype: str = "auto", audit: bool = False, tensor_parallel: int = 1
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    audit: bool = False,
+    tensor_parallel: int = 1,
+    quantize: str | None = None,
 ) -> DiffusionLM:
     """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
     "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
@@ -29,20 +36,27 @@ def load(
     device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
     computed (slow; for tests of policies); tensor_parallel: over how many processes the model is split, of which this
-    is one: each of them makes the same calls (docs/parallel.md). A checkpoint without a tokenizer takes token ids only.
+    is one: each of them makes the same calls (docs/parallel.md); quantize: "int8" or "int4" to keep the weights of the
+    layers in 8 or 4 bits, each packed once it is read (docs/quantize.md). A checkpoint without a tokenizer takes token
+    ids only.
 
-    Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype or
-    tensor_parallel, and RankError where another process is gone.
+    Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype,
+    tensor_parallel or quantize, and RankError where another process is gone.
     """
     if type(tensor_parallel) is not int or tensor_parallel < 1:
         raise SettingError(f"tensor_parallel={tensor_parallel!r} must be a whole number of at least 1")
+    check_kind(quantize)
+    if quantize is not None and tensor_parallel > 1:
+        raise SettingError(f"quantize={quantize!r} does not go with tensor_parallel={tensor_parallel}; use one of them")
     team, draw = None, drawn_seed
     if tensor_parallel > 1:
         device, team = rank_device(device, tensor_parallel), join(tensor_parallel)
         draw = partial(Random(team.share(drawn_seed())).getrandbits, 32)  # noqa: S311 - the same seeds on every rank
     place = find_device(device)
+    kind = find_dtype(dtype, place)
+    check_extra(quantize, place, kind)
     directory = find_model(model) if team is None else team.after_first(partial(find_model, model))
-    network = load_model(directory, place, find_dtype(dtype, place), team)
+    network = load_model(directory, place, kind, team, quantize)
     return DiffusionLM(network, load_tokenizer(directory), str(model), audit, directory, draw)
 
 

@@ -19,7 +19,7 @@ from dkv.batch.results import Results, begun_with
 from dkv.batch.source import Line, Source
 from dkv.cluster import cluster
 from dkv.errors import PromptError, SettingError
-from dkv.fingerprint import fingerprint
+from dkv.fingerprint import fingerprint, weights_as
 from dkv.loading import find_device, find_dtype, find_model, load
 from dkv.version import installed_version
 
@@ -44,6 +44,7 @@ class Wanted:
     skip_bad: bool = False
     ray: bool = False
     workers: int | None = None
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
@@ -96,7 +97,8 @@ class Job:
                 yield crew
             return
         wanted = self._wanted
-        asking = Asking(load(wanted.model, device=wanted.device, dtype=wanted.dtype), wanted.arguments, self.seed)
+        lm = load(wanted.model, device=wanted.device, dtype=wanted.dtype, quantize=wanted.quantize)
+        asking = Asking(lm, wanted.arguments, self.seed)
         asking.check_job()
         if self._new and not wanted.skip_bad:
             for line in self.source.lines():
@@ -108,8 +110,9 @@ class Job:
     def _spread(self) -> Iterator[Iterator[list[Record]]]:
         wanted, left = self._wanted, self.source.count - self.results.count
         spread = Spread(
-            wanted.model, self._device, self._dtype, wanted.arguments, self.seed, wanted.batch_size, wanted.workers
-        )
+            wanted.model, self._device, self._dtype, wanted.arguments, self.seed, wanted.batch_size, wanted.workers,
+            wanted.quantize,
+        )  # fmt: skip
         with cluster():
             if self._new and not wanted.skip_bad:
                 spread.check(self.source.lines())
@@ -145,5 +148,6 @@ def _header(wanted: Wanted, digest: str, begun: Mapping[str, Any] | None) -> dic
         "seed": seed,
         **wanted.arguments,
         "version": installed_version(),
+        **weights_as(wanted.quantize),
     }
     return dict(json.loads(json.dumps(header)))

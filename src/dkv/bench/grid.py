@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from typing import Any
 
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
@@ -26,7 +27,7 @@ REFERENCE = "none"
 class Cell:
     """The settings of one row. model: what was loaded, or the shape; cache: a spec, or AUTOREGRESSIVE; baseline: "ar"
     where that runs beside the caches; prompt, gen: tokens; batch: sequences, all alike but for their text; threads: of
-    torch; repeats: timed runs."""
+    torch; repeats: timed runs; quantize: as `load` takes it."""
 
     model: str
     device: str
@@ -43,11 +44,23 @@ class Cell:
     baseline: str
     threads: int
     repeats: int
+    quantize: str | None = None
 
     @property
     def key(self) -> str:
         """The settings as one line, equal for equal settings."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self.record, sort_keys=True)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The settings by name. Of plain weights nothing is said of their kind: rows made before there was another go
+        on."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("quantize", None)}
+
+    @property
+    def numbers(self) -> str:
+        """The dtype, and the kind of weights unless they are plain."""
+        return self.dtype if self.quantize is None else f"{self.dtype}, {self.quantize}"
 
     @property
     def spec(self) -> str:
@@ -78,6 +91,7 @@ class Grid:
     baseline: str
     threads: int
     repeats: int
+    quantize: str | None = None
 
     def groups(self) -> list[list[Cell]]:
         """The cells by point, no cache first, the cheapest points first within a dtype.
@@ -120,6 +134,7 @@ class Grid:
             baseline=self.baseline,
             threads=self.threads,
             repeats=self.repeats,
+            quantize=self.quantize,
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from dkv.errors import SpecError
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Rotary, Transformer
+from dkv.models.quantized import pack
 
 __all__ = ["SHAPES", "named_shape", "random_model", "shape"]
 
@@ -94,13 +95,21 @@ def _sizes(spec: str, changes: list[str]) -> dict[str, int]:
 
 
 def random_model(
-    config: ModelConfig, dtype: torch.dtype, seed: int = 0, device: torch.device | str = "cpu"
+    config: ModelConfig,
+    dtype: torch.dtype,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    quantize: str | None = None,
 ) -> Transformer:
-    """Weights drawn at a scale that keeps activations of order one, and with a family's biases, of zeros."""
+    """Weights drawn at a scale that keeps activations of order one, and with a family's biases, of zeros; the layers'
+    packed as `load` does with quantize."""
     draw, c = torch.Generator(device).manual_seed(seed), config
 
     def weight(*dims: int) -> torch.Tensor:
         return torch.empty(dims, dtype=dtype, device=device).normal_(0.0, dims[-1] ** -0.5, generator=draw)
+
+    def packed(*dims: int) -> torch.Tensor:
+        return weight(*dims) if quantize is None else pack(quantize, weight(*dims))
 
     def bias(size: int) -> torch.Tensor | None:
         return torch.zeros(size, dtype=dtype, device=device) if c.family == "dream" else None
@@ -112,11 +121,11 @@ def random_model(
             config=c,
             attn_norm=norm,
             mlp_norm=norm,
-            qk_weight=weight(inner + keys, c.width),
-            v_weight=weight(keys, c.width),
-            out_weight=weight(c.width, inner),
-            gate_up_weight=weight(2 * c.mlp_width, c.width),
-            down_weight=weight(c.width, c.mlp_width),
+            qk_weight=packed(inner + keys, c.width),
+            v_weight=packed(keys, c.width),
+            out_weight=packed(c.width, inner),
+            gate_up_weight=packed(2 * c.mlp_width, c.width),
+            down_weight=packed(c.width, c.mlp_width),
             qk_bias=bias(inner + keys),
             v_bias=bias(keys),
         )
@@ -124,4 +133,4 @@ def random_model(
     )
     embedding = weight(c.vocab, c.width)
     head = embedding if c.tied else weight(c.vocab, c.width)
-    return Transformer(c, embedding, blocks, norm, head, Rotary(c, torch.device(device)))
+    return Transformer(c, embedding, blocks, norm, head, Rotary(c, torch.device(device)), quantize)

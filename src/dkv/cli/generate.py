@@ -45,6 +45,7 @@ def generate(
     ids: options.Ids = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
     tensor_parallel: options.TensorParallel = 1,
     live: options.Live = False,
     svg: options.Svg = None,
@@ -72,7 +73,7 @@ def generate(
         split = None if tensor_parallel == 1 else tensor_parallel
         single = {"prompt": prompt, "ids": ids, "live": live, "svg": svg, "json": as_json, "tensor_parallel": split}
         _refuse(single, "excludes input; leave input out")
-        run_batch(input, output, arguments, model, device, dtype, batch_size, skip_bad, ray, workers)
+        run_batch(input, output, arguments, model, device, dtype, quantize, batch_size, skip_bad, ray, workers)
         return
     _refuse({"output": output, "skip_bad": skip_bad, "ray": ray, "workers": workers}, "needs input; give --input FILE")
     if prompt is None:
@@ -80,7 +81,8 @@ def generate(
     given = read_prompt(prompt, ids)
     if svg is not None and (svg.is_dir() or not svg.parent.is_dir()):
         raise SettingError(f"svg={str(svg)!r} must be a file in a directory that exists")
-    job = _Job(model, {"device": device, "dtype": dtype, "tensor_parallel": tensor_parallel}, given, arguments)
+    loading = {"device": device, "dtype": dtype, "tensor_parallel": tensor_parallel, "quantize": quantize}
+    job = _Job(model, loading, given, arguments)
     if tensor_parallel == 1:
         _run(job, live, svg, as_json)
         return
@@ -154,7 +156,7 @@ def _report(lm: DiffusionLM, generation: Generation | None, as_json: bool) -> No
         raise RuntimeError("the stream ended without a result")
     if as_json:
         where = {"model": lm.name, "device": str(lm.model.device), "dtype": str(lm.model.dtype).removeprefix("torch.")}
-        print_json({**record_of(generation), **where})
+        print_json({**record_of(generation), **where, "quantize": lm.quantize})
         return
     print(printable(shown_text(generation)), flush=True)
     print(printable(summary_of(generation)), file=sys.stderr)

@@ -31,6 +31,7 @@ __all__ = [
     "Output",
     "Prompt",
     "PromptOrNone",
+    "Quantize",
     "Ray",
     "Repeats",
     "Seed",
@@ -106,6 +107,7 @@ TensorParallel = Annotated[
     int, _whole("--tensor-parallel", "Split the model over so many processes, each with a GPU if there are any.")
 ]
 Dtype = Annotated[str, _text("--dtype", "auto, float32, bfloat16, ...")]
+Quantize = Annotated[str | None, _text("--quantize", "Keep the layers' weights in 8 or 4 bits: int8, int4.")]
 GenLength = Annotated[int, _whole("--gen-length", "Canvas length of the response.")]
 BlockLength = Annotated[int | None, _whole("--block-length", f"Tokens per block, decoded in turn. {_AS_LONG}")]
 Steps = Annotated[int | None, _whole("--steps", f"Denoising steps of the whole response. {_AS_LONG}")]

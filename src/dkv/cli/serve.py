@@ -62,6 +62,7 @@ def serve(
     name: _Name = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
     memory: _Memory = None,
     active: _Active = 32,
     waiting: _Waiting = 256,
@@ -97,12 +98,14 @@ def serve(
         raise SettingError(f"replicas={replicas} must be at least 1, and needs --ray")
     if ray and tensor_parallel != 1:
         raise SettingError(f"tensor_parallel={tensor_parallel} does not go with --ray; use one of them")
+    if quantize is not None and tensor_parallel != 1:
+        raise SettingError(f"quantize={quantize!r} does not go with tensor_parallel={tensor_parallel}; use one of them")
     budget = None if memory is None else parse_size(memory, "memory")
     keys = parse_keys(os.environ.get("DKV_API_KEY"))
     check_exposure(host, keys, no_key)
     job = Job(
         model, device, dtype, name, host, port, keys, limits, budget, active, waiting, grace, access_log,
-        ranks=tensor_parallel,
+        ranks=tensor_parallel, quantize=quantize,
     )  # fmt: skip
     if ray:
         serve_on_ray(job, replicas)

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 
 from dkv.cli.console import printable
+from dkv.fingerprint import weights_as
 from dkv.server.app import build
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
@@ -34,6 +35,7 @@ class Job:
     grace: float
     access_log: bool
     ranks: int = 1
+    quantize: str | None = None
 
     def tell(self, where: str, how: str) -> None:
         """Say on standard error what is served where."""
@@ -47,11 +49,11 @@ def serve_alone(job: Job) -> None:
 
     gate = Gate(job.limits)
     with listen(job.host, job.port) as listening:  # a port in use should not cost the loading
-        lm = dkv.load(job.model, device=job.device, dtype=job.dtype)
+        lm = dkv.load(job.model, device=job.device, dtype=job.dtype, quantize=job.quantize)
         service = dkv.Service(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting))
         app = build(service, lm, job.limits, job.keys, name=job.name, gate=gate)
-        kind = str(lm.model.dtype).removeprefix("torch.")
-        job.tell(f"{lm.name} at {address_of(listening)}", f"{lm.model.device}, {kind}")
+        kinds = [str(lm.model.dtype).removeprefix("torch."), *weights_as(job.quantize).values()]
+        job.tell(f"{lm.name} at {address_of(listening)}", f"{lm.model.device}, {', '.join(kinds)}")
         run(app, listening, gate, job.grace, job.access_log)
 
 
@@ -78,7 +80,9 @@ def serve_on_ray(job: Job, replicas: int | None) -> None:
     from dkv.server.ray import Part, deployed
 
     gate = Gate(job.limits)
-    part = Part(job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name)
+    part = Part(
+        job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name, job.quantize
+    )  # fmt: skip
     with listen(job.host, job.port) as listening, deployed(part, replicas, job.keys, gate) as relay:
         job.tell(f"{job.model} at {address_of(listening)}", "on Ray")
         run(relay, listening, gate, job.grace, job.access_log)

@@ -11,7 +11,7 @@ from dkv.eval.questions import Question, batches, digest
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
 from dkv.eval.turns import as_prompt
-from dkv.fingerprint import fingerprint
+from dkv.fingerprint import fingerprint, weights_as
 from dkv.generation import Generation
 from dkv.lm import DiffusionLM
 from dkv.version import installed_version
@@ -30,6 +30,7 @@ def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
         "dtype": str(lm.model.dtype).removeprefix("torch."),
         "seed": seed,
         "version": installed_version(),
+        **weights_as(lm.quantize),
     }
 
 

@@ -123,7 +123,8 @@ def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> T
 
 @dataclass(frozen=True)
 class Transformer:
-    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table."""
+    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table; quantize: what the blocks' weights
+    are packed as, None = they are plain."""
 
     config: ModelConfig
     embedding: Tensor
@@ -131,6 +132,7 @@ class Transformer:
     final_norm: Tensor
     head_weight: Tensor
     rotary: Rotary
+    quantize: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +141,7 @@ class Transformer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' dtype."""
+        """The weights' dtype; of packed ones, that in which they are multiplied."""
         return self.embedding.dtype
 
     def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
