@@ -45,9 +45,7 @@ def load(
     """
     if type(tensor_parallel) is not int or tensor_parallel < 1:
         raise SettingError(f"tensor_parallel={tensor_parallel!r} must be a whole number of at least 1")
-    check_kind(quantize)
-    if quantize is not None and tensor_parallel > 1:
-        raise SettingError(f"quantize={quantize!r} does not go with tensor_parallel={tensor_parallel}; use one of them")
+    check_kind(quantize, tensor_parallel)
     team, draw = None, drawn_seed
     if tensor_parallel > 1:
         device, team = rank_device(device, tensor_parallel), join(tensor_parallel)

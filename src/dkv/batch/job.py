@@ -21,6 +21,7 @@ from dkv.cluster import cluster
 from dkv.errors import PromptError, SettingError
 from dkv.fingerprint import fingerprint, weights_as
 from dkv.loading import find_device, find_dtype, find_model, load
+from dkv.models.quantized import check_kind
 from dkv.version import installed_version
 
 __all__ = ["Job", "Wanted"]
@@ -50,6 +51,7 @@ class Wanted:
         for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
             if value is not None and (type(value) is not int or value < 1):
                 raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
+        check_kind(self.quantize)
         if self.workers is not None and not self.ray:
             raise SettingError(f"workers={self.workers} needs ray; give --ray, or leave workers out")
 

@@ -11,6 +11,7 @@ from typing import Any
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
+from dkv.models.quantized import check_kind
 from dkv.settings import Settings
 from dkv.specs import spec_of
 
@@ -108,6 +109,7 @@ class Grid:
             for value in values:
                 if value < least:
                     raise SettingError(f"{name}={value} must be a whole number of at least {least}")
+        check_kind(self.quantize)
         caches = list(dict.fromkeys((REFERENCE, *self.caches, *([AUTOREGRESSIVE] if self.baseline else []))))
         points = sorted(set(product(self.prompts, self.gens, self.batches)), key=lambda p: (p[0] + p[1]) * p[1] * p[2])
         groups = []

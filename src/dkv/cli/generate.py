@@ -86,8 +86,10 @@ def generate(
     if tensor_parallel == 1:
         _run(job, live, svg, as_json)
         return
+    from dkv.models.quantized import check_kind
     from dkv.parallel.launch import launch
 
+    check_kind(quantize, tensor_parallel)
     launch(tensor_parallel, _run_rank, job, live, svg, as_json)
 
 

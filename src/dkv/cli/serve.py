@@ -87,6 +87,7 @@ def serve(
         from dkv.server.listen import check_exposure
     except ModuleNotFoundError as missing:
         raise SettingError(f"serve: needs {missing.name}; pip install 'dkv[serve]'") from None
+    from dkv.models.quantized import check_kind
     from dkv.models.shards import parse_size
 
     limits = Limits(
@@ -98,8 +99,7 @@ def serve(
         raise SettingError(f"replicas={replicas} must be at least 1, and needs --ray")
     if ray and tensor_parallel != 1:
         raise SettingError(f"tensor_parallel={tensor_parallel} does not go with --ray; use one of them")
-    if quantize is not None and tensor_parallel != 1:
-        raise SettingError(f"quantize={quantize!r} does not go with tensor_parallel={tensor_parallel}; use one of them")
+    check_kind(quantize, tensor_parallel)
     budget = None if memory is None else parse_size(memory, "memory")
     keys = parse_keys(os.environ.get("DKV_API_KEY"))
     check_exposure(host, keys, no_key)

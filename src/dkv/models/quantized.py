@@ -35,10 +35,13 @@ _SLAB, _SLAB_ELSEWHERE = 1 << 20, 1 << 26
 """Numbers of a weight that are plain at a time: on a CPU they should stay in its second-level cache."""
 
 
-def check_kind(kind: str | None) -> None:
-    """Raise SettingError for an unknown kind."""
+def check_kind(kind: str | None, ranks: int = 1) -> None:
+    """Raise SettingError for an unknown kind, or any over several ranks: each would take the scales of its own share,
+    and what is generated would depend on how many there are."""
     if kind is not None and kind not in KINDS:
         raise SettingError(f"quantize={kind!r} is unknown; known: {', '.join(KINDS)}")
+    if kind is not None and ranks > 1:
+        raise SettingError(f"quantize={kind!r} does not go with tensor_parallel={ranks}; use one of them")
 
 
 def check_extra(kind: str | None, device: torch.device, dtype: torch.dtype) -> None:
