@@ -98,9 +98,13 @@ class _Weight(Tensor):
 
     @classmethod
     def of(cls, weight: Tensor) -> Self:
-        """Pack a plain weight, a slab at a time: no more of it is held twice."""
-        made = [cls._packed(weight[at]) for at in _slabs(weight.shape, weight.device)]
-        return cls(weight.shape, *(torch.cat(parts) for parts in zip(*made, strict=True)))
+        """Pack a plain weight, a slab at a time, into room that is taken first: pieces that stay between others that go
+        would leave holes in memory."""
+        made = cls(weight.shape, *(part.new_empty((len(weight), *part.shape[1:])) for part in cls._packed(weight[:1])))
+        for at in made.slabs:
+            for place, part in zip(made.parts, cls._packed(weight[at]), strict=True):
+                place[at] = part
+        return made
 
     @staticmethod
     def _packed(weight: Tensor) -> tuple[Tensor, ...]:
