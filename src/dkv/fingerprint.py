@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-__all__ = ["fingerprint", "weights_as"]
+__all__ = ["fingerprint"]
 
 _PARTS = 64
 _PART = 4096  # bytes: training changes every weight, so a few pages of each file show it
@@ -25,9 +25,3 @@ def fingerprint(directory: Path) -> str:
                 file.seek(offset)
                 found.update(file.read(_PART))
     return found.hexdigest()
-
-
-def weights_as(quantize: str | None) -> dict[str, str]:
-    """What the header of a file of results says besides of a model that was loaded with `quantize`. Nothing of one with
-    plain weights: files that were made before there was another kind go on."""
-    return {} if quantize is None else {"quantize": quantize}

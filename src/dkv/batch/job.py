@@ -19,7 +19,7 @@ from dkv.batch.results import Results, begun_with
 from dkv.batch.source import Line, Source
 from dkv.cluster import cluster
 from dkv.errors import PromptError, SettingError
-from dkv.fingerprint import fingerprint, weights_as
+from dkv.fingerprint import fingerprint
 from dkv.loading import find_device, find_dtype, find_model, load
 from dkv.models.quantized import check_kind
 from dkv.version import installed_version
@@ -147,9 +147,9 @@ def _header(wanted: Wanted, digest: str, begun: Mapping[str, Any] | None) -> dic
         "fingerprint": fingerprint(find_model(wanted.model)),
         "device": device.type,
         "dtype": str(find_dtype(wanted.dtype, device)).removeprefix("torch."),
+        "quantize": wanted.quantize,
         "seed": seed,
         **wanted.arguments,
         "version": installed_version(),
-        **weights_as(wanted.quantize),
     }
     return dict(json.loads(json.dumps(header)))

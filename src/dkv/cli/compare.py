@@ -68,13 +68,12 @@ def compare(
 
 def _print_json(lm: DiffusionLM, repeats: int, measured: list[Measured]) -> None:
     from dkv.cli.record import print_json, record_of
-    from dkv.fingerprint import weights_as
 
     def one(m: Measured) -> dict[str, Any]:
         timing = {"seconds": m.seconds, "tokens_per_second": m.speed, "agreement": m.agreement}
         return {"cache": m.spec, **timing, **record_of(m.generation)}
 
-    print_json({"model": lm.name, **weights_as(lm.quantize), "repeats": repeats, "results": [one(m) for m in measured]})
+    print_json({"model": lm.name, "quantize": lm.quantize, "repeats": repeats, "results": [one(m) for m in measured]})
 
 
 def _print_table(measured: list[Measured]) -> None:

@@ -71,12 +71,11 @@ def doctor(
         found = examine(lm, given, specs, asked, lambda note: None if show is None else show(printable(note)))
     if as_json:
         from dkv.cli.record import print_json
-        from dkv.fingerprint import weights_as
 
         print_json(
             {
                 "model": model,
-                **weights_as(quantize),
+                "quantize": quantize,
                 "prompts": len(given),
                 **asdict(asked),
                 "caches": [asdict(d) for d in found],

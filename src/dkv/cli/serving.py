@@ -6,7 +6,6 @@ import sys
 from dataclasses import dataclass
 
 from dkv.cli.console import printable
-from dkv.fingerprint import weights_as
 from dkv.server.app import build
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
@@ -52,8 +51,8 @@ def serve_alone(job: Job) -> None:
         lm = dkv.load(job.model, device=job.device, dtype=job.dtype, quantize=job.quantize)
         service = dkv.Service(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting))
         app = build(service, lm, job.limits, job.keys, name=job.name, gate=gate)
-        kinds = [str(lm.model.dtype).removeprefix("torch."), *weights_as(job.quantize).values()]
-        job.tell(f"{lm.name} at {address_of(listening)}", f"{lm.model.device}, {', '.join(kinds)}")
+        kind = str(lm.model.dtype).removeprefix("torch.") + ("" if job.quantize is None else f", {job.quantize}")
+        job.tell(f"{lm.name} at {address_of(listening)}", f"{lm.model.device}, {kind}")
         run(app, listening, gate, job.grace, job.access_log)
 
 

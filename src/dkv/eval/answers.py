@@ -11,7 +11,7 @@ from dkv.eval.questions import Question, batches, digest
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
 from dkv.eval.turns import as_prompt
-from dkv.fingerprint import fingerprint, weights_as
+from dkv.fingerprint import fingerprint
 from dkv.generation import Generation
 from dkv.lm import DiffusionLM
 from dkv.version import installed_version
@@ -28,9 +28,9 @@ def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
         "fingerprint": None if lm.directory is None else fingerprint(lm.directory),
         "device": lm.model.device.type,
         "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "quantize": lm.quantize,
         "seed": seed,
         "version": installed_version(),
-        **weights_as(lm.quantize),
     }
 
 

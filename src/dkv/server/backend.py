@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 from starlette.concurrency import run_in_threadpool
 
 from dkv.errors import SettingError
-from dkv.fingerprint import weights_as
 from dkv.server.errors import ApiError
 from dkv.server.limits import Limits
 from dkv.server.schema import CompletionBody, Settings
@@ -54,7 +53,7 @@ class Backend:
         """Changes with what may change a seeded answer: dkv, the model, its dtype, device and kind of weights."""
         model = self.lm.model
         parts = [installed_version(), self.lm.name, str(model.dtype), model.device.type]
-        parts += weights_as(self.lm.quantize).values()
+        parts += [] if self.lm.quantize is None else [self.lm.quantize]
         return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
     def bound(self, body: Settings) -> int:
