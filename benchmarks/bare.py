@@ -35,7 +35,7 @@ from dkv.denoise import Schedule, State, Tick, advance
 from dkv.memory import Memory
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer, attention, bucket_for
-from dkv.models.packing import linear
+from dkv.models.layout import linear
 from dkv.place import At
 from dkv.rules import DENSE, Rules, Turn
 from dkv.sampling import Sampling

@@ -31,7 +31,7 @@ import torch
 import dkv
 from dkv.models import Transformer
 from dkv.models.layers import attention
-from dkv.models.packing import linear
+from dkv.models.layout import linear
 from dkv.tiny import TASKS, load_eval
 
 CACHES = ("none", "dkv-decode:refresh=4", "dkv-pd", "dllm-cache:kp=10,kr=5", "fast-dual", "dkv-greedy")

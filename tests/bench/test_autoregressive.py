@@ -12,7 +12,7 @@ from dkv.bench.autoregressive import Autoregressive, autoregressive_work
 from dkv.bench.flops import flops
 from dkv.models import Transformer
 from dkv.models.layers import attention
-from dkv.models.packing import linear
+from dkv.models.layout import linear
 
 
 def next_token(model: Transformer, ids: list[int]) -> int:

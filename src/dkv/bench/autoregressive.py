@@ -15,7 +15,7 @@ from dkv.bench.flops import Part, Work
 from dkv.memory import LayerMemory
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer
-from dkv.models.packing import linear
+from dkv.models.layout import linear
 from dkv.rules import Turn
 
 __all__ = ["Autoregressive", "autoregressive_work"]

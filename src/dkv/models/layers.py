@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dkv.drift import drift
 from dkv.memory import LayerMemory, Memory
 from dkv.model import ModelConfig
-from dkv.models.packing import linear
+from dkv.models.layout import linear
 from dkv.models.rotary import Rotary
 from dkv.place import At, Bucket, exact
 from dkv.rules import DENSE, Rules, Turn
@@ -135,7 +135,7 @@ def plain(rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: Layer
 @dataclass(frozen=True)
 class Transformer:
     """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table; layer: how each of its layers is
-    run."""
+    run; quantize: what the blocks' weights are packed as, None = they are plain."""
 
     config: ModelConfig
     embedding: Tensor
@@ -144,6 +144,7 @@ class Transformer:
     head_weight: Tensor
     rotary: Rotary
     layer: Layer = plain
+    quantize: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +153,7 @@ class Transformer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The weights' dtype."""
+        """The weights' dtype; of packed ones, that in which they are multiplied."""
         return self.embedding.dtype
 
     def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:

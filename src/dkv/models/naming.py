@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 
 import torch
 from torch import Tensor
@@ -16,7 +15,8 @@ from torch import Tensor
 from dkv.model import ModelConfig
 from dkv.models.headers import Shape
 from dkv.models.layers import Block, Transformer
-from dkv.models.packing import packed, plain
+from dkv.models.layout import laid_out, plain
+from dkv.models.quantized import PACKED, pack, packed_bytes
 from dkv.models.rotary import Rotary, paired, unpaired
 from dkv.models.sharded import DIMENSIONS, ShardedBlock, ShardedTransformer, share_of
 from dkv.models.weights import Weights
@@ -59,15 +59,33 @@ class Names:
 
     def parameters(self, c: ModelConfig) -> int:
         """How many numbers a checkpoint has."""
+        return self.nbytes(c, 1)
+
+    def nbytes(self, c: ModelConfig, itemsize: int, quantize: str | None = None) -> int:
+        """Bytes of a loaded network, plain numbers of `itemsize` bytes; quantize: as `build` takes it."""
 
         def count(fields: dict[str, dict[str, Shape]]) -> int:
-            return sum(prod(shape) for parts in fields.values() for shape in parts.values())
+            kinds = {field: quantize if field in PACKED else None for field in fields}
+            return sum(
+                packed_bytes(kinds[field], s, itemsize) for field, parts in fields.items() for s in parts.values()
+            )
 
         return count(self._outer(c)) + c.layers * count(self._layer(c, 0))
 
-    def build(self, c: ModelConfig, weights: Weights, team: Team | None = None) -> Transformer:
-        """Read the network, or this rank's share of it. Raises CheckpointError for a missing or misshapen tensor, and
-        SettingError where the heads cannot be shared out."""
+    def build(
+        self,
+        c: ModelConfig,
+        weights: Weights,
+        team: Team | None = None,
+        quantize: str | None = None,
+        arrange: bool = True,
+    ) -> Transformer:
+        """Read the network, or this rank's share of it; quantize: as what to pack the blocks' weights, one by one;
+        arrange: whether to lay out the others as the device's kernels have them.
+
+        Raises CheckpointError for a missing or misshapen tensor, SettingError where the heads cannot be shared out,
+        or a weight cannot be packed.
+        """
         own = c if team is None else share_of(c, team)
         weights.check(self.shapes(c))
         cuts = {} if team is None else {name: Cut(dim, team.rank, team.ranks) for name, dim in DIMENSIONS.items()}
@@ -75,7 +93,9 @@ class Names:
         def read_one(field: str, parts: dict[str, Shape]) -> Tensor:
             fused = weights.fuse(parts, cuts.get(field))
             turned = paired(fused, c.head_dim) if field in _TURNED else fused
-            return packed(turned) if field in _MULTIPLIED else turned
+            if quantize is not None and field in PACKED:
+                return pack(quantize, turned)
+            return laid_out(turned) if arrange and field in _MULTIPLIED else turned
 
         def read(fields: dict[str, dict[str, Shape]]) -> dict[str, Tensor]:
             return {field: read_one(field, parts) for field, parts in fields.items()}
@@ -90,6 +110,7 @@ class Names:
             final_norm=outer["final_norm"],
             head_weight=outer["embedding" if c.tied else "head_weight"],
             rotary=Rotary(c, weights.device),
+            quantize=quantize,
         )
 
     def tensors(self, model: Transformer) -> Iterator[tuple[str, Tensor]]:

@@ -22,7 +22,7 @@ from dkv.errors import SettingError
 from dkv.memory import Memory
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer, rms_norm
-from dkv.models.packing import linear
+from dkv.models.layout import linear
 from dkv.parallel.cut import Cut
 from dkv.parallel.team import Team
 from dkv.place import At

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import dkv
-from dkv.models.packing import linear, packed, plain
+from dkv.models.layout import laid_out, linear, plain
 from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint
 
 SHAPES = [(8, 8), (10, 12), (33, 7), (64, 48), (1, 8)]
@@ -21,7 +21,7 @@ SHAPES = [(8, 8), (10, 12), (33, 7), (64, 48), (1, 8)]
 def test_products_are_the_plain_ones(shape: tuple[int, int], dtype: torch.dtype) -> None:
     draw = torch.Generator().manual_seed(0)
     weight, bias = (torch.randn(size, generator=draw).to(dtype) for size in (shape, shape[:1]))
-    made = packed(weight)
+    made = laid_out(weight)
     assert plain(made).equal(weight)
     for rows in (1, 3, 8, 70):
         x = torch.randn(rows, 2 * shape[1], generator=draw).to(dtype)
@@ -34,7 +34,7 @@ def test_products_are_the_plain_ones(shape: tuple[int, int], dtype: torch.dtype)
 
 def test_in_float32_a_row_is_alike_in_any_company() -> None:
     draw = torch.Generator().manual_seed(0)
-    weight, x = packed(torch.randn(96, 64, generator=draw)), torch.randn(200, 64, generator=draw)
+    weight, x = laid_out(torch.randn(96, 64, generator=draw)), torch.randn(200, 64, generator=draw)
     if not weight.is_mkldnn:
         pytest.skip("this torch has no packed kernels")
     whole = linear(x, weight)
@@ -44,7 +44,7 @@ def test_in_float32_a_row_is_alike_in_any_company() -> None:
 
 def test_what_has_no_kernel_stays_as_it_is() -> None:
     for weight in (torch.randn(4, 4, dtype=torch.float64), torch.empty(4, 4, device="meta")):
-        assert packed(weight) is weight
+        assert laid_out(weight) is weight
         assert plain(weight) is weight
 
 

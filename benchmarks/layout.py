@@ -1,9 +1,9 @@
-"""What packing a weight once gains a product of few rows, and how many rows come for the price of one.
+"""What laying a weight out once gains a product of few rows, and how many rows come for the price of one.
 
-    python benchmarks/packing.py --widths 512 1024 4096
+    python benchmarks/layout.py --widths 512 1024 4096
 
 For each width the weight of gate and up, [43 / 8 of the width, width]: microseconds of a product by number of rows,
-plain and packed, the least of several runs in turn, processor time, one thread.
+plain and laid out, the least of several runs in turn, processor time, one thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from dkv.models.packing import linear, packed
+from dkv.models.layout import laid_out, linear
 
 ROWS = (1, 8, 16, 24, 32, 48, 64, 128, 320, 1280)
 
@@ -39,13 +39,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.3, help="for each number")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print("| dtype | width | rows | plain, us | packed, us | packed / plain | packed, of one row's |")
+    print("| dtype | width | rows | plain, us | laid out, us | laid out / plain | laid out, of one row's |")
     print("|---|---|---|---|---|---|---|")
     with torch.inference_mode():
         for dtype in given.dtypes:
             for width in given.widths:
                 weight = torch.randn(width * 43 // 8, width).to(getattr(torch, dtype))
-                laid, one = packed(weight), 0.0
+                laid, one = laid_out(weight), 0.0
                 for rows in ROWS:
                     x = torch.randn(rows, width, dtype=weight.dtype)
                     plain = least(lambda x=x, w=weight: F.linear(x, w), given.seconds)  # type: ignore[misc]

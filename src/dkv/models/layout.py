@@ -1,8 +1,8 @@
 """Weights laid out once as the CPU's kernels multiply them.
 
 A product of few rows spends most of its time bringing the weight into the kernel's layout, or reading it against the
-grain: packed ahead it takes 0.5 to 0.7 of the time up to 128 rows (benchmarks/packing.py). In float32 the kernel also
-computes a row alike in any company, to the last bit. A packed weight is a tensor whose layout only the kernels know.
+grain: laid out ahead it takes 0.5 to 0.7 of the time up to 128 rows (benchmarks/layout.py). In float32 the kernel also
+computes a row alike in any company, to the last bit. A weight laid out so is a tensor whose layout only the kernels know.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["linear", "packed", "plain"]
+__all__ = ["laid_out", "linear", "plain"]
 
 _TYPICAL_ROWS = 64
 """For so many rows the layout is chosen; on the processors tried it was the best for any number."""
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def packed(weight: Tensor) -> Tensor:
-    """weight [O, C] packed; as it is on other devices, in other dtypes, and where torch lacks the kernels."""
+def laid_out(weight: Tensor) -> Tensor:
+    """weight [O, C] in the layout of the kernels; as it is on other devices, in other dtypes, and where torch lacks the kernels."""
     if weight.device.type != "cpu" or weight.dtype not in _DTYPES or not _has_kernels():
         return weight
     try:
@@ -35,7 +35,7 @@ def plain(weight: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [N, C] times weight [O, C], packed or not, plus bias [O]: [N, O]."""
+    """x [N, C] times weight [O, C], laid out or not, plus bias [O]: [N, O]."""
     if not weight.is_mkldnn:
         return F.linear(x, weight, bias)
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
