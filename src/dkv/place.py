@@ -41,10 +41,16 @@ class At:
         row, where a cell is D elements and cells are counted through the storage."""
         heads, size = buffer.shape[1], buffer.shape[3]
         key = (heads, buffer.stride(0) // size, buffer.stride(1) // size)
+        if torch.compiler.is_compiling():  # else the key's numbers would be part of the graph
+            return self._cells(*key)
         if key not in self.numbers:
-            starts = self.sequence * key[1] + self.slot
-            self.numbers[key] = (starts[:, None] + torch.arange(heads, device=starts.device) * key[2]).view(-1)
+            self.numbers[key] = self._cells(*key)
         return self.numbers[key]
+
+    def _cells(self, heads: int, sequence: int, head: int) -> Tensor:
+        """Those of buffers in which sequences, and heads, lie so many cells apart."""
+        starts = self.sequence * sequence + self.slot
+        return (starts[:, None] + torch.arange(heads, device=starts.device) * head).view(-1)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -16,14 +16,27 @@ from torch import Tensor
 import dkv
 from dkv.denoise import State
 from dkv.memory import LayerMemory
-from dkv.models import Transformer
+from dkv.models import Transformer, load_model
 from dkv.models.compiled import Compiled
 from dkv.models.layers import Block, dense
 from dkv.place import At, pack
 from dkv.rules import Parts, Rules, Turn
+from tests.conftest import REFERENCE
 from tests.support.runs import POLICIES, start, start_and_play
 
 ONE, RAGGED = [[3, 4, 5, 6, 7]], [[3, 4, 5], [9] * 20, [8, 1]]
+
+
+@pytest.fixture(scope="module")
+def model(bare: Path) -> Transformer:
+    """As `load` makes it to be compiled: no weight in a layout that only the kernels know."""
+    return load_model(bare, torch.device("cpu"), torch.float32, arrange=False)
+
+
+@pytest.fixture(scope="module")
+def dream() -> Transformer:
+    """The same of a small Dream."""
+    return load_model(REFERENCE / "dkv" / "dream", torch.device("cpu"), torch.float32, arrange=False)
 
 
 def differences(model: Transformer, fast: Transformer, cache: str, prompts: Sequence[Sequence[int]]) -> list[str]:
@@ -32,7 +45,7 @@ def differences(model: Transformer, fast: Transformer, cache: str, prompts: Sequ
     quick, _ = start_and_play(fast, prompts, 12, 6, cache=cache)
     found = [] if torch.equal(slow.canvas.tokens, quick.canvas.tokens) else ["tokens"]
     for own, other in zip(slow.memory.layers, quick.memory.layers, strict=True):
-        found += [name for name, b in own.buffers.items() if not torch.allclose(b, other.buffers[name], atol=1e-5)]
+        found += [name for name, b in own.buffers.items() if not torch.allclose(b, other.buffers[name], atol=1e-4)]
     return found
 
 
