@@ -2,7 +2,7 @@
 
 A product of few rows spends most of its time bringing the weight into the kernel's layout, or reading it against the
 grain: laid out ahead it takes 0.5 to 0.7 of the time up to 128 rows (benchmarks/layout.py). In float32 the kernel also
-computes a row alike in any company, to the last bit. A weight laid out so is a tensor whose layout only the kernels know.
+computes a row alike in any company, to the last bit. Only the kernels know how such a weight lies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def laid_out(weight: Tensor) -> Tensor:
-    """weight [O, C] in the layout of the kernels; as it is on other devices, in other dtypes, and where torch lacks the kernels."""
+    """weight [O, C] in the layout of the kernels; as it is on other devices, in other dtypes, and where torch lacks
+    them."""
     if weight.device.type != "cpu" or weight.dtype not in _DTYPES or not _has_kernels():
         return weight
     try:
