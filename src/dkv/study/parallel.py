@@ -62,7 +62,7 @@ class Parallel(Accuracy):
         }
         panels = [
             Panel(f"right answers (%), n={len(none.right)}, 95% interval", right, 0, 105),
-            Panel("tokens a second of processor time, times no cache's", speed, 0),
+            Panel("tokens a CPU second (times no cache)", speed, 0),
         ]
         names = ["one token a step" if decoder is None else decoder for decoder in decoders]
         return draw("Caches with parallel decoders", "", names, panels, joined=False)
