@@ -102,16 +102,20 @@ def random_model(
     seed: int = 0,
     device: torch.device | str = "cpu",
     quantize: str | None = None,
+    arrange: bool = True,
 ) -> Transformer:
     """Weights drawn at a scale that keeps activations of order one, and with a family's biases, of zeros; the layers'
-    packed as `load` does with quantize."""
+    kept as `load` does with quantize, and where arrange is false in the usual layout."""
     draw, c = torch.Generator(device).manual_seed(seed), config
 
     def weight(*dims: int) -> torch.Tensor:
         return torch.empty(dims, dtype=dtype, device=device).normal_(0.0, dims[-1] ** -0.5, generator=draw)
 
     def kept(*dims: int) -> torch.Tensor:
-        return laid_out(weight(*dims)) if quantize is None else pack(quantize, weight(*dims))
+        made = weight(*dims)
+        if quantize is not None:
+            return pack(quantize, made)
+        return laid_out(made) if arrange else made
 
     def bias(size: int) -> torch.Tensor | None:
         return torch.zeros(size, dtype=dtype, device=device) if c.family == "dream" else None
@@ -134,5 +138,6 @@ def random_model(
         for _ in range(c.layers)
     )
     embedding = weight(c.vocab, c.width)
-    head = embedding if c.tied else laid_out(weight(c.vocab, c.width))
+    head = embedding if c.tied else weight(c.vocab, c.width)
+    head = laid_out(head) if arrange and not c.tied else head
     return Transformer(c, embedding, blocks, norm, head, Rotary(c, torch.device(device)), quantize=quantize)
