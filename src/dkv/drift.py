@@ -21,7 +21,7 @@ Lengths = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 def whole_lengths(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
     """Of vectors that are whole."""
-    return [torch.linalg.vector_norm(v, dim=1, dtype=torch.float32) for v in vectors]
+    return [v.norm(dim=1, dtype=torch.promote_types(v.dtype, torch.float32)) for v in vectors]
 
 
 def drift(new: Tensor, old: Tensor, similarity: str, lengths: Lengths = whole_lengths) -> Tensor:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from dkv.bench.autoregressive import Autoregressive, autoregressive_work
 from dkv.bench.flops import flops
 from dkv.models import Transformer
 from dkv.models.layers import attention
 from dkv.models.layout import linear
+from tests.support.counting import counting
 
 
 def next_token(model: Transformer, ids: list[int]) -> int:
@@ -53,7 +53,7 @@ def test_its_work_is_what_torch_counts(batch: int, model: Transformer) -> None:
     run, counted = Autoregressive(model, [[7]] * batch, 5), []
     going = True
     while going:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), counting() as counter:
             going = run.step()
         counted.append(counter.get_total_flops())
     expected = [flops(model.config, work) for work in autoregressive_work(model.config, 1, 5, batch)]

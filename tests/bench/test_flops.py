@@ -6,9 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
-import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from dkv.bench.flops import Part, Work, flops, work_of
 from dkv.bench.replay import replay
@@ -18,16 +16,12 @@ from dkv.decoders import make_decoder
 from dkv.denoise import advance
 from dkv.models import Transformer
 from dkv.settings import Settings
+from tests.support.counting import counting
 from tests.support.runs import POLICIES, start
 
 LLADA = SHAPES["llada-8b"]
 PROMPT, GEN = 893, 256
 TOTAL = PROMPT + GEN
-
-
-def of_linear(x: list[int], weight: list[int], *others: object, out_shape: object) -> int:
-    """Operations of a product with a weight that is laid out for the kernels: the counter does not know it."""
-    return 2 * x[0] * x[1] * weight[0]
 
 
 @pytest.mark.parametrize("cache", POLICIES)
@@ -38,8 +32,7 @@ def test_every_step_is_what_torch_counts(cache: str, family: str, model: Transfo
     expected, counted = [], []
     while True:
         # In parts: the fused kernel's products are none that the counter knows.
-        counter = FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: of_linear})
-        with sdpa_kernel(SDPBackend.MATH), counter:
+        with sdpa_kernel(SDPBackend.MATH), counting() as counter:
             tick = advance(state)
         if tick is None:
             break
