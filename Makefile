@@ -82,6 +82,7 @@ results: setup
 	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.none.jsonl --markdown --tasks dialogue,spanish,convert,lookup --count 100 \
 		--decoder confidence --cache none > $(RESULTS)/eval/none.md
 	$(BIN)/dkv study all --out $(RESULTS)/study --count 30
+	$(BIN)/dkv study fill parallel --out $(RESULTS)/speed --count 120
 
 check: setup
 	$(BIN)/ruff check .

@@ -59,15 +59,15 @@ class Parts:
         return mixed
 
 
-def ways_of(model: Transformer) -> dict[str, Forward]:
-    """Forwards by name, `eager` first."""
+def ways_of(laid_out: Transformer, model: Transformer) -> dict[str, Forward]:
+    """Forwards by name, `eager` first, on weights laid out for the kernels; the compiled ones on usual weights."""
 
     def of(network: Transformer) -> Forward:
         memory = network.remember(1, SLOTS)
         return lambda tokens, at: network.forward(tokens, at, memory, DENSE)
 
     return {
-        "eager": of(model),
+        "eager": of(laid_out),
         "layer": of(replace(model, layer=Compiled())),
         "parts": of(replace(model, layer=Parts())),
         "forward": torch.compile(of(model), fullgraph=True),
@@ -105,7 +105,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for shape in given.shapes:
         for dtype in given.dtypes:
-            ways = ways_of(random_model(named_shape(shape), getattr(torch, dtype)))
+            config, kind = named_shape(shape), getattr(torch, dtype)
+            ways = ways_of(random_model(config, kind), random_model(config, kind, arrange=False))
             print(f"\n{shape}, {dtype}")
             for name, forward in ways.items():
                 began = time.perf_counter()

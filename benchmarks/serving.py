@@ -27,11 +27,11 @@ from typing import Any
 
 import httpx
 import torch
-from torch.nn import functional as F
 
 import dkv
 from dkv.models import Transformer
 from dkv.models.layers import attention
+from dkv.models.layout import linear
 from dkv.tiny import TASKS, load_eval
 
 CACHES = ("none", "dkv-decode:refresh=4", "dkv-pd", "dllm-cache:kp=10,kr=5", "fast-dual", "dkv-greedy")
@@ -190,8 +190,8 @@ def _bare_seconds(model: Transformer, rows: int, keys: int, batch: int) -> float
         began = time.perf_counter()
         for block in model.blocks:
             for weight in (block.qk_weight, block.v_weight, block.out_weight, block.gate_up_weight):
-                F.linear(x, weight)
-            F.linear(wide, block.down_weight)
+                linear(x, weight)
+            linear(wide, block.down_weight)
             attention(q, k, v, None)
         passed.append(time.perf_counter() - began)
     return statistics.median(passed[5:])

@@ -87,6 +87,7 @@ BOUNDS = {  # oldest of the prompt, oldest of the response
     "fast-prefix": (UNBOUNDED, UNBOUNDED),
     "fast-dual": (UNBOUNDED, UNBOUNDED),
     "dkv-fill:rows=4": (UNBOUNDED, UNBOUNDED),
+    "dpad:window=6,sigma=1": (UNBOUNDED, UNBOUNDED),
 }
 RUNS = {"prompts": PROMPTS, "schedule": SCHEDULES, "decoder": DECODERS}
 
@@ -108,7 +109,9 @@ def test_ages_are_bounded_and_no_mask_speaks_for_a_token(
         assert not read.stale.any()
 
 
-@pytest.mark.parametrize("cache", ["dkv-prefill", "dkv-pd:refresh=100", "fast-prefix", "fast-dual"])
+@pytest.mark.parametrize(
+    "cache", ["dkv-prefill", "dkv-pd:refresh=100", "fast-prefix", "fast-dual", "dpad:window=6,sigma=1"]
+)
 @settings(max_examples=10)
 @given(**RUNS)
 def test_nothing_is_older_than_the_block(
@@ -118,7 +121,7 @@ def test_nothing_is_older_than_the_block(
         assert (read.ages <= read.since_block).all()
         if cache == "fast-dual":
             assert not (read.inside & (read.ages >= 0)).any()
-        if cache == "fast-prefix":
+        if cache.startswith(("fast-prefix", "dpad")):
             assert not (~read.before & (read.ages >= 0)).any()
 
 

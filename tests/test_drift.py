@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -29,6 +30,23 @@ def test_bfloat16_values_do_not_tie() -> None:
     assert got[0] == 0 < got[2] < got[1] < 1e-3
 
 
+def test_small_turns_are_told_from_growth() -> None:
+    """1 - cosine in float32 would round both away; growing is no turning."""
+    old = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(1))
+    aside = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(2)) * 1e-4
+    new = old * torch.tensor([1.0, 1.01, 1.0])[:, None, None] + aside * torch.tensor([1.0, 0.0, 2.0])[:, None, None]
+    exact = 1 - torch.nn.functional.cosine_similarity(new.double().flatten(1), old.double().flatten(1), dim=1)
+    got = drift(new, old, "cosine")
+    torch.testing.assert_close(got[[0, 2]].double(), exact[[0, 2]], rtol=2e-2, atol=0)
+    assert got[1] < got[0] / 10
+
+
+def test_what_had_no_length_has_moved() -> None:
+    old, new = torch.zeros(2, 1, 4), torch.ones(2, 1, 4)
+    assert drift(new, old, "cosine").tolist() == [1, 1]
+    assert drift(old, new, "cosine").tolist() == [1, 1]
+
+
 def test_rounding_is_not_drift() -> None:
     old = torch.randn(5, 2, 8, generator=torch.Generator().manual_seed(1))
     for similarity in ("cosine", "l2"):
@@ -44,12 +62,12 @@ def test_heads_on_two_ranks_drift_as_one(similarity: str) -> None:
     squares, meet = [torch.empty(0)] * 2, Barrier(2)
 
     def of_half(rank: int) -> Tensor:
-        def lengths(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-            squares[rank] = torch.stack((a, b)).square().sum(2)
+        def lengths(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
+            squares[rank] = torch.stack(list(vectors)).square().sum(2)
             meet.wait(timeout=30)
-            first, second = (squares[0] + squares[1]).sqrt()
+            both = (squares[0] + squares[1]).sqrt()
             meet.wait(timeout=30)
-            return first, second
+            return both.unbind()
 
         half = slice(2 * rank, 2 * rank + 2)
         return drift(new[:, half], old[:, half], similarity, lengths)

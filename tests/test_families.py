@@ -27,6 +27,7 @@ DECODERS = (
     "factor:factor=1.5",
     "entropy-bound:gamma=4",
     "local-leap:tau=0.2,near=0.1",
+    "credit:tau=0.02,alpha=3",
 )
 CACHES = (
     *POLICIES,

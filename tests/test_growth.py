@@ -18,7 +18,14 @@ from tests.engine.runs import alone, finished, same
 from tests.support.checkpoints import CONFIG, EOS, EOT, MASK, VOCAB, tensors_of, write_checkpoint, write_tokenizer
 from tests.support.runs import POLICIES, Scripted, play, start
 
-DECODERS = ["confidence", "random", "threshold:tau=0.2", "factor", "entropy"]
+DECODERS = [
+    "confidence",
+    "random",
+    "threshold:tau=0.2",
+    "factor",
+    "entropy",
+    "credit:tau=0.02,alpha=3",
+]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,16 @@ from tests.support.runs import POLICIES, Scripted
 
 HOLED: list[Part] = [[5, 6, 7], 3, [8, 9], 4, [10, 11, 12, 13]]
 """Prompt 5 6 7, then a region of 9 positions with 8 9 in it, then four more."""
-DECODERS = ["confidence", "random", "threshold:tau=0.2", "factor", "entropy", "maskgit-plus", "origin"]
+DECODERS = [
+    "confidence",
+    "random",
+    "threshold:tau=0.2",
+    "factor",
+    "entropy",
+    "maskgit-plus",
+    "origin",
+    "credit:tau=0.02",
+]
 
 
 def drawn(lm: dkv.DiffusionLM, rng: random.Random) -> dkv.Request:

@@ -74,7 +74,8 @@ def test_unknown_names_and_keys_are_listed(spec: str, message: str) -> None:
 
 def test_unknown_decoders_are_listed() -> None:
     with pytest.raises(
-        SpecError, match="decoder='greedy': unknown name 'greedy'; known: confidence, entropy, entropy-bound, factor"
+        SpecError,
+        match="decoder='greedy': unknown name 'greedy'; known: confidence, credit, entropy, entropy-bound, factor",
     ):
         make_decoder("greedy")
 

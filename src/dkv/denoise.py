@@ -19,7 +19,7 @@ from dkv.guidance import Guidance
 from dkv.memory import Memory
 from dkv.model import Model
 from dkv.place import At, Bucket, exact, narrow, pack
-from dkv.plan import CachePolicy, Decoder, Plan, Step
+from dkv.plan import CachePolicy, Decoder, Noting, Plan, Step, notes_of
 from dkv.rules import DENSE, Rules
 from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key
 
@@ -46,7 +46,7 @@ class State:
     bucket: how row counts round up; guidance: where the canvas has guide rows; audit: check every read.
 
     What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; rank,
-    score, fresh [B, T] as in `Step`; ragged: whether any position is padding.
+    score, fresh [B, T] and notes [B, T, K] as in `Step`; ragged: whether any position is padding.
     """
 
     model: Model
@@ -69,6 +69,7 @@ class State:
     rank: Tensor = field(init=False)
     score: Tensor = field(init=False)
     fresh: Tensor = field(init=False)
+    notes: Tensor | None = field(init=False)
     ragged: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +78,8 @@ class State:
         self.rank = self.decoder.rank(canvas)
         self.score = torch.full_like(canvas.tokens, -torch.inf, dtype=torch.float32)
         self.fresh = torch.zeros_like(canvas.live)
+        kept = notes_of(self.decoder)
+        self.notes = self.score.new_zeros(*self.score.shape, kept) if kept else None
         self.reach()
         self.ragged = not bool(canvas.live.all())
 
@@ -202,6 +205,7 @@ def _observe(state: State) -> Step:
         fresh=state.fresh,
         computed_at=state.memory.computed_at,
         shift=state.model.config.shift,
+        notes=state.notes,
     )
     return replace(step, wanted=state.decoder.wanted(step))
 
@@ -239,7 +243,7 @@ def _logits(state: State, plan: Plan, at: At, rows: Tensor, hidden: Tensor, sequ
         place = row * width + slot
         return hidden[place if carried is None else carried[place]]
 
-    logits = state.model.logits(of(sequence))
+    logits = _head(state, of(sequence))
     if guidance is None:
         return logits
     if plan.rest is None:
@@ -247,11 +251,27 @@ def _logits(state: State, plan: Plan, at: At, rows: Tensor, hidden: Tensor, sequ
     return guidance.apply(state.model, logits, sequence, slot, None)
 
 
+def _head(state: State, hidden: Tensor) -> Tensor:
+    """Logits [M, V] of hidden states [M, C], which come in buckets as rows do: a new number may cost a new kernel."""
+    reads = len(hidden)
+    return state.model.logits(F.pad(hidden, (0, 0, 0, state.bucket(reads) - reads)))[:reads]
+
+
+def _note(state: State, step: Step, read: Read) -> Step:
+    """Keep what the decoder notes of this read; the step as it then is."""
+    if state.notes is None or not isinstance(state.decoder, Noting):
+        return step
+    notes = state.notes.flatten(0, 1).index_copy(0, read.flat, state.decoder.note(step, read))
+    state.notes = notes.view_as(state.notes)
+    return replace(step, notes=state.notes)
+
+
 def _commit(state: State, step: Step, read: Read | None) -> Tensor:
     """Let the decoder fix tokens, and write them on the canvas; [B, T] what was fixed."""
     if read is None:
         state.fresh = torch.zeros_like(state.fresh)
         return state.fresh
+    step = _note(state, step, read)
     canvas, chosen = state.canvas, state.canvas.mirrored(state.decoder.commit(step, read))
     if state.audit and bool((chosen & ~step.wanted).any()):
         raise AuditError("the decoder fixed a position that it had not read")

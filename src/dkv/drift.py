@@ -5,7 +5,7 @@ The vector goes over all heads. Where several processes hold some heads each, on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,24 +15,26 @@ __all__ = ["Lengths", "drift", "whole_lengths"]
 _ROUNDING = 1e-5
 """Relative change of a vector that different kernels for different shapes can cause in float32, with a margin."""
 
-Lengths = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""The Euclidean lengths [N] of two sets of vectors [N, D], which may be this process's part of longer ones."""
+Lengths = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+"""The Euclidean lengths [N] float32 of sets of vectors [N, D], which may be this process's part of longer ones."""
 
 
-def whole_lengths(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def whole_lengths(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
     """Of vectors that are whole."""
-    return a.norm(dim=1), b.norm(dim=1)
+    return [v.norm(dim=1, dtype=torch.promote_types(v.dtype, torch.float32)) for v in vectors]
 
 
 def drift(new: Tensor, old: Tensor, similarity: str, lengths: Lengths = whole_lengths) -> Tensor:
     """How far value vectors [N, G, D] moved, [N] float32, over all heads: 1 - cosine, or the Euclidean distance.
 
-    In float32, because in bfloat16 nearly all cosines tie; 1 - cosine as half the squared distance of the unit vectors,
-    because the difference itself rounds away. What has not moved beyond rounding counts as 0: then the lowest position
-    wins, whatever the company of the sequence did to the last bits.
+    In float32, because in bfloat16 nearly all cosines tie; 1 - cosine from the distance d of vectors of lengths a, b,
+    d^2 - (a - b)^2 = 2 a b (1 - cosine), because the difference itself rounds away. What has not moved beyond rounding
+    counts as 0: then the lowest position wins, whatever the company of the sequence did to the last bits.
     """
-    a, b = new.float().flatten(1), old.float().flatten(1)
-    if similarity == "cosine":
-        a, b = (x / length.clamp_min(1e-8)[:, None] for x, length in zip((a, b), lengths(a, b), strict=True))
-    moved, length = lengths(a - b, b)
-    return torch.where(moved > _ROUNDING * length, moved.square() / 2 if similarity == "cosine" else moved, 0.0)
+    a, b = new.flatten(1), old.flatten(1)
+    after, before, moved = lengths((a, b, a.float() - b))
+    if similarity != "cosine":
+        return torch.where(moved > _ROUNDING * before, moved, 0.0)
+    both = after * before
+    turned = torch.where(both > 0, (moved.square() - (after - before).square()) / (2 * both), 1.0)
+    return torch.where(2 * turned > _ROUNDING**2, turned, 0.0)

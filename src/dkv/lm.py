@@ -59,15 +59,24 @@ class DiffusionLM:
         return model.bucket if isinstance(model, Graphed) else bucket_for(model.device, model.dtype)
 
     @property
+    def network(self) -> Model:
+        """The model without what records its forwards."""
+        return self.model.inner if isinstance(self.model, Graphed) else self.model
+
+    @property
     def warmth(self) -> dict[str, Warmth]:
         """What preparing faster forwards took so far, by the argument of `load` that asked for them."""
-        model, found = self.model, dict[str, Warmth]()
-        if isinstance(model, Graphed):
-            found["cuda_graphs"] = model.warmth
-            model = model.inner
-        if isinstance(model, Transformer) and isinstance(model.layer, Compiled):
-            found["compile"] = model.layer.warmth
+        network, found = self.network, dict[str, Warmth]()
+        if isinstance(self.model, Graphed):
+            found["cuda_graphs"] = self.model.warmth
+        if isinstance(network, Transformer) and isinstance(network.layer, Compiled):
+            found["compile"] = network.layer.warmth
         return found
+
+    @property
+    def quantize(self) -> str | None:
+        """As what the weights are kept ("int8", "int4"), None = plain."""
+        return self.network.quantize if isinstance(self.network, Transformer) else None
 
     def generate(
         self,
@@ -307,12 +316,14 @@ class DiffusionLM:
         dtype: of the weights, None = the model's. Config, tokenizer and chat template are those that it was loaded
         with. Raises SettingError, and CheckpointError where that cannot be read or the directory cannot be written.
         """
-        model = self.model.inner if isinstance(self.model, Graphed) else self.model
+        model = self.network
         if self.directory is None or not isinstance(model, Transformer):
             raise CheckpointError("save: this model was not loaded from a directory, so its config is not known")
         if isinstance(model, ShardedTransformer):
             ranks = model.team.ranks
             raise SettingError(f"tensor_parallel={ranks}: this process has a share of the model; save it loaded whole")
+        if self.quantize is not None:
+            raise SettingError(f"quantize={self.quantize!r}: the published format has plain weights; load it without")
         kind = None if dtype is None else named_dtype("dtype", dtype)
         save(model, self.directory, Path(directory), kind, parse_size(max_shard_size))
 
@@ -336,7 +347,7 @@ class DiffusionLM:
         grow: bool,
     ) -> Settings:
         if cache == AUTO:
-            tuned = find_tuned(self.directory, self.name)
+            tuned = find_tuned(self.directory, self.name, self.quantize)
             cache, decoder = tuned.cache, tuned.decoder if decoder is None else decoder
         if grow is True and block_length is None:
             raise SettingError("grow=True needs block_length, by how many positions to grow at a time, such as 32")

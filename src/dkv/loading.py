@@ -17,6 +17,7 @@ from dkv.model import Model
 from dkv.models import Transformer, load_model
 from dkv.models.compiled import Compiled
 from dkv.models.hub import find_directory
+from dkv.models.quantized import check_extra, check_kind
 from dkv.parallel.team import join, rank_device
 from dkv.settings import drawn_seed
 from dkv.tokens import load_tokenizer
@@ -33,6 +34,7 @@ def load(
     tensor_parallel: int = 1,
     compile: bool = False,  # noqa: A002 - what torch calls it
     cuda_graphs: bool = False,
+    quantize: str | None = None,
 ) -> DiffusionLM:
     """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
     "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
@@ -40,18 +42,20 @@ def load(
     device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
     computed (slow; for tests of policies); tensor_parallel: over how many processes the model is split, of which this
-    is one: each of them makes the same calls (docs/parallel.md). A checkpoint without a tokenizer takes token ids only.
-    compile: build faster layers with torch.compile as they are first needed; cuda_graphs: record forwards and replay
-    them, on a GPU (docs/speed.md); what that took stands in `lm.warmth`.
+    is one: each of them makes the same calls (docs/parallel.md); compile: build faster layers with torch.compile as
+    they are first needed; cuda_graphs: record forwards and replay them, on a GPU (docs/speed.md); what that took stands
+    in `lm.warmth`; quantize: "int8" or "int4" to keep the weights of the layers in 8 or 4 bits, each packed once it is
+    read (docs/quantize.md). A checkpoint without a tokenizer takes token ids only.
 
     Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype,
-    tensor_parallel or cuda_graphs, and RankError where another process is gone.
+    tensor_parallel, cuda_graphs or quantize, and RankError where another process is gone.
     """
     if type(tensor_parallel) is not int or tensor_parallel < 1:
         raise SettingError(f"tensor_parallel={tensor_parallel!r} must be a whole number of at least 1")
     for name, value in (("compile", compile), ("cuda_graphs", cuda_graphs)):
         if value and tensor_parallel > 1:
             raise SettingError(f"{name}=True does not go with tensor_parallel={tensor_parallel}; leave one of them out")
+    check_kind(quantize, tensor_parallel)
     team, draw = None, drawn_seed
     if tensor_parallel > 1:
         device, team = rank_device(device, tensor_parallel), join(tensor_parallel)
@@ -59,8 +63,10 @@ def load(
     place = find_device(device)
     if cuda_graphs and place.type != "cuda":
         raise SettingError(f"cuda_graphs=True needs device='cuda', not {str(place)!r}; leave cuda_graphs out")
+    kind = find_dtype(dtype, place)
+    check_extra(quantize, place, kind)
     directory = find_model(model) if team is None else team.after_first(partial(find_model, model))
-    network = load_model(directory, place, find_dtype(dtype, place), team)
+    network = load_model(directory, place, kind, team, quantize, arrange=not compile)
     ready = _prepared(network, compile, cuda_graphs)
     return DiffusionLM(ready, load_tokenizer(directory), str(model), audit, directory, draw)
 

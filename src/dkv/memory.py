@@ -32,17 +32,26 @@ class LayerMemory:
         buffer = self.buffers[name]
         if at.whole:
             buffer[:, :, :-1] = value.view(*at.shape, *value.shape[1:]).transpose(1, 2)
-        else:
-            buffer[at.sequence, :, at.slot] = value.to(buffer.dtype)
+        elif len(value):
+            _cells(buffer).index_copy_(0, at.cells(buffer), value.to(buffer.dtype).reshape(-1, buffer.shape[3]))
 
     def take(self, name: str, at: At) -> Tensor:
         """What the slots of the carried rows hold, [N, heads, D]."""
-        return self.buffers[name][at.sequence, :, at.slot]
+        buffer = self.buffers[name]
+        return _cells(buffer).index_select(0, at.cells(buffer)).view(len(at.slot), *buffer.shape[1::2])
 
     @property
     def kv(self) -> tuple[Tensor, Tensor]:
         """Keys and values of every slot but scratch, [B, kv_heads, T, head_dim] each."""
         return self.buffers["k"][:, :, :-1], self.buffers["v"][:, :, :-1]
+
+
+def _cells(buffer: Tensor) -> Tensor:
+    """A buffer [B, heads, T + 1, D] as the cells [N, D] that its storage holds one after the other, others between them
+    where it is a part of a larger one: rows go in and out of these several times as fast as by three indices."""
+    batch, heads, slots, size = buffer.shape
+    last = (batch - 1) * buffer.stride(0) + (heads - 1) * buffer.stride(1) + (slots - 1) * size
+    return buffer.as_strided((last // size + 1, size), (size, 1))
 
 
 class Memory:

@@ -7,7 +7,7 @@ knows masks and counts, and nothing of why a row was planned.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 import torch
@@ -23,7 +23,7 @@ class At:
 
     sequence [N] and slot [N], flat [N] = sequence * (T + 1) + slot; width T; grouping: the carried rows by sequence;
     whole: every slot is carried; mask [B, 1, 1, T]: slots that attention may read, None = all; narrow: for layers that
-    pick rows of their own, None = no layer does.
+    pick rows of their own, None = no layer does; numbers: what `cells` found, the same for all layers.
     """
 
     sequence: Tensor
@@ -34,6 +34,23 @@ class At:
     whole: bool
     mask: Tensor | None
     narrow: Narrowing | None = None
+    numbers: dict[tuple[int, int, int], Tensor] = field(init=False, default_factory=dict)
+
+    def cells(self, buffer: Tensor) -> Tensor:
+        """[N * heads] the numbers of the carried rows' cells in a buffer [B, heads, T + 1, D], head by head of each
+        row, where a cell is D elements and cells are counted through the storage."""
+        heads, size = buffer.shape[1], buffer.shape[3]
+        key = (heads, buffer.stride(0) // size, buffer.stride(1) // size)
+        if torch.compiler.is_compiling():  # else the key's numbers would be part of the graph
+            return self._cells(*key)
+        if key not in self.numbers:
+            self.numbers[key] = self._cells(*key)
+        return self.numbers[key]
+
+    def _cells(self, heads: int, sequence: int, head: int) -> Tensor:
+        """Those of buffers in which sequences, and heads, lie so many cells apart."""
+        starts = self.sequence * sequence + self.slot
+        return (starts[:, None] + torch.arange(heads, device=starts.device) * head).view(-1)
 
     @property
     def shape(self) -> tuple[int, int]:

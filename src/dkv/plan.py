@@ -18,7 +18,7 @@ from dkv.canvas import Canvas
 from dkv.rules import DENSE, Rules
 from dkv.sampling import Read
 
-__all__ = ["CachePolicy", "Decoder", "Plan", "Step", "readers_of", "rules_of"]
+__all__ = ["CachePolicy", "Decoder", "Noting", "Plan", "Step", "notes_of", "readers_of", "rules_of"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Step:
     block. block: start and end [B] of the active block. wanted [B, T]: positions that the decoder would read now.
     rank [B, T]: the decoder's expected commit order, 0 first, NEVER where unknown. score [B, T]: confidence last read
     there, -inf before. fresh [B, T]: tokens changed since the previous forward. computed_at [B, T]: clock at which each
-    slot was computed, NEVER before. shift: 1 where row p predicts token p + 1 (and row 0 also itself), else 0. The
-    canvas is the live one: it moves on with the commit.
+    slot was computed, NEVER before. shift: 1 where row p predicts token p + 1 (and row 0 also itself), else 0. notes
+    [B, T, K]: what the decoder noted when it last read there, 0 before; None for one that keeps none. The canvas is the
+    live one: it moves on with the commit.
     """
 
     canvas: Canvas
@@ -44,6 +45,7 @@ class Step:
     fresh: Tensor
     computed_at: Tensor
     shift: int
+    notes: Tensor | None = None
 
     @cached_property
     def masked(self) -> Tensor:
@@ -126,8 +128,9 @@ def rules_of(policy: CachePolicy) -> Rules:
 
 @runtime_checkable
 class Decoder(Protocol):
-    """An unmasking rule. It keeps nothing between steps: what it knows ahead is its order, what it learns is in Step.
-    Each sequence is treated on its own. adaptive: a block ends as soon as it is complete, not after its steps."""
+    """An unmasking rule. It keeps nothing between steps: what it knows ahead is its order, what it learns is in Step
+    (see `Noting` for one that must learn more). Each sequence is treated on its own. adaptive: a block ends as soon as
+    it is complete, not after its steps."""
 
     adaptive: ClassVar[bool]
 
@@ -142,3 +145,24 @@ class Decoder(Protocol):
     def commit(self, step: Step, read: Read) -> Tensor:
         """[B, T] positions to fix now, each among those read."""
         ...
+
+
+@runtime_checkable
+class Noting(Decoder, Protocol):
+    """A decoder that learns from step to step: `notes` numbers (float32) of each position, which it writes whenever it
+    reads there, and finds again in `Step.notes`. They start as 0, stay as they are where nothing is read, and move with
+    their sequence; it may find more columns than it asked for, of which the first ones are its own."""
+
+    @property
+    def notes(self) -> int:
+        """How many numbers it keeps of each position."""
+        ...
+
+    def note(self, step: Step, read: Read) -> Tensor:
+        """What to keep of the positions read, [M, notes]; `commit` then sees a step that shows it."""
+        ...
+
+
+def notes_of(decoder: Decoder) -> int:
+    """How many numbers of each position a decoder keeps between steps; 0 for one that keeps none."""
+    return decoder.notes if isinstance(decoder, Noting) else 0

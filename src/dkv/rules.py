@@ -21,20 +21,21 @@ __all__ = ["DENSE", "LayerRule", "Parts", "Rules", "Turn"]
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """The rotation of the carried rows: cos and signed sin, [N, 1, D] float32."""
+    """The rotation of the carried rows: cos and sin of each pair of channels, [N, 1, D / 2, 2] float32."""
 
-    cos: Tensor
-    sin: Tensor
+    phase: Tensor
 
     def at(self, index: Tensor) -> Turn:
         """The rotation of some of the rows."""
-        return Turn(self.cos[index], self.sin[index])
+        return Turn(self.phase.index_select(0, index))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotate x [N, heads, D], in float32, pairing each channel with the one half a head away."""
-        wide = x.float()
-        turned = torch.addcmul(wide * self.cos, wide.roll(x.shape[-1] // 2, dims=-1), self.sin)
-        return turned.to(x.dtype)
+        """Rotate x [N, heads, D], whose channels lie in pairs, in float32."""
+        wide, phase = x.float(), torch.view_as_complex(self.phase)
+        pairs = torch.view_as_complex(wide.view(*x.shape[:-1], -1, 2))
+        # A copy may be turned in place, for a fifth of the time that another one takes on many rows.
+        turned = pairs * phase if wide is x else pairs.mul_(phase)
+        return torch.view_as_real(turned).flatten(2).to(x.dtype)
 
 
 class Parts(Protocol):

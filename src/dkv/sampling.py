@@ -73,6 +73,10 @@ class Read:
         grid[self.flat] = values
         return grid.view(self.shape)
 
+    def at(self, grid: Tensor) -> Tensor:
+        """What a grid [B, T, ...] holds at the positions read, [M, ...]."""
+        return grid.flatten(0, 1)[self.flat]
+
 
 def log_confidence(logits: Tensor, token: Tensor) -> Tensor:
     """Log-probability [M] of token [M] under softmax of logits [M, V], without the rounding of a softmax near 1.
@@ -89,7 +93,7 @@ def choose(logits: Tensor, mask_id: int, debit: Debit | None = None) -> Tensor:
     """The most likely token [M] of each row of logits [M, V], the mask token aside and after the debit; ties go to the
     lowest id."""
     with _without(logits, mask_id, debit):
-        return logits.argmax(dim=1)
+        return logits.max(dim=1).indices  # on a CPU a quarter of argmax's time; the first of equals, too
 
 
 def draw(

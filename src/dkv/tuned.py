@@ -39,23 +39,24 @@ class Tuned:
         return json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n"
 
 
-def tuned_path(directory: Path) -> Path:
-    """Where the settings of the checkpoint in `directory` are kept. Raises OSError."""
+def tuned_path(directory: Path, quantize: str | None = None) -> Path:
+    """Where the settings of the checkpoint in `directory` are kept: those for packed weights apart. Raises OSError."""
     home = os.environ.get("DKV_HOME")
     root = Path(home) if home else Path.home() / ".cache" / "dkv"
-    return root / "tuned" / f"{fingerprint(directory)}.json"
+    return root / "tuned" / f"{fingerprint(directory)}{'' if quantize is None else f'.{quantize}'}.json"
 
 
-def find_tuned(directory: Path | None, model: str) -> Tuned:
+def find_tuned(directory: Path | None, model: str, quantize: str | None = None) -> Tuned:
     """The settings kept for a checkpoint. Raises SettingError where there are none, or the file is damaged."""
     if directory is None:
         raise SettingError("cache='auto': this model was not loaded from a directory, so nothing is kept for it")
-    path = tuned_path(directory)
+    path = tuned_path(directory, quantize)
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        asked = model if quantize is None else f"{model} --quantize {quantize}"
         raise SettingError(
-            f"cache='auto': nothing was tuned for this model yet; run dkv tune --model {model}"
+            f"cache='auto': nothing was tuned for this model yet; run dkv tune --model {asked}"
         ) from None
     except (OSError, ValueError) as error:
         raise SettingError(f"cache='auto': {str(path)!r} cannot be read ({error}); delete it, and tune again") from None

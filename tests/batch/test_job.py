@@ -102,6 +102,7 @@ def test_a_drawn_seed_is_kept_for_the_rest(wanted: Wanted) -> None:
         ({"arguments": {**ARGUMENTS, "stop": ("x",)}}, r"stop=None, not \['x'\]"),
         ({"dtype": "bfloat16"}, "dtype='float32', not 'bfloat16'"),
         ({"model": "tiny"}, "model="),
+        ({"quantize": "int8"}, "quantize=None, not 'int8'"),
     ],
 )
 def test_other_settings_are_refused(wanted: Wanted, change: dict[str, Any], message: str) -> None:

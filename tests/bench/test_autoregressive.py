@@ -6,27 +6,27 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from dkv.bench.autoregressive import Autoregressive, autoregressive_work
 from dkv.bench.flops import flops
 from dkv.models import Transformer
 from dkv.models.layers import attention
-from dkv.rules import Turn
+from dkv.models.layout import linear
+from tests.support.counting import counting
 
 
 def next_token(model: Transformer, ids: list[int]) -> int:
     """The likeliest after ids, every row attending to itself and those before, all computed anew."""
     x = F.embedding(torch.tensor(ids), model.embedding)
     model.rotary.reach(len(ids))
-    turn = Turn(*model.rotary.table[:, : len(ids)].unsqueeze(2))
+    turn = model.rotary.turn(torch.arange(len(ids)))
     for block in model.blocks:
         h = block.norm(x, block.attn_norm)
         (q, k), v = block.qk(h, turn), block.value(h)
         q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
         rows = range(len(ids))
         mixed = [attention(q[:, :, r : r + 1], k[:, :, : r + 1], v[:, :, : r + 1], None) for r in rows]
-        x = x + F.linear(torch.cat([one.transpose(1, 2).flatten(2)[0] for one in mixed]), block.out_weight)
+        x = x + linear(torch.cat([one.transpose(1, 2).flatten(2)[0] for one in mixed]), block.out_weight)
         x = x + block.mlp(x)
     return int(model.logits(x[-1:]).argmax())
 
@@ -53,7 +53,7 @@ def test_its_work_is_what_torch_counts(batch: int, model: Transformer) -> None:
     run, counted = Autoregressive(model, [[7]] * batch, 5), []
     going = True
     while going:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), counting() as counter:
             going = run.step()
         counted.append(counter.get_total_flops())
     expected = [flops(model.config, work) for work in autoregressive_work(model.config, 1, 5, batch)]

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from dkv.bench.flops import Part, Work, flops, work_of
 from dkv.bench.replay import replay
@@ -17,6 +16,7 @@ from dkv.decoders import make_decoder
 from dkv.denoise import advance
 from dkv.models import Transformer
 from dkv.settings import Settings
+from tests.support.counting import counting
 from tests.support.runs import POLICIES, start
 
 LLADA = SHAPES["llada-8b"]
@@ -32,7 +32,7 @@ def test_every_step_is_what_torch_counts(cache: str, family: str, model: Transfo
     expected, counted = [], []
     while True:
         # In parts: the fused kernel's products are none that the counter knows.
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), counting() as counter:
             tick = advance(state)
         if tick is None:
             break

@@ -51,6 +51,7 @@ def test_blocks_are_no_longer_than_the_response() -> None:
         ({"gens": [12]}, "gen_length=12 must be a multiple of block_length=8; use gen_length=16"),
         ({"baseline": "gpt"}, "baseline='gpt' is unknown; known: ar"),
         ({"seed": -1}, "seed=-1"),
+        ({"quantize": "int3"}, "quantize='int3' is unknown; known: int8, int4"),
     ],
 )
 def test_refused(change: dict[str, object], expected: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from dkv import SpecError
 from dkv.bench.shapes import SHAPES, named_shape, random_model
 from dkv.models import dream, llada
+from dkv.models.layout import plain
 from tests.support.runs import start_and_play
 
 
@@ -56,9 +57,17 @@ def test_random_weights_run(spec: str) -> None:
 
 
 def test_random_weights_are_the_same_for_the_same_seed() -> None:
-    first, second, other = (random_model(SHAPES["micro"], torch.float32, seed) for seed in (1, 1, 2))
-    assert torch.equal(first.head_weight, second.head_weight)
-    assert not torch.equal(first.head_weight, other.head_weight)
+    drawn = [random_model(SHAPES["micro"], torch.float32, seed) for seed in (1, 1, 2)]
+    first, second, other = (plain(network.head_weight) for network in drawn)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_the_usual_layout_holds_the_same_weights() -> None:
+    arranged, usual = (random_model(SHAPES["micro"], torch.float32, 1, arrange=a) for a in (True, False))
+    assert not usual.head_weight.is_mkldnn
+    assert torch.equal(plain(arranged.head_weight), usual.head_weight)
+    assert torch.equal(plain(arranged.blocks[1].qk_weight), usual.blocks[1].qk_weight)
 
 
 def test_a_tied_head_is_the_embedding() -> None:

@@ -47,7 +47,12 @@ def test_blend_weighs_age_against_distance(model: Transformer) -> None:
     assert {p for step in got[1:] for p in step} == set(EVERY)
 
 
-@pytest.mark.parametrize("choose", ["age", "near", "blend"])
+def test_change_is_around_what_was_fixed_since(model: Transformer) -> None:
+    """8 was fixed first, then 3: what stands beside it comes, the position before it first of two equals."""
+    assert rows(model, "dkv-fill:rows=4,choose=change")[1:4] == [[3, 6, 7, 8], [2, 3, 4, 5], [1, 4, 5, 6]]
+
+
+@pytest.mark.parametrize("choose", ["age", "blend", "change", "near"])
 @given(
     prompts=st.lists(st.lists(st.integers(0, 251), min_size=1, max_size=8), min_size=1, max_size=3),
     room=st.integers(1, 12),
@@ -79,7 +84,7 @@ def _costs(tick: Tick, length: torch.Tensor, room: int) -> None:
     ("spec", "message"),
     [
         ("dkv-fill:rows=0", "rows=0 must be a whole number of at least 1"),
-        ("dkv-fill:choose=all", "choose='all' is unknown; known: age, near, blend"),
+        ("dkv-fill:choose=all", "choose='all' is unknown; known: age, blend, change, near"),
     ],
 )
 def test_keys_out_of_range_are_refused(spec: str, message: str) -> None:

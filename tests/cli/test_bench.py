@@ -50,6 +50,17 @@ def test_what_is_there_is_not_run_again(cli: Cli, tmp_path: Path) -> None:
     assert {row["settings"]["decoder"] for row in first["rows"]} == {"confidence"}
 
 
+def test_packed_weights_are_other_rows_of_the_same_file(cli: Cli, tmp_path: Path) -> None:
+    arguments = [*MICRO[:-2], "--out", str(tmp_path / "b.jsonl")]
+    plain = json.loads(cli(*arguments, "--json").stdout)["rows"]
+    packed = json.loads(cli(*arguments, "--quantize", "int8", "--json").stdout)["rows"]
+    assert all("quantize" not in row["settings"] for row in plain)
+    assert {row["settings"]["quantize"] for row in packed} == {"int8"}
+    assert packed[0]["measured"]["weight_bytes"] < plain[0]["measured"]["weight_bytes"]
+    assert packed[0]["measured"]["cache_bytes"] == plain[0]["measured"]["cache_bytes"]
+    assert "shape:micro,layers=2, float32, int8, prompt 4" in cli(*arguments, "--quantize", "int8").stdout
+
+
 def test_a_checkpoint(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["bench", "--model", str(checkpoint), *SMALL, "--cache", "none", "--stop-at-eos", "--batch", "1,2"]
     rows = json.loads(cli(*arguments, "--out", str(tmp_path / "b.jsonl"), "--json").stdout)["rows"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import dkv
-from tests.cli.conftest import EOS, Cli
+from tests.cli.conftest import EOS, Cli, one_error
 
 SHORT = ["--gen-length", "16", "--seed", "3", "--dtype", "float32"]
 
@@ -33,6 +33,26 @@ def test_generate_json_is_what_python_gives(cli: Cli, checkpoint: Path) -> None:
     assert got["settings"]["decoder"] == "confidence"
     assert (got["seed"], got["model"], got["dtype"]) == (3, str(checkpoint), "float32")
     assert {"version", "finish_reason", "prompt_ids"} <= set(got)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_weights_are_packed_as_asked(cli: Cli, checkpoint: Path, kind: str) -> None:
+    where = ["--model", str(checkpoint), *SHORT, "--quantize", kind, "--json"]
+    got = json.loads(cli("generate", "hello", *where).stdout)
+    (expected,) = dkv.load(checkpoint, dtype="float32", quantize=kind).generate("hello", gen_length=16, seed=3)
+    assert (got["quantize"], got["token_ids"]) == (kind, expected.token_ids)
+    compared = json.loads(cli("compare", "hello", *where, "--cache", "dkv-decode").stdout)
+    assert (compared["quantize"], compared["results"][0]["token_ids"]) == (kind, expected.token_ids)
+    examined = json.loads(cli("doctor", *where[:2], "--gen-length", "8", "--count", "1", *where[-3:]).stdout)
+    assert examined["quantize"] == kind
+
+
+@pytest.mark.parametrize("command", [["generate", "hi"], ["serve"]])
+def test_packed_weights_are_refused_before_ranks_start(cli: Cli, command: list[str]) -> None:
+    asked = [*command, "--quantize", "int8", "--tensor-parallel", "2"]
+    assert "quantize='int8' does not go with tensor_parallel=2" in one_error(cli(*asked))
+    asked[-3] = "int3"
+    assert "quantize='int3' is unknown; known: int8, int4" in one_error(cli(*asked[:-2]))
 
 
 def test_settings_reach_the_library(cli: Cli, checkpoint: Path) -> None:

@@ -91,6 +91,15 @@ def test_finished_answers_are_not_asked_again(cli: Cli, common: list[str], tmp_p
     assert (tmp_path / "out.jsonl").stat().st_size > size
 
 
+def test_answers_of_packed_weights_have_a_file_of_their_own(cli: Cli, common: list[str], tmp_path: Path) -> None:
+    asked = [*common, "--cache", "none", "--count", "2", "--json"]
+    assert json.loads(cli(*asked).stdout)["quantize"] is None
+    assert "quantize" in one_error(cli(*asked, "--quantize", "int8"))
+    other = ["--out", str(tmp_path / "other.jsonl"), "--quantize", "int8"]
+    assert json.loads(cli(*asked, *other).stdout)["quantize"] == "int8"
+    assert "quantize" in one_error(cli(*asked, *other[:2]))
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
 def test_ctrl_c_keeps_what_is_finished(cli: Cli, common: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"

@@ -58,6 +58,16 @@ def test_memory_is_what_generating_takes(cli: Cli, tmp_path: Path) -> None:
     assert facts(cli, str(directory), "--dtype", "bfloat16")["memory"]["weights"] * 2 == memory["weights"]
 
 
+def test_packed_weights_are_reckoned(cli: Cli, full: Path) -> None:
+    plain, eight, four = (
+        facts(cli, str(full), *q)["memory"] for q in ([], ["--quantize", "int8"], ["--quantize", "int4"])
+    )
+    assert (plain["quantize"], eight["quantize"], four["quantize"]) == (None, "int8", "int4")
+    assert plain["weights"] > eight["weights"] > four["weights"] > 2 * 2 * 126464 * 4096
+    assert "quantize='x' is unknown" in one_error(cli("inspect", str(full), "--quantize", "x"))
+    assert "bfloat16, int4\n" in cli("inspect", str(full), "--quantize", "int4").stdout
+
+
 def test_stored_weights_are_read_by_their_headers(cli: Cli, tmp_path: Path) -> None:
     directory = write_tokenizer(write_checkpoint(tmp_path, shards=2))
     found = facts(cli, str(directory))

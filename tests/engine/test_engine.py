@@ -20,7 +20,14 @@ from tests.engine.runs import alone, finished, same
 from tests.support.runs import POLICIES
 
 SHAPES = [(8, 8, 8), (8, 4, 8), (8, 4, 4), (9, 3, 12), (3, 3, 3)]
-DECODERS = ["confidence", "random", "threshold:tau=0.2", "factor", "entropy"]
+DECODERS = [
+    "confidence",
+    "random",
+    "threshold:tau=0.2",
+    "factor",
+    "entropy",
+    "credit:tau=0.02,alpha=3",
+]
 
 
 def drawn(lm: dkv.DiffusionLM, rng: random.Random) -> dkv.Request:

@@ -16,16 +16,29 @@ from torch import Tensor
 import dkv
 from dkv.denoise import State
 from dkv.memory import LayerMemory
-from dkv.models import Transformer
+from dkv.models import Transformer, load_model
 from dkv.models.compiled import Compiled
 from dkv.models.layers import Block, dense
 from dkv.place import At, pack
 from dkv.rules import Parts, Rules, Turn
+from tests.conftest import REFERENCE
 from tests.support.runs import POLICIES, start, start_and_play
 
 ROUNDING = 1e-4
 """What summing in another order comes to: 2e-5 was met, in what a third layer's MLP adds."""
 ONE, RAGGED = [[3, 4, 5, 6, 7]], [[3, 4, 5], [9] * 20, [8, 1]]
+
+
+@pytest.fixture(scope="module")
+def model(bare: Path) -> Transformer:
+    """As `load` makes it to be compiled: no weight in a layout that only the kernels know."""
+    return load_model(bare, torch.device("cpu"), torch.float32, arrange=False)
+
+
+@pytest.fixture(scope="module")
+def dream() -> Transformer:
+    """The same of a small Dream."""
+    return load_model(REFERENCE / "dkv" / "dream", torch.device("cpu"), torch.float32, arrange=False)
 
 
 def differences(model: Transformer, fast: Transformer, cache: str, prompts: Sequence[Sequence[int]]) -> list[str]:

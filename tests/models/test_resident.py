@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ SHAPE = config_of(
     d_model=1024, n_heads=16, n_kv_heads=16, n_layers=8, mlp_hidden_size=3072, vocab_size=32000, embedding_size=32000,
     max_sequence_length=131072, mask_token_id=31999, eos_token_id=31998, pad_token_id=31998,
 )  # fmt: skip
+
+AS_LARGE = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+"""glibc gives back what is freed of pieces over 32 MB, as large models have; here of smaller ones too."""
 
 # Anonymous memory of a process that loads, sampled by a thread: what it had before, at most, and in the end.
 PROGRAM = """
@@ -38,7 +42,7 @@ dkv.load("tiny", dtype=sys.argv[2])  # whatever torch sets up at first use is no
 done, peak, before = threading.Event(), [0], anonymous()
 thread = threading.Thread(target=watch)
 thread.start()
-lm = dkv.load(sys.argv[1], device="cpu", dtype=sys.argv[2])
+lm = dkv.load(sys.argv[1], device="cpu", dtype=sys.argv[2], quantize=sys.argv[3] if len(sys.argv) > 3 else None)
 done.set()
 thread.join()
 print(before, max(peak[0], anonymous()), anonymous())
@@ -74,3 +78,20 @@ def test_the_peak_stays_near_the_weights(dtype: str, size: int, large: tuple[Pat
     assert end - before > 0.95 * numbers * size  # the weights are the process's own, not a mapped file's
     assert peak - before < LIMIT * numbers * size
     print(f"{dtype}: weights {numbers * size / 1e6:.0f} MB, peak {(peak - before) / 1e6:.0f} MB")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's count of anonymous memory")
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_packed_weights_are_never_plain_all_at_once(quantize: str, large: tuple[Path, int]) -> None:
+    directory, numbers = large
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(directory), "bfloat16", quantize],
+        capture_output=True, text=True, check=True, timeout=120, env={**os.environ, **AS_LARGE},
+    )  # fmt: skip
+    before, peak, end = map(int, ended.stdout.split())
+    packed = llada.NAMES.nbytes(llada.configure(SHAPE), 2, quantize)
+    largest = 2 * 2 * SHAPE["mlp_hidden_size"] * SHAPE["d_model"]
+    print(f"{quantize}: {packed / 1e6:.0f} MB of {numbers * 2 / 1e6:.0f} MB, peak {(peak - before) / 1e6:.0f} MB")
+    assert end - before > 0.95 * packed
+    assert peak - before < 1.1 * packed + 3 * largest

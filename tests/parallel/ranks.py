@@ -13,6 +13,8 @@ import torch.distributed as dist
 import dkv
 from dkv.errors import SettingError
 from dkv.models import Transformer
+from dkv.models.layout import plain
+from dkv.models.rotary import paired
 from dkv.models.sharded import DIMENSIONS, ShardedTransformer
 from dkv.parallel.cut import Cut
 from dkv.parallel.team import join
@@ -90,8 +92,8 @@ def as_dtensor_would(lm: dkv.DiffusionLM, directory: Path) -> list[bool]:
     odd = torch.arange(15.0).view(5, 3)
     return [
         torch.equal(model.embedding, theirs(whole["model.embed_tokens.weight"], 0)),
-        torch.equal(block.qk_weight, torch.cat((queries, keys))),
-        torch.equal(block.down_weight, theirs(whole[layer + "mlp.down_proj.weight"], 1)),
+        torch.equal(plain(block.qk_weight), paired(torch.cat((queries, keys)), model.config.head_dim)),
+        torch.equal(plain(block.down_weight), theirs(whole[layer + "mlp.down_proj.weight"], 1)),
         torch.equal(Cut(0, model.team.rank, 2).of(odd), theirs(odd, 0)),
         torch.equal(Cut(1, model.team.rank, 2).of(odd), theirs(odd, 1)),
     ]

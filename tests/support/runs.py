@@ -38,6 +38,7 @@ POLICIES = (
     "fast-dual",
     "dkv-fill:rows=5",
     "dkv-fill:rows=4,choose=near",
+    "dpad:window=4,sigma=1",
 )
 """Every policy, at settings under which it really caches in a short run."""
 

@@ -21,6 +21,7 @@ from dkv.cluster import cluster
 from dkv.errors import PromptError, SettingError
 from dkv.fingerprint import fingerprint
 from dkv.loading import find_device, find_dtype, find_model, load
+from dkv.models.quantized import check_kind
 from dkv.version import installed_version
 
 __all__ = ["Job", "Wanted"]
@@ -44,11 +45,13 @@ class Wanted:
     skip_bad: bool = False
     ray: bool = False
     workers: int | None = None
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
             if value is not None and (type(value) is not int or value < 1):
                 raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
+        check_kind(self.quantize)
         if self.workers is not None and not self.ray:
             raise SettingError(f"workers={self.workers} needs ray; give --ray, or leave workers out")
 
@@ -96,7 +99,8 @@ class Job:
                 yield crew
             return
         wanted = self._wanted
-        asking = Asking(load(wanted.model, device=wanted.device, dtype=wanted.dtype), wanted.arguments, self.seed)
+        lm = load(wanted.model, device=wanted.device, dtype=wanted.dtype, quantize=wanted.quantize)
+        asking = Asking(lm, wanted.arguments, self.seed)
         asking.check_job()
         if self._new and not wanted.skip_bad:
             for line in self.source.lines():
@@ -108,8 +112,9 @@ class Job:
     def _spread(self) -> Iterator[Iterator[list[Record]]]:
         wanted, left = self._wanted, self.source.count - self.results.count
         spread = Spread(
-            wanted.model, self._device, self._dtype, wanted.arguments, self.seed, wanted.batch_size, wanted.workers
-        )
+            wanted.model, self._device, self._dtype, wanted.arguments, self.seed, wanted.batch_size, wanted.workers,
+            wanted.quantize,
+        )  # fmt: skip
         with cluster():
             if self._new and not wanted.skip_bad:
                 spread.check(self.source.lines())
@@ -142,6 +147,7 @@ def _header(wanted: Wanted, digest: str, begun: Mapping[str, Any] | None) -> dic
         "fingerprint": fingerprint(find_model(wanted.model)),
         "device": device.type,
         "dtype": str(find_dtype(wanted.dtype, device)).removeprefix("torch."),
+        "quantize": wanted.quantize,
         "seed": seed,
         **wanted.arguments,
         "version": installed_version(),

@@ -34,8 +34,9 @@ _BATCHES = 8
 
 @dataclass(frozen=True)
 class Spread:
-    """How a job is spread. model, device, dtype: as `load` takes them, the same for every worker; arguments, seed: the
-    job's; batch_size: prompts in a worker's forwards at once; workers: None = one for each GPU, without any two."""
+    """How a job is spread. model, device, dtype, quantize: as `load` takes them, the same for every worker; arguments,
+    seed: the job's; batch_size: prompts in a worker's forwards at once; workers: None = one for each GPU, without any
+    two."""
 
     model: str
     device: str
@@ -44,10 +45,12 @@ class Spread:
     seed: int
     batch_size: int
     workers: int | None = None
+    quantize: str | None = None
 
     def asking(self) -> Asking:
         """The job with its model, loaded here."""
-        return Asking(load(self.model, device=self.device, dtype=self.dtype), self.arguments, self.seed)
+        lm = load(self.model, device=self.device, dtype=self.dtype, quantize=self.quantize)
+        return Asking(lm, self.arguments, self.seed)
 
     def check(self, lines: Iterable[Line]) -> None:
         """Have a worker check all lines, so that the model is not loaded here. Raises SettingError."""

@@ -15,6 +15,7 @@ from dkv.bench.flops import Part, Work
 from dkv.memory import LayerMemory
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer
+from dkv.models.layout import linear
 from dkv.rules import Turn
 
 __all__ = ["Autoregressive", "autoregressive_work"]
@@ -57,7 +58,7 @@ class Autoregressive:
         """Hidden states [B * R, C] of new tokens [B, R], whose keys and values are stored."""
         model, (batch, rows) = self._model, new.shape
         slots = torch.arange(self._seen, self._seen + rows, device=new.device)
-        turn = Turn(*model.rotary.table[:, slots].repeat(1, batch, 1).unsqueeze(2))
+        turn = model.rotary.turn(slots.repeat(batch))
         x = F.embedding(new.flatten(), model.embedding)
         for block, layer in zip(model.blocks, self.memory.layers, strict=True):
             x = x + self._attend(block, block.norm(x, block.attn_norm), turn, layer, (batch, rows))
@@ -76,7 +77,7 @@ class Autoregressive:
         grouped = q.shape[1] != keys.shape[1]
         causal = shape[1] > 1
         mixed = F.scaled_dot_product_attention(by_sequence[0], keys, values, is_causal=causal, enable_gqa=grouped)
-        return F.linear(mixed.transpose(1, 2).flatten(2).flatten(0, 1), block.out_weight)
+        return linear(mixed.transpose(1, 2).flatten(2).flatten(0, 1), block.out_weight)
 
     @property
     def token_ids(self) -> list[list[int]]:

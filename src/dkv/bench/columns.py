@@ -58,7 +58,7 @@ COLUMNS = (
     Column("prompt", "tokens", lambda r: str(r.cell.prompt)),
     Column("gen", "positions of the response, and denoising steps", lambda r: str(r.cell.gen)),
     Column("batch", "sequences at a time", lambda r: str(r.cell.batch)),
-    Column("dtype", "of weights, activations and cache", lambda r: r.cell.dtype),
+    Column("dtype", "of weights, activations and cache", lambda r: r.cell.numbers),
     Column("tokens/s", "generated up to the end-of-text, over wall-clock time", lambda r: shown(r.tokens_per_second)),
     Column("s/step", "wall-clock time of a forward", lambda r: shown(r.seconds_per_step, "s", True)),
     Column("CPU s/step", "processor time of a forward, all threads", lambda r: shown(r.cpu_per_step, "s", True)),

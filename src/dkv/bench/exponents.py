@@ -53,7 +53,7 @@ def _growth(along: str, line: list[Row]) -> Growth | None:
     costs = [statistics.median(row.result.cpu_seconds) for row in line] if timed else None
     return Growth(
         cache=cell.cache,
-        dtype=cell.dtype,
+        dtype=cell.numbers,
         batch=cell.batch,
         along=along,
         fixed=cell.prompt if along == "gen" else cell.gen,

@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from typing import Any
 
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
+from dkv.models.quantized import check_kind
 from dkv.settings import Settings
 from dkv.specs import spec_of
 
@@ -26,7 +28,7 @@ REFERENCE = "none"
 class Cell:
     """The settings of one row. model: what was loaded, or the shape; cache: a spec, or AUTOREGRESSIVE; baseline: "ar"
     where that runs beside the caches; prompt, gen: tokens; batch: sequences, all alike but for their text; threads: of
-    torch; repeats: timed runs."""
+    torch; repeats: timed runs; quantize: as `load` takes it."""
 
     model: str
     device: str
@@ -43,11 +45,23 @@ class Cell:
     baseline: str
     threads: int
     repeats: int
+    quantize: str | None = None
 
     @property
     def key(self) -> str:
         """The settings as one line, equal for equal settings."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self.record, sort_keys=True)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The settings by name. Of plain weights nothing is said of their kind: rows made before there was another go
+        on."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("quantize", None)}
+
+    @property
+    def numbers(self) -> str:
+        """The dtype, and the kind of weights unless they are plain."""
+        return self.dtype if self.quantize is None else f"{self.dtype}, {self.quantize}"
 
     @property
     def spec(self) -> str:
@@ -78,6 +92,7 @@ class Grid:
     baseline: str
     threads: int
     repeats: int
+    quantize: str | None = None
 
     def groups(self) -> list[list[Cell]]:
         """The cells by point, no cache first, the cheapest points first within a dtype.
@@ -94,6 +109,7 @@ class Grid:
             for value in values:
                 if value < least:
                     raise SettingError(f"{name}={value} must be a whole number of at least {least}")
+        check_kind(self.quantize)
         caches = list(dict.fromkeys((REFERENCE, *self.caches, *([AUTOREGRESSIVE] if self.baseline else []))))
         points = sorted(set(product(self.prompts, self.gens, self.batches)), key=lambda p: (p[0] + p[1]) * p[1] * p[2])
         groups = []
@@ -120,6 +136,7 @@ class Grid:
             baseline=self.baseline,
             threads=self.threads,
             repeats=self.repeats,
+            quantize=self.quantize,
         )
 
 

@@ -142,10 +142,11 @@ def result_of(
         none_flops=sum(flops(config, work) for work in none.works),
         peak_bytes=peak,
         cache_bytes=own.cache_bytes,
-        weight_bytes=weight_bytes(config, itemsize),
+        weight_bytes=weight_bytes(config, itemsize, cells[number].quantize),
         agreement=own.agreement(none),
         bound_seconds=sum(
-            bound_seconds(config, work, rates, n, itemsize) for work, n in zip(own.works, slots, strict=True)
+            bound_seconds(config, work, rates, n, itemsize, cells[number].quantize)
+            for work, n in zip(own.works, slots, strict=True)
         ),
     )
 

@@ -53,7 +53,7 @@ def plots_of(rows: Sequence[Row]) -> Iterator[Plot]:
     looks = looks_of(rows)
     for number, group in enumerate(_grouped(rows)):
         cell = group[0].cell
-        where = f"{cell.model}, {cell.dtype}, batch {cell.batch}"
+        where = f"{cell.model}, {cell.numbers}, batch {cell.batch}"
         for name, caption, draw in _KINDS:
             some = [row for row in group if row.result.seconds or name in _UNTIMED]
             if some:

@@ -14,6 +14,7 @@ import torch
 
 from dkv.bench.flops import Part, Work, head_flops, part_flops
 from dkv.model import ModelConfig
+from dkv.models.quantized import packed_bytes
 
 __all__ = ["Rates", "bound_seconds", "measure_rates", "synchronize", "weight_bytes"]
 
@@ -63,25 +64,35 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-def weight_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Bytes of the layers and the head."""
-    return config.layers * _layer_bytes(config, itemsize) + config.vocab * config.width * itemsize
+def weight_bytes(config: ModelConfig, itemsize: int, quantize: str | None = None) -> int:
+    """Bytes of the layers, packed where `quantize` names how, and of the head."""
+    return config.layers * _layer_bytes(config, itemsize, quantize) + config.vocab * config.width * itemsize
 
 
-def _layer_bytes(config: ModelConfig, itemsize: int) -> int:
+def _layer_bytes(config: ModelConfig, itemsize: int, quantize: str | None) -> int:
     c = config
     inner, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    return itemsize * c.width * (2 * inner + 2 * keys + 3 * c.mlp_width)
+    shapes = (
+        (inner + keys, c.width),
+        (keys, c.width),
+        (c.width, inner),
+        (2 * c.mlp_width, c.width),
+        (c.width, c.mlp_width),
+    )
+    return sum(packed_bytes(quantize, shape, itemsize) for shape in shapes)
 
 
-def bound_seconds(config: ModelConfig, work: Work, rates: Rates, slots: int, itemsize: int) -> float:
-    """The least seconds of a forward over `slots` slots (of all sequences), elements of `itemsize` bytes."""
+def bound_seconds(
+    config: ModelConfig, work: Work, rates: Rates, slots: int, itemsize: int, quantize: str | None = None
+) -> float:
+    """The least seconds of a forward over `slots` slots (of all sequences), elements of `itemsize` bytes, the layers'
+    weights as `quantize` packs them."""
     keys = 2 * slots * config.kv_heads * config.head_dim * itemsize
 
     def layer(part: Part) -> float:
         if not part.rows and not part.values:
             return 0.0
-        read = (_layer_bytes(config, itemsize) if part.rows else 0) + keys
+        read = (_layer_bytes(config, itemsize, quantize) if part.rows else 0) + keys
         return max(part_flops(config, part) / rates.flops, read / rates.bandwidth)
 
     total = sum(part.layers * layer(part) for part in work.parts)

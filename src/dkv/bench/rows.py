@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from dkv.bench.grid import Cell
@@ -148,7 +148,7 @@ class Row:
     def record(self) -> dict[str, Any]:
         """Everything, as it is written to a file."""
         return {
-            "settings": asdict(self.cell),
+            "settings": self.cell.record,
             "cache": self.spec,
             "environment": self.environment,
             "measured": asdict(self.result),
@@ -160,7 +160,13 @@ class Row:
         """A row as it was written. Raises KeyError and TypeError where it was not written here."""
         cell, result = record["settings"], record["measured"]
         row = cls(
-            Cell(**{field.name: cell[field.name] for field in fields(Cell)}),
+            Cell(
+                **{
+                    field.name: cell[field.name]
+                    for field in fields(Cell)
+                    if field.default is MISSING or field.name in cell
+                }
+            ),
             record["cache"],
             record["environment"],
             Result(**{field.name: result[field.name] for field in fields(Result)}),

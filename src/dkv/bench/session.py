@@ -87,7 +87,7 @@ class Session:
         for group in self.outstanding:
             if loaded is None or group[0].dtype != dtype:
                 loaded, dtype = None, group[0].dtype  # let go of the last model first
-                tell(f"loading {group[0].model} in {dtype}", 0.0)
+                tell(f"loading {group[0].model} in {group[0].numbers}", 0.0)
                 loaded = self._load(group[0])
             self._keep(group, self._measure(loaded, group, tell), loaded.rates)
             yield group
@@ -112,13 +112,14 @@ class Session:
     def _load(self, cell: Cell) -> _Loaded:
         """The model in the dtype of a cell, unless it is only counted. Raises what `load` raises."""
         dtype = named_dtype("dtype", cell.dtype)
-        rates = measure_rates(dtype, self._device, weight_bytes(self._config, dtype.itemsize))
+        rates = measure_rates(dtype, self._device, weight_bytes(self._config, dtype.itemsize, cell.quantize))
         if not cell.repeats:
             return _Loaded(None, dtype, rates)
         if self._drawn:
-            lm = DiffusionLM(random_model(self._config, dtype, device=self._device), None, name=cell.model)
+            drawn = random_model(self._config, dtype, device=self._device, quantize=cell.quantize)
+            lm = DiffusionLM(drawn, None, name=cell.model)
         else:
-            lm = load(cell.model, device=str(self._device), dtype=cell.dtype)
+            lm = load(cell.model, device=str(self._device), dtype=cell.dtype, quantize=cell.quantize)
         # What the libraries allocate once and for all is no run's memory.
         lm.generate([[0]], gen_length=2, cache=REFERENCE, decoder=cell.decoder, seed=0)
         return _Loaded(lm, dtype, rates)

@@ -8,7 +8,10 @@ import torch
 
 from dkv.errors import SpecError
 from dkv.model import ModelConfig
-from dkv.models.layers import Block, Rotary, Transformer
+from dkv.models.layers import Block, Transformer
+from dkv.models.layout import laid_out
+from dkv.models.quantized import pack
+from dkv.models.rotary import Rotary
 
 __all__ = ["SHAPES", "named_shape", "random_model", "shape"]
 
@@ -94,13 +97,25 @@ def _sizes(spec: str, changes: list[str]) -> dict[str, int]:
 
 
 def random_model(
-    config: ModelConfig, dtype: torch.dtype, seed: int = 0, device: torch.device | str = "cpu"
+    config: ModelConfig,
+    dtype: torch.dtype,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    quantize: str | None = None,
+    arrange: bool = True,
 ) -> Transformer:
-    """Weights drawn at a scale that keeps activations of order one, and with a family's biases, of zeros."""
+    """Weights drawn at a scale that keeps activations of order one, and with a family's biases, of zeros; the layers'
+    kept as `load` does with quantize, and where arrange is false in the usual layout."""
     draw, c = torch.Generator(device).manual_seed(seed), config
 
     def weight(*dims: int) -> torch.Tensor:
         return torch.empty(dims, dtype=dtype, device=device).normal_(0.0, dims[-1] ** -0.5, generator=draw)
+
+    def kept(*dims: int) -> torch.Tensor:
+        made = weight(*dims)
+        if quantize is not None:
+            return pack(quantize, made)
+        return laid_out(made) if arrange else made
 
     def bias(size: int) -> torch.Tensor | None:
         return torch.zeros(size, dtype=dtype, device=device) if c.family == "dream" else None
@@ -112,11 +127,11 @@ def random_model(
             config=c,
             attn_norm=norm,
             mlp_norm=norm,
-            qk_weight=weight(inner + keys, c.width),
-            v_weight=weight(keys, c.width),
-            out_weight=weight(c.width, inner),
-            gate_up_weight=weight(2 * c.mlp_width, c.width),
-            down_weight=weight(c.width, c.mlp_width),
+            qk_weight=kept(inner + keys, c.width),
+            v_weight=kept(keys, c.width),
+            out_weight=kept(c.width, inner),
+            gate_up_weight=kept(2 * c.mlp_width, c.width),
+            down_weight=kept(c.width, c.mlp_width),
             qk_bias=bias(inner + keys),
             v_bias=bias(keys),
         )
@@ -124,4 +139,5 @@ def random_model(
     )
     embedding = weight(c.vocab, c.width)
     head = embedding if c.tied else weight(c.vocab, c.width)
-    return Transformer(c, embedding, blocks, norm, head, Rotary(c, torch.device(device)))
+    head = laid_out(head) if arrange and not c.tied else head
+    return Transformer(c, embedding, blocks, norm, head, Rotary(c, torch.device(device)), quantize=quantize)

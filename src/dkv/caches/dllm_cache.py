@@ -44,13 +44,13 @@ class Verify:
         h = block.norm(x, block.attn_norm)
         index, inner = self.pick(block, h, at, memory)
         if len(index):
-            q, k = block.qk(h[index], turn.at(index))
+            q, k = block.qk(h.index_select(0, index), turn.at(index))
             memory.put("k", inner, k)
             memory.put("attn", inner, block.attend(q, *memory.kv, inner).unsqueeze(1))
-        x = x + memory.take("attn", at).squeeze(1)
+        x = memory.take("attn", at).squeeze(1).to(x.dtype).add_(x)
         if len(index):
-            memory.put("mlp", inner, block.mlp(x[index]).unsqueeze(1))
-        return x + memory.take("mlp", at).squeeze(1)
+            memory.put("mlp", inner, block.mlp(x.index_select(0, index)).unsqueeze(1))
+        return memory.take("mlp", at).squeeze(1).to(x.dtype).add_(x)
 
     def projected(self, carried: int, picked: int) -> int:
         """Looking at a row means projecting its values."""

@@ -13,15 +13,20 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dkv.caches.dkv_cache import expected, require
-from dkv.canvas import NEVER, lowest
+from dkv.canvas import GIVEN, NEVER, lowest
 from dkv.errors import SpecError
 from dkv.plan import Plan, Step, readers_of
 
 __all__ = ["Fill"]
 
-_CHOICES = ("age", "near", "blend")
+_CHOICES = ("age", "blend", "change", "near")
+_REACH = 16
+"""Positions on either side within which a change counts; what lies farther shows in the age alone."""
+_FARTHER = 0.02
+"""What a step's changes beyond the reach count for."""
 
 
 def _distance(step: Step, centres: Tensor) -> Tensor:
@@ -34,17 +39,26 @@ def _distance(step: Step, centres: Tensor) -> Tensor:
     return torch.where(centres.any(1, keepdim=True), nearest, 0.0)
 
 
+def _changes(step: Step) -> Tensor:
+    """[B, T] how much was fixed around each position since its slot was computed: the nearer, the more it counts."""
+    fixed_at = torch.where(step.masked, GIVEN, step.canvas.committed_at)
+    around = F.pad(fixed_at, (_REACH, _REACH), value=GIVEN).unfold(1, 2 * _REACH + 1, 1)
+    since = (around >= step.computed_at[:, :, None]) & (around != GIVEN)
+    distance = (torch.arange(2 * _REACH + 1, device=around.device) - _REACH).abs()
+    return (since / (1 + distance)).sum(2)
+
+
 @dataclass(frozen=True)
 class Fill:
     """dkv-fill. rows = live at the first forward; then next and fresh (see dkv-greedy), filled up to `rows` rows.
 
     choose: with which. age: the longest not computed; near: the nearest to next and fresh, the older first; blend: the
-    greatest age over the square root of that distance.
+    greatest age over that distance; change: around which most was fixed since, each position counted over its distance.
     """
 
     name: ClassVar[str] = "dkv-fill"
     rows: int = 24
-    choose: str = "blend"
+    choose: str = "change"
 
     def __post_init__(self) -> None:
         require(self.name, "rows", self.rows, 1)
@@ -66,5 +80,7 @@ class Fill:
         age = (step.clock[:, None] - step.computed_at).float()
         if self.choose == "age":
             return age
+        if self.choose == "change":
+            return _changes(step) + _FARTHER * age
         distance = _distance(step, must)
-        return age / 1e6 - distance if self.choose == "near" else age / (1 + distance).sqrt()
+        return age / 1e6 - distance if self.choose == "near" else age / (1 + distance)

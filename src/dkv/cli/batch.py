@@ -33,6 +33,7 @@ def run_batch(
     model: str,
     device: str,
     dtype: str,
+    quantize: str | None,
     batch_size: int,
     skip_bad: bool,
     ray: bool,
@@ -44,7 +45,9 @@ def run_batch(
     from dkv.batch.job import Job, Wanted
 
     seed = arguments.pop("seed")
-    wanted = Wanted(source, output, arguments, model, device, dtype, seed, batch_size, skip_bad, ray, workers)
+    wanted = Wanted(
+        source, output, arguments, model, device, dtype, seed, batch_size, skip_bad, ray, workers, quantize
+    )  # fmt: skip
     with Job(wanted) as job:
         progress = _run(job)
     print(printable(f"{_counts(progress)} in {output} (seed {job.seed})"), file=sys.stderr)

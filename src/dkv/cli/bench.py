@@ -66,6 +66,7 @@ def bench(
     ] = "32,64,128",
     batch: Annotated[str, _numbers("--batch", "Sequences at a time.")] = "1",
     dtype: _Dtypes = "auto",
+    quantize: options.Quantize = None,
     block_length: _Block = 32,
     decoder: _Decoder = None,
     stop_at_eos: _Stop = False,
@@ -106,6 +107,7 @@ def bench(
         baseline=baseline or "",
         threads=torch.get_num_threads(),
         repeats=repeats,
+        quantize=quantize,
     )
     session = Session(grid, config, shape is not None, out, place)
     run(session)

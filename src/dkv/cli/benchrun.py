@@ -38,7 +38,7 @@ def run(session: Session) -> None:
 
 
 def _place(cell: Cell) -> str:
-    return f"{cell.dtype}, prompt {cell.prompt}, gen {cell.gen}, batch {cell.batch}"
+    return f"{cell.numbers}, prompt {cell.prompt}, gen {cell.gen}, batch {cell.batch}"
 
 
 @dataclass

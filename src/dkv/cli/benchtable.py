@@ -25,7 +25,7 @@ def print_tables(rows: Sequence[Row]) -> None:
     columns = [column for column in COLUMNS if column.title in _SHOWN]
     for group in points.values():
         cell = group[0].cell
-        print(f"{cell.model}, {cell.dtype}, prompt {cell.prompt}, gen {cell.gen}, batch {cell.batch}")
+        print(f"{cell.model}, {cell.numbers}, prompt {cell.prompt}, gen {cell.gen}, batch {cell.batch}")
         lines = [[column.text(row) for column in columns] for row in group]
         kept = [number for number in range(len(columns)) if any(line[number] for line in lines)]
         _print([columns[n].title for n in kept], ([line[n] for n in kept] for line in lines))

@@ -12,6 +12,7 @@ from dkv.errors import SettingError
 
 if TYPE_CHECKING:
     from dkv.cli.measure import Measured
+    from dkv.lm import DiffusionLM
 
 __all__ = ["compare"]
 
@@ -39,6 +40,7 @@ def compare(
     ids: options.Ids = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
     as_json: options.Json = False,
 ) -> None:
     """Generate a response to PROMPT under several caches, with one seed: speed, rows computed, and agreement."""
@@ -56,22 +58,22 @@ def compare(
     specs = list(cache or _DEFAULT)
     for spec in specs:
         dkv.caches.make_cache(spec)  # a misspelled last one should not cost the runs before it
-    lm = dkv.load(model, device=device, dtype=dtype)
+    lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize)
     measured = measure(lm, given, specs, repeats, arguments)
     if as_json:
-        _print_json(lm.name, repeats, measured)
+        _print_json(lm, repeats, measured)
     else:
         _print_table(measured)
 
 
-def _print_json(model: str, repeats: int, measured: list[Measured]) -> None:
+def _print_json(lm: DiffusionLM, repeats: int, measured: list[Measured]) -> None:
     from dkv.cli.record import print_json, record_of
 
     def one(m: Measured) -> dict[str, Any]:
         timing = {"seconds": m.seconds, "tokens_per_second": m.speed, "agreement": m.agreement}
         return {"cache": m.spec, **timing, **record_of(m.generation)}
 
-    print_json({"model": model, "repeats": repeats, "results": [one(m) for m in measured]})
+    print_json({"model": lm.name, "quantize": lm.quantize, "repeats": repeats, "results": [one(m) for m in measured]})
 
 
 def _print_table(measured: list[Measured]) -> None:

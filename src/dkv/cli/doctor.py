@@ -50,6 +50,7 @@ def doctor(
     chat: options.Chat = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure what can go wrong with a cache here, and what to set against it."""
@@ -63,7 +64,7 @@ def doctor(
     for spec in specs:
         dkv.caches.make_cache(spec)  # a misspelled one should not cost the loading
     given = None if prompts is None else read_prompts(prompts, count)
-    lm = dkv.load(model, device=device, dtype=dtype)
+    lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize)
     given = default_prompts(lm, count, gen_length, chat) if given is None else given
     asked = Asked(gen_length, block_length, steps, decoder, chat)
     with region(stderr_console()) as show:
@@ -71,7 +72,15 @@ def doctor(
     if as_json:
         from dkv.cli.record import print_json
 
-        print_json({"model": model, "prompts": len(given), **asdict(asked), "caches": [asdict(d) for d in found]})
+        print_json(
+            {
+                "model": model,
+                "quantize": quantize,
+                "prompts": len(given),
+                **asdict(asked),
+                "caches": [asdict(d) for d in found],
+            }
+        )
     else:
         _print(model, len(given), found)
 

@@ -21,6 +21,7 @@ from dkv.models.fields import read_json
 from dkv.models.headers import Stored, problems_of, read_headers
 from dkv.models.hub import Hub, is_hub_id
 from dkv.models.ids import complete_ids, with_ids
+from dkv.models.quantized import check_kind
 from dkv.tokens import load_tokenizer
 
 __all__ = ["Length", "facts_of"]
@@ -30,17 +31,19 @@ _MOST_PROBLEMS = 10
 
 @dataclass(frozen=True)
 class Length:
-    """What to reckon the memory for. dtype None = as stored. Raises SettingError."""
+    """What to reckon the memory for. dtype None = as stored; quantize: as `load` takes it. Raises SettingError."""
 
     prompt: int
     gen: int
     batch: int
     dtype: torch.dtype | None
+    quantize: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("prompt_length", self.prompt), ("gen_length", self.gen), ("batch", self.batch)):
             if value < 1:
                 raise SettingError(f"{name}={value} must be a whole number of at least 1")
+        check_kind(self.quantize)
 
 
 def facts_of(model: str, length: Length) -> dict[str, Any]:
@@ -143,7 +146,8 @@ def _memory(c: ModelConfig, module: ModuleType, length: Length, dtype: torch.dty
         "gen_length": length.gen,
         "batch": length.batch,
         "dtype": str(dtype).removeprefix("torch."),
+        "quantize": length.quantize,
         "fits_context": length.prompt + length.gen <= c.context,
-        "weights": module.NAMES.parameters(c) * dtype.itemsize,
+        "weights": module.NAMES.nbytes(c, dtype.itemsize, length.quantize),
         "caches": caches,
     }

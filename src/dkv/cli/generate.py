@@ -45,6 +45,7 @@ def generate(
     ids: options.Ids = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
     tensor_parallel: options.TensorParallel = 1,
     compile: options.Compile = False,  # noqa: A002 - named as its option
     cuda_graphs: options.CudaGraphs = False,
@@ -77,7 +78,7 @@ def generate(
             "compile": compile, "cuda_graphs": cuda_graphs,
         }  # fmt: skip
         _refuse(single, "excludes input; leave input out")
-        run_batch(input, output, arguments, model, device, dtype, batch_size, skip_bad, ray, workers)
+        run_batch(input, output, arguments, model, device, dtype, quantize, batch_size, skip_bad, ray, workers)
         return
     _refuse({"output": output, "skip_bad": skip_bad, "ray": ray, "workers": workers}, "needs input; give --input FILE")
     if prompt is None:
@@ -86,14 +87,17 @@ def generate(
     if svg is not None and (svg.is_dir() or not svg.parent.is_dir()):
         raise SettingError(f"svg={str(svg)!r} must be a file in a directory that exists")
     loading = dict[str, Any](
-        device=device, dtype=dtype, tensor_parallel=tensor_parallel, compile=compile, cuda_graphs=cuda_graphs
-    )
+        device=device, dtype=dtype, quantize=quantize, tensor_parallel=tensor_parallel, compile=compile,
+        cuda_graphs=cuda_graphs,
+    )  # fmt: skip
     job = _Job(model, loading, given, arguments)
     if tensor_parallel == 1:
         _run(job, live, svg, as_json)
         return
+    from dkv.models.quantized import check_kind
     from dkv.parallel.launch import launch
 
+    check_kind(quantize, tensor_parallel)
     launch(tensor_parallel, _run_rank, job, live, svg, as_json)
 
 
@@ -170,7 +174,7 @@ def _report(lm: DiffusionLM, generation: Generation | None, as_json: bool) -> No
         raise RuntimeError("the stream ended without a result")
     if as_json:
         where = {"model": lm.name, "device": str(lm.model.device), "dtype": str(lm.model.dtype).removeprefix("torch.")}
-        print_json({**record_of(generation), **where})
+        print_json({**record_of(generation), **where, "quantize": lm.quantize})
         return
     print(printable(shown_text(generation)), flush=True)
     print(printable(summary_of(generation)), file=sys.stderr)

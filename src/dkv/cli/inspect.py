@@ -29,6 +29,7 @@ def inspect(
     gen_length: options.GenLength = 128,
     batch: _Batch = 1,
     dtype: _Dtype = "auto",
+    quantize: options.Quantize = None,
     as_json: options.Json = False,
 ) -> None:
     """Show what a checkpoint is: sizes, dtypes, ids, template, memory, and what of it is not supported."""
@@ -36,7 +37,7 @@ def inspect(
     from dkv.dtypes import named_dtype
 
     kind = None if dtype == "auto" else named_dtype("dtype", dtype, ("auto",))
-    facts = facts_of(path, Length(prompt_length, gen_length, batch, kind))
+    facts = facts_of(path, Length(prompt_length, gen_length, batch, kind, quantize))
     if as_json:
         from dkv.cli.record import print_json
 
@@ -82,8 +83,9 @@ def _config_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _memory_lines(memory: dict[str, Any]) -> Iterator[tuple[str, str]]:
     length = f"prompt {memory['prompt_length']} + response {memory['gen_length']}"
+    kind = "" if memory["quantize"] is None else f", {memory['quantize']}"
     beyond = "" if memory["fits_context"] else "; BEYOND THE CONTEXT"
-    yield "memory", f"{length}, {_plural(memory['batch'], 'sequence')}, {memory['dtype']}{beyond}"
+    yield "memory", f"{length}, {_plural(memory['batch'], 'sequence')}, {memory['dtype']}{kind}{beyond}"
     yield "  weights", _bytes(memory["weights"])
     for name, needed in memory["caches"].items():
         yield f"  {name}", _bytes(needed)

@@ -33,6 +33,7 @@ __all__ = [
     "Output",
     "Prompt",
     "PromptOrNone",
+    "Quantize",
     "Ray",
     "Repeats",
     "Seed",
@@ -110,6 +111,7 @@ TensorParallel = Annotated[
 Compile = Annotated[bool, typer.Option("--compile", help="Build faster layers with torch.compile at first use.")]
 CudaGraphs = Annotated[bool, typer.Option("--cuda-graphs", help="Record forwards and replay them; GPU only.")]
 Dtype = Annotated[str, _text("--dtype", "auto, float32, bfloat16, ...")]
+Quantize = Annotated[str | None, _text("--quantize", "Keep the layers' weights in 8 or 4 bits: int8, int4.")]
 GenLength = Annotated[int, _whole("--gen-length", "Canvas length of the response.")]
 BlockLength = Annotated[int | None, _whole("--block-length", f"Tokens per block, decoded in turn. {_AS_LONG}")]
 Steps = Annotated[int | None, _whole("--steps", f"Denoising steps of the whole response. {_AS_LONG}")]

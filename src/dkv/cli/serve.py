@@ -62,6 +62,7 @@ def serve(
     name: _Name = None,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize: options.Quantize = None,
     memory: _Memory = None,
     active: _Active = 32,
     waiting: _Waiting = 256,
@@ -88,6 +89,7 @@ def serve(
         from dkv.server.listen import check_exposure
     except ModuleNotFoundError as missing:
         raise SettingError(f"serve: needs {missing.name}; pip install 'dkv[serve]'") from None
+    from dkv.models.quantized import check_kind
     from dkv.models.shards import parse_size
 
     limits = Limits(
@@ -102,12 +104,13 @@ def serve(
     for wanted, given in (("compile", compile), ("cuda_graphs", cuda_graphs)):
         if given and (ray or tensor_parallel != 1):
             raise SettingError(f"{wanted}=True does not go with --ray or --tensor-parallel; leave one of them out")
+    check_kind(quantize, tensor_parallel)
     budget = None if memory is None else parse_size(memory, "memory")
     keys = parse_keys(os.environ.get("DKV_API_KEY"))
     check_exposure(host, keys, no_key)
     job = Job(
         model, device, dtype, name, host, port, keys, limits, budget, active, waiting, grace, access_log,
-        ranks=tensor_parallel, compile=compile, cuda_graphs=cuda_graphs,
+        ranks=tensor_parallel, quantize=quantize, compile=compile, cuda_graphs=cuda_graphs,
     )  # fmt: skip
     if ray:
         serve_on_ray(job, replicas)

@@ -37,6 +37,7 @@ class Job:
     ranks: int = 1
     compile: bool = False
     cuda_graphs: bool = False
+    quantize: str | None = None
 
     def tell(self, where: str, how: str) -> None:
         """Say on standard error what is served where."""
@@ -50,10 +51,13 @@ def serve_alone(job: Job) -> None:
 
     gate = Gate(job.limits)
     with listen(job.host, job.port) as listening:  # a port in use should not cost the loading
-        lm = dkv.load(job.model, device=job.device, dtype=job.dtype, compile=job.compile, cuda_graphs=job.cuda_graphs)
+        lm = dkv.load(
+            job.model, device=job.device, dtype=job.dtype, quantize=job.quantize, compile=job.compile,
+            cuda_graphs=job.cuda_graphs,
+        )  # fmt: skip
         service = dkv.Service(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting))
         app = build(service, lm, job.limits, job.keys, name=job.name, gate=gate)
-        kind = str(lm.model.dtype).removeprefix("torch.")
+        kind = str(lm.model.dtype).removeprefix("torch.") + ("" if job.quantize is None else f", {job.quantize}")
         job.tell(f"{lm.name} at {address_of(listening)}", f"{lm.model.device}, {kind}")
         run(app, listening, gate, job.grace, job.access_log)
 
@@ -81,7 +85,9 @@ def serve_on_ray(job: Job, replicas: int | None) -> None:
     from dkv.server.ray import Part, deployed
 
     gate = Gate(job.limits)
-    part = Part(job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name)
+    part = Part(
+        job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name, job.quantize
+    )  # fmt: skip
     with listen(job.host, job.port) as listening, deployed(part, replicas, job.keys, gate) as relay:
         job.tell(f"{job.model} at {address_of(listening)}", "on Ray")
         run(relay, listening, gate, job.grace, job.access_log)

@@ -12,10 +12,11 @@ from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dkv.canvas import Canvas
 from dkv.errors import EngineError
-from dkv.plan import CachePolicy, Decoder, Plan, Step
+from dkv.plan import CachePolicy, Decoder, Noting, Plan, Step, notes_of
 from dkv.sampling import Read
 
 __all__ = ["MixedDecoder", "MixedPolicy", "numbered"]
@@ -83,6 +84,20 @@ class MixedDecoder:
     decoders: tuple[Decoder, ...]
     which: Tensor
     ranks: Tensor
+
+    @property
+    def notes(self) -> int:
+        """As many numbers of each position as the one that keeps the most."""
+        return max(map(notes_of, self.decoders))
+
+    def note(self, step: Step, read: Read) -> Tensor:
+        """What each sequence's decoder keeps, and zeros up to the most."""
+        most, nothing = self.notes, torch.zeros(len(read.flat), self.notes, device=read.flat.device)
+        answers = [
+            F.pad(decoder.note(step, read), (0, most - decoder.notes)) if isinstance(decoder, Noting) else nothing
+            for decoder in self.decoders
+        ]
+        return _own(self.which[read.flat // read.shape[1]], answers)
 
     def rank(self, canvas: Canvas) -> Tensor:
         """As known from the start of each sequence."""

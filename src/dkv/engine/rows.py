@@ -21,7 +21,7 @@ __all__ = ["Rows"]
 @dataclass(frozen=True)
 class Rows:
     """tokens, committed_at, rank, score, fresh, computed_at [B, T]; clock, index, block [B]; as in Canvas and State.
-    kept [B, T, C]: what guidance keeps of a resting guide, or None."""
+    notes [B, T, K]: what decoders keep, kept [B, T, C]: what guidance keeps of a resting guide, or None."""
 
     tokens: Tensor
     committed_at: Tensor
@@ -32,6 +32,7 @@ class Rows:
     clock: Tensor
     index: Tensor
     block: Tensor
+    notes: Tensor | None = None
     kept: Tensor | None = None
 
     @classmethod
@@ -65,6 +66,7 @@ class Rows:
             clock=state.clock,
             index=state.index,
             block=state.block,
+            notes=state.notes,
             kept=None if kept is None else kept.view(batch, width + 1, -1)[:, :-1],
         )
 
@@ -73,6 +75,8 @@ class Rows:
         state.memory.computed_at = self.computed_at
         state.clock, state.index, state.block = self.clock, self.index, self.block
         state.rank, state.score, state.fresh = self.rank, self.score, self.fresh
+        if state.notes is not None and self.notes is not None:  # as deep as the decoders at hand ask for
+            state.notes = F.pad(self.notes, (0, state.notes.shape[2] - self.notes.shape[2]))
         if state.guidance is not None and self.kept is not None:
             state.guidance.kept = F.pad(self.kept, (0, 0, 0, 1)).flatten(0, 1)
         state.reach()
@@ -94,25 +98,31 @@ class Rows:
             clock=self.clock[index],
             index=self.index[index],
             block=self.block[index],
+            notes=None if self.notes is None else grid(self.notes, 0),
             kept=None if self.kept is None else grid(self.kept, 0),
         )
 
     def join(self, others: Sequence[Rows], width: int) -> Rows:
         """These and then the others', at `width` positions."""
         parts = [one.take(range(len(one.clock)), width) for one in (self, *others)]
-        like = next((part.kept for part in parts if part.kept is not None), None)
-
-        def kept(part: Rows) -> Tensor | None:
-            if like is None or part.kept is not None:
-                return part.kept
-            return like.new_zeros((len(part.clock), *like.shape[1:]))
-
         tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
-        held = [k for part in parts if (k := kept(part)) is not None]
-        return Rows(**tensors, kept=torch.cat(held) if held else None)
+        counts = [len(part.clock) for part in parts]
+        notes, kept = ([getattr(part, name) for part in parts] for name in ("notes", "kept"))
+        return Rows(**tensors, notes=_stack(notes, counts), kept=_stack(kept, counts))
 
 
 _TENSORS = ("tokens", "committed_at", "rank", "score", "fresh", "computed_at", "clock", "index", "block")
+
+
+def _stack(parts: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | None:
+    """Parts [count, T, C] one after another, with zeros for those that are None; None if all are."""
+    like = next((part for part in parts if part is not None), None)
+    if like is None:
+        return None
+    return torch.cat([
+        like.new_zeros((count, *like.shape[1:])) if part is None else part
+        for part, count in zip(parts, counts, strict=True)
+    ])  # fmt: skip
 
 
 def _fit(x: Tensor, width: int, fill: float) -> Tensor:

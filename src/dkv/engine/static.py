@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,7 +27,7 @@ def signature(value: object) -> Hashable:
     if isinstance(value, Tensor):
         return tuple(value.shape), value.dtype
     if is_dataclass(value):
-        return tuple(signature(getattr(value, field.name)) for field in fields(value))
+        return tuple(signature(getattr(value, name)) for name in _names(value))
     return value if isinstance(value, Hashable) else repr(value)
 
 
@@ -38,7 +38,7 @@ def copied(value: T) -> T:
         if isinstance(part, Tensor):
             return part.clone()
         if is_dataclass(part) and not isinstance(part, type):
-            return replace(part, **{field.name: copy(getattr(part, field.name)) for field in fields(part)})
+            return replace(part, **{name: copy(getattr(part, name)) for name in _names(part)})
         return part
 
     return copy(value)  # type: ignore[return-value]
@@ -54,8 +54,13 @@ def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif is_dataclass(value):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
+        for name in _names(value):
+            yield from _tensors(getattr(value, name))
+
+
+def _names(value: Any) -> list[str]:
+    """The fields of a dataclass that it was made from; others it finds out again."""
+    return [field.name for field in fields(value) if field.init]
 
 
 def address_of(memory: Memory) -> Hashable:

@@ -28,6 +28,7 @@ def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
         "fingerprint": None if lm.directory is None else fingerprint(lm.directory),
         "device": lm.model.device.type,
         "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "quantize": lm.quantize,
         "seed": seed,
         "version": installed_version(),
     }

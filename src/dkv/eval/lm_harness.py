@@ -51,13 +51,16 @@ def registered_class() -> Any:
             max_batch_size: int | None = None,
             device: str = "auto",
             dtype: str = "auto",
+            quantize: str | None = None,
             store: Store | None = None,
             tell: Callable[[int], None] = lambda count: None,
         ) -> None:
             base.__init__(self)
             if not str(batch_size).isdecimal() or int(batch_size) < 1:
                 raise SettingError(f"batch_size={batch_size!r} must be a whole number of at least 1")
-            lm = model if isinstance(model, DiffusionLM) else load(model, device=device, dtype=dtype)
+            if not isinstance(model, DiffusionLM):
+                model = load(model, device=device, dtype=dtype, quantize=quantize)
+            lm = model
             kind = decoder or lm.model.config.default_decoder
             setting = Setting(kind, cache, cfg_scale, block_length, steps, gen_length)
             kept = Store(None, {}) if store is None else store

@@ -28,18 +28,26 @@ def known_architectures() -> dict[str, ModuleType]:
     return {name: module for module in modules for name in getattr(module, "ARCHITECTURES", ())}
 
 
-def load_model(directory: Path, device: torch.device, dtype: torch.dtype, team: Team | None = None) -> Transformer:
+def load_model(
+    directory: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    team: Team | None = None,
+    quantize: str | None = None,
+    arrange: bool = True,
+) -> Transformer:
     """Load a published-format directory: config.json and one or several safetensors files; with a team, this rank's
-    share of it.
+    share of it; quantize: as which of `dkv.models.quantized.KINDS` to keep its weights; arrange: whether to lay out the
+    others as the device's kernels have them (which torch.compile cannot read).
 
     Raises CheckpointError (missing, damaged, misshapen) and UnsupportedModelError (mathematics not implemented here),
-    and SettingError where the model's heads cannot be shared out over the team.
+    and SettingError where the model's heads cannot be shared out over the team, or its weights cannot be packed.
     """
     raw = read_json(directory / "config.json")
     module = architecture_of(raw)
     config = module.configure(with_ids(raw, directory))
     with Weights(directory, device, dtype) as weights:
-        model: Transformer = module.NAMES.build(config, weights, team)
+        model: Transformer = module.NAMES.build(config, weights, team, quantize, arrange)
     return model
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 
 import torch
 from torch import Tensor
 
 from dkv.model import ModelConfig
 from dkv.models.headers import Shape
-from dkv.models.layers import Block, Rotary, Transformer
+from dkv.models.layers import Block, Transformer
+from dkv.models.layout import laid_out, plain
+from dkv.models.quantized import PACKED, pack, packed_bytes
+from dkv.models.rotary import Rotary, paired, unpaired
 from dkv.models.sharded import DIMENSIONS, ShardedBlock, ShardedTransformer, share_of
 from dkv.models.weights import Weights
 from dkv.parallel.cut import Cut
@@ -57,21 +59,46 @@ class Names:
 
     def parameters(self, c: ModelConfig) -> int:
         """How many numbers a checkpoint has."""
+        return self.nbytes(c, 1)
+
+    def nbytes(self, c: ModelConfig, itemsize: int, quantize: str | None = None) -> int:
+        """Bytes of a loaded network, plain numbers of `itemsize` bytes; quantize: as `build` takes it."""
 
         def count(fields: dict[str, dict[str, Shape]]) -> int:
-            return sum(prod(shape) for parts in fields.values() for shape in parts.values())
+            kinds = {field: quantize if field in PACKED else None for field in fields}
+            return sum(
+                packed_bytes(kinds[field], s, itemsize) for field, parts in fields.items() for s in parts.values()
+            )
 
         return count(self._outer(c)) + c.layers * count(self._layer(c, 0))
 
-    def build(self, c: ModelConfig, weights: Weights, team: Team | None = None) -> Transformer:
-        """Read the network, or this rank's share of it. Raises CheckpointError for a missing or misshapen tensor, and
-        SettingError where the heads cannot be shared out."""
+    def build(
+        self,
+        c: ModelConfig,
+        weights: Weights,
+        team: Team | None = None,
+        quantize: str | None = None,
+        arrange: bool = True,
+    ) -> Transformer:
+        """Read the network, or this rank's share of it; quantize: as what to pack the blocks' weights, one by one;
+        arrange: whether to lay out the others as the device's kernels have them.
+
+        Raises CheckpointError for a missing or misshapen tensor, SettingError where the heads cannot be shared out,
+        or a weight cannot be packed.
+        """
         own = c if team is None else share_of(c, team)
         weights.check(self.shapes(c))
         cuts = {} if team is None else {name: Cut(dim, team.rank, team.ranks) for name, dim in DIMENSIONS.items()}
 
+        def read_one(field: str, parts: dict[str, Shape]) -> Tensor:
+            fused = weights.fuse(parts, cuts.get(field))
+            turned = paired(fused, c.head_dim) if field in _TURNED else fused
+            if quantize is not None and field in PACKED:
+                return pack(quantize, turned)
+            return laid_out(turned) if arrange and field in _MULTIPLIED else turned
+
         def read(fields: dict[str, dict[str, Shape]]) -> dict[str, Tensor]:
-            return {field: weights.fuse(parts, cuts.get(field)) for field, parts in fields.items()}
+            return {field: read_one(field, parts) for field, parts in fields.items()}
 
         outer = read(self._outer(c))
         block: Callable[..., Block] = Block if team is None else partial(ShardedBlock, team=team)
@@ -83,16 +110,19 @@ class Names:
             final_norm=outer["final_norm"],
             head_weight=outer["embedding" if c.tied else "head_weight"],
             rotary=Rotary(c, weights.device),
+            quantize=quantize,
         )
 
     def tensors(self, model: Transformer) -> Iterator[tuple[str, Tensor]]:
-        """The network's tensors under their published names, fused ones apart again: views, nothing is copied."""
+        """The network's tensors under their published names and in their order, fused ones apart again: views where
+        they are kept as published."""
         c = model.config
         for field, parts in self._outer(c).items():
-            yield from _split(getattr(model, field), parts)
+            yield from _split(plain(getattr(model, field)), parts)
         for layer, block in enumerate(model.blocks):
             for field, parts in self._layer(c, layer).items():
-                yield from _split(getattr(block, field), parts)
+                fused = plain(getattr(block, field))
+                yield from _split(unpaired(fused, c.head_dim) if field in _TURNED else fused, parts)
 
     def _outer(self, c: ModelConfig) -> dict[str, dict[str, Shape]]:
         """Names and shapes of the parts of each field of a Transformer."""
@@ -118,6 +148,13 @@ class Names:
             q, k, v = self.biases
             fields |= {"qk_bias": {q: (queries,), k: (keys,)}, "v_bias": {v: (keys,)}}
         return {field: {at + name: shape for name, shape in parts.items()} for field, parts in fields.items()}
+
+
+_MULTIPLIED = ("head_weight", "qk_weight", "v_weight", "out_weight", "gate_up_weight", "down_weight")
+"""Fields that rows are multiplied by, and nothing else reads."""
+
+_TURNED = ("qk_weight", "qk_bias")
+"""Fields whose channels lie in pairs here and half a head apart in a checkpoint."""
 
 
 def _split(fused: Tensor, parts: dict[str, Shape]) -> Iterator[tuple[str, Tensor]]:

@@ -10,6 +10,7 @@ Plain tensors and collectives: DTensor would lay out the same shards, and dispat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,7 +21,8 @@ from dkv.drift import drift
 from dkv.errors import SettingError
 from dkv.memory import Memory
 from dkv.model import ModelConfig
-from dkv.models.layers import Block, Transformer
+from dkv.models.layers import Block, Transformer, rms_norm
+from dkv.models.layout import linear
 from dkv.parallel.cut import Cut
 from dkv.parallel.team import Team
 from dkv.place import At
@@ -71,10 +73,9 @@ class ShardedBlock(Block):
         """The gated feed-forward of x [N, C], over all ranks' columns."""
         return self.team.sum(super().mlp(x))
 
-    def _lengths(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        squares = torch.stack((a.square().sum(1), b.square().sum(1)))
-        first, second = self.team.gather(squares).sum(0).sqrt()
-        return first, second
+    def _lengths(self, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
+        squares = torch.stack([v.float().square().sum(1) for v in vectors])
+        return self.team.gather(squares).sum(0).sqrt().unbind()
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ class ShardedTransformer(Transformer):
 
     def logits(self, x: Tensor) -> Tensor:
         """Final norm and head of x [M, C]: [M, V] float32, gathered, the same bits on every rank."""
-        normed = F.rms_norm(x, self.final_norm.shape, self.final_norm, self.config.norm_eps)
-        part = F.linear(normed, self.head_weight)
+        normed = rms_norm(x, self.final_norm, self.config.norm_eps)
+        part = linear(normed, self.head_weight)
         most = Cut(0, 0, self.team.ranks).span(self.config.vocab)[1]
         parts = self.team.gather(F.pad(part, (0, most - part.shape[1])))
         return parts.transpose(0, 1).flatten(1)[:, : self.config.vocab].float().contiguous()

@@ -50,9 +50,10 @@ class Backend:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with what may change a seeded answer: dkv, the model, its dtype and device."""
+        """Changes with what may change a seeded answer: dkv, the model, its dtype, device and kind of weights."""
         model = self.lm.model
-        parts = (installed_version(), self.lm.name, str(model.dtype), model.device.type)
+        parts = [installed_version(), self.lm.name, str(model.dtype), model.device.type]
+        parts += [] if self.lm.quantize is None else [self.lm.quantize]
         return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
     def bound(self, body: Settings) -> int:

@@ -57,13 +57,14 @@ class Part:
     waiting: int = 256
     limits: Limits = field(default_factory=Limits)
     name: str | None = None
+    quantize: str | None = None
 
 
 class _Replica:
     """What Ray Serve runs: the application, in a process of its own."""
 
     def __init__(self, part: Part) -> None:
-        lm = dkv.load(part.model, device=part.device, dtype=part.dtype)
+        lm = dkv.load(part.model, device=part.device, dtype=part.dtype, quantize=part.quantize)
         self._service = Service(Engine(lm, memory=part.memory, active=part.active, waiting=part.waiting))
         limits = replace(part.limits, max_per_key=None)  # the relay knows the keys
         self._app = build(self._service, lm, limits, name=part.name)

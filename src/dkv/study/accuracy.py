@@ -22,7 +22,19 @@ from dkv.specs import spec_of
 from dkv.study.base import Cell, Effort, Record
 from dkv.study.kit import Kit
 
-__all__ = ["NONE", "Accuracy", "Policy", "Pool", "cells_of", "gathered", "measured", "pool", "pooled", "result_of"]
+__all__ = [
+    "NONE",
+    "Accuracy",
+    "Policy",
+    "Pool",
+    "cells_of",
+    "gathered",
+    "known_pool",
+    "measured",
+    "pool",
+    "pooled",
+    "result_of",
+]
 
 QUICK_TASKS = ("words",)
 TASKS = ("words", "lists", "code")
@@ -68,9 +80,9 @@ class Accuracy:
         return measured(kit, cells)
 
 
-def cells_of(policies: Sequence[Policy], effort: Effort) -> list[Cell]:
-    """A cell for each task and policy, task by task."""
-    tasks = QUICK_TASKS if effort.quick else TASKS
+def cells_of(policies: Sequence[Policy], effort: Effort, tasks: Sequence[str] | None = None) -> list[Cell]:
+    """A cell for each task (None: the usual ones) and policy, task by task."""
+    tasks = tasks or (QUICK_TASKS if effort.quick else TASKS)
     return [{"task": task, "count": effort.count, **policy.fields} for task in tasks for policy in policies]
 
 
@@ -132,6 +144,7 @@ class Pool:
     right: tuple[bool, ...]
     said: tuple[str, ...]
     rows_share: float
+    tokens: int
     tokens_per_second: float
     cpu_seconds: float
 
@@ -157,9 +170,18 @@ def pooled(records: Sequence[Record]) -> Pool:
         right=tuple(flag for result in results for flag in result["right"]),
         said=tuple(text for result in results for text in result["said"]),
         rows_share=sum(result["rows"] for result in results) / total if total else 0.0,
+        tokens=sum(result["tokens"] for result in results),
         tokens_per_second=sum(result["tokens"] for result in results) / seconds if seconds else 0.0,
         cpu_seconds=sum(result["cpu_seconds"] for result in results),
     )
+
+
+def known_pool(records: Sequence[Record], policy: Policy) -> Pool | None:
+    """What was measured of a policy, None where nothing was."""
+    try:
+        return pool(records, policy)
+    except KeyError:
+        return None
 
 
 def pool(records: Sequence[Record], policy: Policy) -> Pool:

@@ -29,6 +29,8 @@ STUDIES: dict[str, str] = {
     "length-params": "dkv.study.length_params:LengthParams",
     "memory": "dkv.study.memory_compute:MemoryCompute",
     "long-prompts": "dkv.study.long_prompts:LongPrompts",
+    "fill": "dkv.study.fill:Fill",
+    "parallel": "dkv.study.parallel:Parallel",
 }
 """By name, in the order in which `all` runs them: module and class."""
 

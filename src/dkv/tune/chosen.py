@@ -23,7 +23,7 @@ def keep(lm: DiffusionLM, attempt: Attempt, budget: Budget) -> Path | None:
     tuned = Tuned(
         setting.cache, setting.decoder, str(budget), attempt.upper, loss.count, attempt.speedup, installed_version()
     )
-    path = tuned_path(lm.directory)
+    path = tuned_path(lm.directory, lm.quantize)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

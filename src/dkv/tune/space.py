@@ -24,11 +24,13 @@ CACHES: tuple[str, ...] = (
 
 DECODERS: tuple[str, ...] = (
     "confidence",
+    "threshold:tau=0.999",
+    "threshold:tau=0.99",
     "threshold:tau=0.95",
     "threshold:tau=0.9",
-    "threshold:tau=0.8",
+    "entropy-bound:gamma=0.01",
     "entropy-bound:gamma=0.1",
-    "entropy-bound:gamma=0.5",
+    "credit:tau=0.995",
 )
 """One token a step, and several while the model is sure."""
 

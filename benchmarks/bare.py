@@ -1,0 +1,303 @@
+"""How close a step of every policy comes to a bare forward of the same rows, and what is left of the rows saved.
+
+    python benchmarks/bare.py                                      # everything, both dtypes: about an hour
+    python benchmarks/bare.py --widths 512 --batches 1 --prompts 64 --dtypes bfloat16
+    python benchmarks/bare.py --prompts 512 --gen 128 --steps 64 --cache dllm-cache     # the published setting
+
+A *bare forward* is what a perfect engine would run: the same weights and products on as many rows, attention over as
+many keys, the head where it is read; no plan, no cache, no decoder. One process, one thread by default, processor time,
+engine and bare in turn.
+
+A generation is walked twice. First with a stub in place of the model, to learn which kinds of steps there are; then
+again, and the model takes the stub's place at some steps of each kind. A kind's time depends on its rows, not on what
+the weights say, so the time of a whole generation follows, and large shapes are measured in minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TextIO
+
+import torch
+from random_model import random_model, shape
+from torch import Tensor
+from torch.nn import functional as F
+
+from dkv.caches import make_cache
+from dkv.canvas import lay_out
+from dkv.decoders import make_decoder
+from dkv.denoise import Schedule, State, Tick, advance
+from dkv.memory import Memory
+from dkv.model import ModelConfig
+from dkv.models.layers import Block, Transformer, attention, bucket_for
+from dkv.models.layout import linear
+from dkv.place import At
+from dkv.rules import DENSE, Rules, Turn
+from dkv.sampling import Sampling
+
+POLICIES = (
+    "none", "dkv-decode", "dkv-prefill", "dkv-pd", "dkv-greedy", "dkv-greedy:refresh=8,window=4", "dllm-cache",
+    "fast-prefix", "fast-dual", "dkv-fill",
+)  # fmt: skip
+BLOCK = 32
+"""Block length of the policies that need blocks; the others have one."""
+MOST = 10
+"""Kinds of steps that are timed of a policy; the others' times are interpolated between them."""
+
+
+HEADINGS = (
+    "policy", "ms a step", "engine / bare", "worst kind", "rows saved", "bare speed-up", "engine speed-up",
+    "of the bare",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is generated: batch equal prompts of `prompt` tokens, gen masked ones, in so many steps."""
+
+    batch: int
+    prompt: int
+    gen: int
+    steps: int
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}, prompt {self.prompt}, gen {self.gen}, {self.steps} steps"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a step computes. carried: rows; picked: rows that layers which pick recompute, work: rows times layers;
+    reads: rows of the head; dense: no layer picks."""
+
+    work: int
+    carried: int
+    picked: int
+    reads: int
+    dense: bool
+
+    @classmethod
+    def of(cls, tick: Tick) -> Kind:
+        """Of a step that was done."""
+        reads = 0 if tick.read is None else len(tick.read.flat)
+        return cls(sum(tick.work), sum(tick.counts), sum(tick.picked), reads, tick.rules == DENSE)
+
+
+@dataclass(frozen=True)
+class Stub:
+    """A model that computes nothing: its logits are noise."""
+
+    config: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    generator: torch.Generator
+
+    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
+        """Never asked: the real model made the memory."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules = DENSE) -> Tensor:
+        """Zeros."""
+        return torch.zeros(len(tokens), self.config.width, dtype=self.dtype)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Noise."""
+        return torch.randn(len(x), self.config.vocab, generator=self.generator)
+
+
+def begin(model: Transformer, spec: str, case: Case) -> State:
+    """A batch about to run, never stopped early. Greedy runs with the order that it needs."""
+    canvas = lay_out([[5] * case.prompt] * case.batch, case.gen, model.config.mask_id, range(case.batch))
+    each = torch.ones(case.batch, dtype=torch.int64)
+    blocks = case.gen // BLOCK if spec.startswith("fast-") else 1
+    return State(
+        model=model,
+        canvas=canvas,
+        memory=model.remember(case.batch, case.prompt + case.gen),
+        policy=make_cache(spec),
+        decoder=make_decoder("random" if "greedy" in spec else "confidence"),
+        sampling=Sampling(torch.zeros(case.batch), None, None, greedy=True),
+        schedule=Schedule(each * (case.gen // blocks), each * blocks, each * (case.steps // blocks)),
+        bucket=bucket_for(model.device, model.dtype),
+    )
+
+
+class Bare:
+    """The bare forward of a kind of step, over `keys` keys of each of `batch` sequences, every layer with its own."""
+
+    def __init__(self, model: Transformer, case: Case) -> None:
+        c, self.model, self.batch = model.config, model, case.batch
+        width = (case.batch, c.kv_heads, case.prompt + case.gen, c.head_dim)
+        self.kv = [[torch.randn(width).to(model.dtype) for _ in "kv"] for _ in model.blocks]
+
+    @torch.inference_mode()
+    def __call__(self, kind: Kind) -> None:
+        """One forward."""
+        model, carried, picked = self.model, self._even(kind.carried), self._even(kind.picked)
+        x = F.embedding(torch.zeros(carried, dtype=torch.int64), model.embedding)
+        turn = model.rotary.turn(torch.arange(carried) % len(model.rotary.table))
+        for number, (block, kv) in enumerate(zip(model.blocks, self.kv, strict=True)):
+            if kind.dense or not number:
+                x = self._layer(block, x, x, turn, kv)
+            elif picked:
+                part = self._layer(block, x, x[:picked], turn.at(torch.arange(picked)), kv)
+                x = torch.cat((part, x[picked:]))
+            else:
+                block.value(block.norm(x, block.attn_norm))
+        if kind.reads:
+            model.logits(x[: kind.reads] if kind.reads <= len(x) else x)
+
+    def _even(self, rows: int) -> int:
+        """So many for each sequence."""
+        return -(-rows // self.batch) * self.batch
+
+    def _layer(self, block: Block, x: Tensor, some: Tensor, turn: Turn, kv: Sequence[Tensor]) -> Tensor:
+        """Values of x, all else of some of its rows."""
+        h = block.norm(x, block.attn_norm)
+        block.value(h)
+        q, _ = block.qk(h[: len(some)], turn)
+        grouped = q.view(self.batch, -1, *q.shape[1:]).transpose(1, 2)
+        mixed = attention(grouped, kv[0], kv[1], None).transpose(1, 2).flatten(0, 1).flatten(1)
+        y = linear(mixed, block.out_weight).add_(some)
+        return block.mlp(y).add_(y)
+
+
+def seconds(work: Callable[[], object]) -> tuple[float, object]:
+    """Processor time of a call, and its result."""
+    began = time.process_time()
+    result = work()
+    return time.process_time() - began, result
+
+
+def kinds_of(model: Transformer, spec: str, case: Case, stub: Stub) -> list[Kind]:
+    """The kind of every step of a generation."""
+    state, kinds = begin(model, spec, case), list[Kind]()
+    state.model = stub
+    while (tick := advance(state)) is not None:
+        kinds.append(Kind.of(tick))
+    return kinds
+
+
+def chosen(kinds: Sequence[Kind]) -> set[int]:
+    """Steps to time: evenly among the distinct amounts of work, the least and the most included; not the first step,
+    which makes buffers."""
+    by_work = {kind.work: step for step, kind in reversed(list(enumerate(kinds))) if step} | (
+        {kinds[0].work: 0} if all(kind.work != kinds[0].work for kind in kinds[1:]) else {}
+    )
+    order = sorted(by_work)
+    places = {round(i * (len(order) - 1) / max(MOST - 1, 1)) for i in range(MOST)}
+    return {by_work[order[place]] for place in places}
+
+
+@dataclass
+class Times:
+    """Processor seconds of the engine and of bare forwards, by work."""
+
+    engine: dict[int, list[float]]
+    bare: dict[int, list[float]]
+
+    def total(self, which: str, kinds: Sequence[Kind]) -> float:
+        """Of a whole generation: medians, and straight lines between them."""
+        found: dict[int, list[float]] = getattr(self, which)
+        known = sorted((work, statistics.median(some)) for work, some in found.items())
+        return sum(_between(known, kind.work) for kind in kinds)
+
+    @property
+    def worst(self) -> float:
+        """The largest engine / bare among the kinds."""
+        return max(statistics.median(self.engine[w]) / statistics.median(self.bare[w]) for w in self.engine)
+
+
+def _between(known: Sequence[tuple[int, float]], work: int) -> float:
+    """Straight lines between the known points, flat beyond them."""
+    after = next((i for i, (at, _) in enumerate(known) if at >= work), len(known))
+    if after in (0, len(known)) or known[after][0] == work:
+        return known[min(after, len(known) - 1)][1]
+    (low, first), (high, last) = known[after - 1 : after + 1]
+    return first + (last - first) * (work - low) / (high - low)
+
+
+def measure(
+    model: Transformer, spec: str, case: Case, kinds: Sequence[Kind], repeats: int, shared: dict[int, Times]
+) -> Times:
+    """Time the chosen steps of one policy. shared: what was timed of steps that compute every row, which are the same
+    whatever the policy."""
+    bare, times, everything = Bare(model, case), Times({}, {}), max(shared, default=0)
+    for repeat in range(repeats):
+        state, stub = begin(model, spec, case), Stub(model.config, model.device, model.dtype, torch.Generator())
+        picked = chosen(kinds)
+        for step in range(max(picked) + 1):
+            timed = step in picked and kinds[step].work != everything
+            state.model = model if timed else stub
+            if timed and not repeat:  # a new shape's first products build their kernels
+                bare(kinds[step])
+            spent, tick = seconds(lambda s=state: advance(s))  # type: ignore[misc]
+            if not timed:
+                continue
+            kind = Kind.of(tick)  # type: ignore[arg-type]
+            other = seconds(lambda k=kind: bare(k))[0]  # type: ignore[misc]
+            if repeat or repeats == 1:
+                times.engine.setdefault(kind.work, []).append(spent)
+                times.bare.setdefault(kind.work, []).append(other)
+    for work, known in shared.items():
+        if any(kind.work == work for kind in kinds):
+            times.engine[work], times.bare[work] = known.engine[work], known.bare[work]
+    return times
+
+
+def table(log: TextIO, width: int, dtype: str, case: Case, policies: Sequence[str], repeats: int) -> None:
+    """All policies on one case."""
+    config = shape(width, 8, width // 64, width * 43 // 16, 2048)
+    model = random_model(config, getattr(torch, dtype))
+    stub = Stub(config, model.device, model.dtype, torch.Generator())
+    shared: dict[int, Times] = {}
+    base: tuple[float, float, int] | None = None
+    print(f"\n**{width} wide, 8 layers, {dtype}, {case}**\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
+    for spec in dict.fromkeys(("none", *policies)):
+        kinds = kinds_of(model, spec, case, stub)
+        times = measure(model, spec, case, kinds, repeats + 1, shared)
+        if spec == "none":
+            shared[kinds[-1].work] = times
+        engine, bare = times.total("engine", kinds), times.total("bare", kinds)
+        rows = sum(kind.work for kind in kinds)
+        base = base or (engine, bare, rows)
+        gain, bare_gain = base[0] / engine, base[1] / bare
+        print(
+            f"| `{spec}` | {1000 * engine / len(kinds):.1f} | {engine / bare:.3f} | {times.worst:.3f} | "
+            f"{base[2] / rows:.2f}x | {bare_gain:.2f}x | {gain:.2f}x | {gain / bare_gain:.3f} |",
+            flush=True,
+        )
+        record = {"width": width, "dtype": dtype, **vars(case), "cache": spec, "steps_run": len(kinds), "rows": rows}
+        print(json.dumps(record | {"engine": times.engine, "bare": times.bare}), file=log, flush=True)
+
+
+def main() -> None:
+    """Every case asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--widths", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[64, 512])
+    parser.add_argument("--gen", type=int, default=256)
+    parser.add_argument("--steps", type=int, help="default: as many as gen")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--cache", action="append", help="default: every policy")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", default="bare.jsonl", help="every measurement is appended here")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    with open(given.out, "a", encoding="utf-8") as log:
+        for dtype in given.dtypes:
+            for width in given.widths:
+                for batch in given.batches:
+                    for prompt in given.prompts:
+                        case = Case(batch, prompt, given.gen, given.steps or given.gen)
+                        table(log, width, dtype, case, given.cache or POLICIES, given.repeats)
+
+
+if __name__ == "__main__":
+    main()

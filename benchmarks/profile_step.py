@@ -1,0 +1,71 @@
+"""Where the time of a step goes: products, attention, and all else, by policy.
+
+    python benchmarks/profile_step.py --widths 512 1024 --batches 1 8 --prompts 64 512
+
+Random weights, 8 layers, gen 256; torch's profiler over the first steps of a generation, one thread by default. "All
+else" is norms, rotation, the gate, sums, the cache's writes, the plan, the decoder, and the profiler's own share.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from bare import Case, begin
+from random_model import random_model, shape
+from torch.profiler import ProfilerActivity, profile
+
+from dkv.denoise import advance
+
+PRODUCTS = ("mkldnn::_linear_pointwise", "aten::addmm", "aten::bmm", "aten::mm")
+ATTENTION = ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_softmax")
+
+
+def shares(width: int, dtype: str, case: Case, spec: str, steps: int, shown: int) -> str:
+    """A line of the table, and the costliest of all else."""
+    model = random_model(shape(width, 8, width // 64, width * 43 // 16, 2048), getattr(torch, dtype))
+    state = begin(model, spec, case)
+    for _ in range(3):
+        advance(state)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        for _ in range(steps):
+            advance(state)
+    times = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    total = sum(times.values())
+    products, attention = (sum(times.get(name, 0) for name in names) for names in (PRODUCTS, ATTENTION))
+    rest = sorted((t, name) for name, t in times.items() if name not in PRODUCTS + ATTENTION)[::-1][:shown]
+    told = ", ".join(f"{name.removeprefix('aten::')} {t / total:.1%}" for t, name in rest)
+    other = 1 - (products + attention) / total
+    return (
+        f"| {width} | {dtype} | {case.batch} | {case.prompt} | `{spec}` | {total / steps / 1000:.1f} | "
+        f"{products / total:.1%} | {attention / total:.1%} | {other:.1%} | {told} |"
+    )
+
+
+def main() -> None:
+    """Every case asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--widths", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[64, 512])
+    parser.add_argument("--gen", type=int, default=256)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--cache", action="append", help="default: none, dkv-decode, dllm-cache, dkv-fill")
+    parser.add_argument("--steps", type=int, default=8, help="profiled")
+    parser.add_argument("--shown", type=int, default=4, help="of all else, the costliest so many")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    print("| width | dtype | batch | prompt | policy | ms a step | products | attention | all else | of it |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for dtype in given.dtypes:
+        for width in given.widths:
+            for batch in given.batches:
+                for prompt in given.prompts:
+                    case = Case(batch, prompt, given.gen, given.gen)
+                    for spec in given.cache or ("none", "dkv-decode", "dllm-cache", "dkv-fill"):
+                        print(shares(width, dtype, case, spec, given.steps, given.shown), flush=True)
+
+
+if __name__ == "__main__":
+    main()
