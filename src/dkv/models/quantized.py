@@ -1,9 +1,9 @@
 """Weights of 8 or 4 bits in place of plain ones: made while a checkpoint is read, and taken by `F.linear` as they are.
 
-Weight only: activations, keys and values keep their dtype, and so does what is summed. A product turns a slab of
-the weight into plain numbers, multiplies by it, and takes the next. So it costs more than a plain product by the same
-amount however many rows are carried; a fused kernel that unpacks once for every row or few rows loses exactly here,
-where a step carries tens or hundreds (docs/quantize.md has the figures). The exception is 4 bits on a GPU.
+Activations, keys and values keep their dtype. A product makes a slab of the weight plain, multiplies by it, and takes
+the next: it costs more than a plain product by about the same amount however many rows are carried. The fused kernels
+for CPUs unpack anew for every few rows, and a step carries tens or hundreds (docs/quantize.md has the figures). The
+exception is 4 bits on a GPU.
 """
 
 from __future__ import annotations
