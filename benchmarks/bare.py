@@ -25,6 +25,7 @@ from typing import TextIO
 
 import torch
 from random_model import random_model, shape
+from sampled import Stub
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,12 +33,9 @@ from dkv.caches import make_cache
 from dkv.canvas import lay_out
 from dkv.decoders import make_decoder
 from dkv.denoise import Schedule, State, Tick, advance
-from dkv.memory import Memory
-from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer, attention, bucket_for
 from dkv.models.layout import linear
-from dkv.place import At
-from dkv.rules import DENSE, Rules, Turn
+from dkv.rules import DENSE, Turn
 from dkv.sampling import Sampling
 
 POLICIES = (
@@ -85,28 +83,6 @@ class Kind:
         """Of a step that was done."""
         reads = 0 if tick.read is None else len(tick.read.flat)
         return cls(sum(tick.work), sum(tick.counts), sum(tick.picked), reads, tick.rules == DENSE)
-
-
-@dataclass(frozen=True)
-class Stub:
-    """A model that computes nothing: its logits are noise."""
-
-    config: ModelConfig
-    device: torch.device
-    dtype: torch.dtype
-    generator: torch.Generator
-
-    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
-        """Never asked: the real model made the memory."""
-        raise NotImplementedError
-
-    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules = DENSE) -> Tensor:
-        """Zeros."""
-        return torch.zeros(len(tokens), self.config.width, dtype=self.dtype)
-
-    def logits(self, x: Tensor) -> Tensor:
-        """Noise."""
-        return torch.randn(len(x), self.config.vocab, generator=self.generator)
 
 
 def begin(model: Transformer, spec: str, case: Case) -> State:
@@ -228,7 +204,7 @@ def measure(
     whatever the policy."""
     bare, times, everything = Bare(model, case), Times({}, {}), max(shared, default=0)
     for repeat in range(repeats):
-        state, stub = begin(model, spec, case), Stub(model.config, model.device, model.dtype, torch.Generator())
+        state, stub = begin(model, spec, case), Stub(model)
         picked = chosen(kinds)
         for step in range(max(picked) + 1):
             timed = step in picked and kinds[step].work != everything
@@ -253,7 +229,7 @@ def table(log: TextIO, width: int, dtype: str, case: Case, policies: Sequence[st
     """All policies on one case."""
     config = shape(width, 8, width // 64, width * 43 // 16, 2048)
     model = random_model(config, getattr(torch, dtype))
-    stub = Stub(config, model.device, model.dtype, torch.Generator())
+    stub = Stub(model)
     shared: dict[int, Times] = {}
     base: tuple[float, float, int] | None = None
     print(f"\n**{width} wide, 8 layers, {dtype}, {case}**\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")

@@ -53,6 +53,11 @@ class At:
         return (starts[:, None] + torch.arange(heads, device=starts.device) * head).view(-1)
 
     @property
+    def uneven(self) -> bool:
+        """Whether some sequence attends alone, in any layer: what is done then depends on numbers of the host."""
+        return bool(self.grouping.alone or (self.narrow is not None and self.narrow.grouping.alone))
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(B, R): R rows of each of B sequences, where they are as many."""
         return self.grouping.shape

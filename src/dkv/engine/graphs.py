@@ -123,7 +123,7 @@ class Graphed:
 
     def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
         """Carry the rows `at`, holding tokens [N], through every layer under its rule: hidden states [N, C]."""
-        if at.grouping.alone or (at.narrow is not None and at.narrow.grouping.alone):
+        if at.uneven:
             return self.inner.forward(tokens, at, memory, rules)
         memory.keep(rules, self.config.width)  # what a rule keeps must have its address before anything is recorded
         fit = fitted(at, self.bucket)

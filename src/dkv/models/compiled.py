@@ -45,9 +45,7 @@ class Compiled:
     def __call__(self, rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
         kind = _kind(rule, at)
-        if self._broken or at.grouping.alone or (at.narrow is not None and at.narrow.grouping.alone):
-            return plain(rule, block, x, at, turn, memory)
-        if self._runs.get(kind) is plain:
+        if self._broken or at.uneven or self._runs.get(kind) is plain:
             return plain(rule, block, x, at, turn, memory)
         began, before = time.perf_counter(), self.warmth.graphs
         try:

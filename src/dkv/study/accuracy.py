@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from dkv.caches import make_cache
 from dkv.eval.answers import warm_up
@@ -65,7 +65,10 @@ NONE = Policy("none")
 
 
 class Accuracy:
-    """The part that most accuracy studies share: a cell is a task under a policy."""
+    """The part that most accuracy studies share: a cell is a task under a policy. tasks: of a study that is not
+    quick."""
+
+    tasks: ClassVar[Sequence[str]] = TASKS
 
     def policies(self, quick: bool) -> Sequence[Policy]:
         """What is compared."""
@@ -73,17 +76,17 @@ class Accuracy:
 
     def cells(self, effort: Effort) -> Sequence[Cell]:
         """Every policy on every task."""
-        return cells_of(self.policies(effort.quick), effort)
+        return cells_of(self.policies(effort.quick), effort, self.tasks)
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Ask what the answers' file lacks."""
         return measured(kit, cells)
 
 
-def cells_of(policies: Sequence[Policy], effort: Effort, tasks: Sequence[str] | None = None) -> list[Cell]:
-    """A cell for each task (None: the usual ones) and policy, task by task."""
-    tasks = tasks or (QUICK_TASKS if effort.quick else TASKS)
-    return [{"task": task, "count": effort.count, **policy.fields} for task in tasks for policy in policies]
+def cells_of(policies: Sequence[Policy], effort: Effort, tasks: Sequence[str] = TASKS) -> list[Cell]:
+    """A cell for each task (in a quick study the quick ones) and policy, task by task."""
+    asked = QUICK_TASKS if effort.quick else tasks
+    return [{"task": task, "count": effort.count, **policy.fields} for task in asked for policy in policies]
 
 
 def measured(kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from dkv.eval.statistics import Difference
 from dkv.eval.suite import EMBEDDED
-from dkv.study.accuracy import NONE, Accuracy, Policy, Pool, cells_of, known_pool, pool
-from dkv.study.base import Cell, Effort, Record, Verdict
+from dkv.study.accuracy import NONE, Accuracy, Policy, Pool, known_pool, pool
+from dkv.study.base import Record, Verdict
 from dkv.study.judging import all_of, gained, kept
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Fill(Accuracy):
     """
 
     name: ClassVar[str] = "fill"
+    tasks: ClassVar[Sequence[str]] = EMBEDDED
     claim: ClassVar[str] = (
         "Ours: at equal seconds dkv-fill, whose every step computes the same rows, agrees with no cache more often "
         "than dkv-decode and dllm-cache at their best settings, or at equal agreement it is faster."
@@ -52,11 +53,6 @@ class Fill(Accuracy):
             return [NONE, *rivals, *_fill(_CHOICES[0], few=True)]
         known = [p for settings in (*_RIVALS.values(), *_OTHERS.values()) for p in settings]
         return [NONE, *known, *_fill(_CHOICES[0]), *(p for other in _CHOICES[1:] for p in _fill(other, few=True))]
-
-    def cells(self, effort: Effort) -> Sequence[Cell]:
-        """Every policy on every task of the embedded model; quick: on the usual one."""
-        policies = self.policies(effort.quick)
-        return cells_of(policies, effort) if effort.quick else cells_of(policies, effort, EMBEDDED)
 
     def figure(self, records: Sequence[Record]) -> Figure:
         """Agreement, and right answers, over processor time: a line for each cache and choice."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from dkv.eval.suite import EMBEDDED
-from dkv.study.accuracy import NONE, Accuracy, Policy, Pool, cells_of, known_pool, pool
-from dkv.study.base import Cell, Effort, Record, Verdict
+from dkv.study.accuracy import NONE, Accuracy, Policy, Pool, known_pool, pool
+from dkv.study.base import Record, Verdict
 from dkv.study.judging import all_of, kept
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Parallel(Accuracy):
     says so); not, if either is refuted."""
 
     name: ClassVar[str] = "parallel"
+    tasks: ClassVar[Sequence[str]] = EMBEDDED
     claim: ClassVar[str] = (
         "Ours, of a kind with Fast-dLLM's (arXiv 2505.22618, table 1, LLaDA-8B-Instruct, GSM8K, 256 tokens: a block "
         "cache and threshold 0.9 together 8.1x, 79.3 to 78.5): with a cache and threshold decoding at least 5 times "
@@ -42,11 +43,6 @@ class Parallel(Accuracy):
         if quick:
             return [NONE, Policy(_BOTH.cache), Policy("none", _BOTH.decoder), _BOTH]
         return [Policy(cache, decoder) for decoder in _DECODERS for cache in _CACHES]
-
-    def cells(self, effort: Effort) -> Sequence[Cell]:
-        """Every policy on every task of the embedded model; quick: on the usual one."""
-        policies = self.policies(effort.quick)
-        return cells_of(policies, effort) if effort.quick else cells_of(policies, effort, EMBEDDED)
 
     def figure(self, records: Sequence[Record]) -> Figure:
         """Right answers and tokens a second, the caches side by side over the decoders."""
