@@ -31,7 +31,7 @@ import torch
 import dkv
 from dkv.models import Transformer
 from dkv.models.layers import attention
-from dkv.models.layout import linear
+from dkv.models.layout import gated, linear
 from dkv.tiny import TASKS, load_eval
 
 CACHES = ("none", "dkv-decode:refresh=4", "dkv-pd", "dllm-cache:kp=10,kr=5", "fast-dual", "dkv-greedy")
@@ -189,8 +189,9 @@ def _bare_seconds(model: Transformer, rows: int, keys: int, batch: int) -> float
     for _ in range(30):
         began = time.perf_counter()
         for block in model.blocks:
-            for weight in (block.qk_weight, block.v_weight, block.out_weight, block.gate_up_weight):
+            for weight in (block.qk_weight, block.v_weight, block.out_weight):
                 linear(x, weight)
+            gated(x, block.gate_up_weight)
             linear(wide, block.down_weight)
             attention(q, k, v, None)
         passed.append(time.perf_counter() - began)

@@ -21,7 +21,7 @@ from dkv.model import Model
 from dkv.place import At, Bucket, exact, narrow, pack
 from dkv.plan import CachePolicy, Decoder, Noting, Plan, Step, notes_of
 from dkv.rules import DENSE, Rules
-from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key
+from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key, summit
 
 __all__ = ["Schedule", "State", "Tick", "advance", "finish"]
 
@@ -227,11 +227,12 @@ def _read(state: State, step: Step, plan: Plan, at: At, rows: Tensor, hidden: Te
     sequence, position = flat // width, flat % width
     logits = _logits(state, plan, at, rows, hidden, sequence, (position - step.shift).clamp(min=0))
     mask_id, debit = state.model.config.mask_id, None if state.endings is None else state.endings.at(sequence, position)
-    token, sampling = choose(logits, mask_id, debit), state.sampling.at(sequence)
+    best, sampling = choose(logits, mask_id, debit), state.sampling.at(sequence)
+    token, top = best.token, summit(logits, mask_id, best, debit)
     if not sampling.greedy:
         key = noise_key(state.canvas.seed[sequence], state.clock[sequence], position)
         token = draw(logits, token, sampling, mask_id, key, debit)
-    return Read(flat, (batch, width), token, log_confidence(logits, token), logits, sampling)
+    return Read(flat, (batch, width), token, log_confidence(logits, token, top), logits, sampling)
 
 
 def _logits(state: State, plan: Plan, at: At, rows: Tensor, hidden: Tensor, sequence: Tensor, slot: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ reordered or evicted. Keys are stored after the rotation, which is exact because
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -23,35 +23,72 @@ __all__ = ["LayerMemory", "Memory"]
 @dataclass(frozen=True, eq=False)
 class LayerMemory:
     """One layer's buffers: k and v, [B, kv_heads, T + 1, head_dim] each, and features of a rule, [B, 1, T + 1, C]. The
-    last slot is scratch."""
+    last slot is scratch. views: of each buffer, made once: at few rows making them costs as much as using them."""
 
     buffers: dict[str, Tensor]
+    views: dict[str, _Views] = field(init=False, default_factory=dict)
 
     def put(self, name: str, at: At, value: Tensor) -> None:
         """Write value [N, kv_heads, head_dim] of the carried rows into their own slots."""
-        buffer = self.buffers[name]
+        views = self._of(name)
+        buffer = views.buffer
         if at.whole:
-            buffer[:, :, :-1] = value.view(*at.shape, *value.shape[1:]).transpose(1, 2)
+            views.slots.copy_(value.view(*at.shape, *value.shape[1:]).transpose(1, 2))
         elif len(value):
-            _cells(buffer).index_copy_(0, at.cells(buffer), value.to(buffer.dtype).reshape(-1, buffer.shape[3]))
+            source = (value if value.dtype == buffer.dtype else value.to(buffer.dtype)).reshape(-1, buffer.shape[3])
+            words = views.words
+            words.index_copy_(0, at.cells(*views.apart), source if words is views.cells else source.view(words.dtype))
 
     def take(self, name: str, at: At) -> Tensor:
         """What the slots of the carried rows hold, [N, heads, D]."""
-        buffer = self.buffers[name]
-        return _cells(buffer).index_select(0, at.cells(buffer)).view(len(at.slot), *buffer.shape[1::2])
+        views = self._of(name)
+        held = views.cells.index_select(0, at.cells(*views.apart))
+        return held.view(len(at.slot), *views.buffer.shape[1::2])
 
     @property
     def kv(self) -> tuple[Tensor, Tensor]:
         """Keys and values of every slot but scratch, [B, kv_heads, T, head_dim] each."""
-        return self.buffers["k"][:, :, :-1], self.buffers["v"][:, :, :-1]
+        return self._of("k").slots, self._of("v").slots
+
+    def _of(self, name: str) -> _Views:
+        buffer = self.buffers[name]
+        if torch.compiler.is_compiling():
+            return _Views.of(buffer)
+        if name not in self.views or self.views[name].buffer is not buffer:
+            self.views[name] = _Views.of(buffer)
+        return self.views[name]
 
 
-def _cells(buffer: Tensor) -> Tensor:
-    """A buffer [B, heads, T + 1, D] as the cells [N, D] that its storage holds one after the other, others between them
-    where it is a part of a larger one: rows go in and out of these several times as fast as by three indices."""
-    batch, heads, slots, size = buffer.shape
-    last = (batch - 1) * buffer.stride(0) + (heads - 1) * buffer.stride(1) + (slots - 1) * size
-    return buffer.as_strided((last // size + 1, size), (size, 1))
+_WORD = torch.complex128
+"""The widest type there is: 16 bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Views:
+    """A buffer [B, heads, T + 1, D]: its slots but scratch [B, heads, T, D]; its cells [N, D], which its storage holds
+    one after the other, others between them where it is a part of a larger one, and the same in words, for writing;
+    heads, and by how many cells two sequences, and two heads, lie apart.
+
+    Rows go in and out of cells several times as fast as by three indices. A CPU writes them element by element: in the
+    widest elements there are, where these divide a cell, that takes a third of the time.
+    """
+
+    buffer: Tensor
+    slots: Tensor
+    cells: Tensor
+    words: Tensor
+    apart: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, buffer: Tensor) -> _Views:
+        """Those of a buffer."""
+        (batch, heads, slots, size), (sequence, head) = buffer.shape, buffer.stride()[:2]
+        last = (batch - 1) * sequence + (heads - 1) * head + (slots - 1) * size
+        cells = buffer.as_strided((last // size + 1, size), (size, 1))
+        wide = buffer.device.type == "cpu" and not torch.compiler.is_compiling()
+        wide = wide and size * buffer.element_size() % _WORD.itemsize == 0
+        words = cells.view(_WORD) if wide else cells
+        return cls(buffer, buffer[:, :, :-1], cells, words, (heads, sequence // size, head // size))
 
 
 class Memory:

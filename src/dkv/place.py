@@ -36,19 +36,18 @@ class At:
     narrow: Narrowing | None = None
     numbers: dict[tuple[int, int, int], Tensor] = field(init=False, default_factory=dict)
 
-    def cells(self, buffer: Tensor) -> Tensor:
+    def cells(self, heads: int, sequence: int, head: int) -> Tensor:
         """[N * heads] the numbers of the carried rows' cells in a buffer [B, heads, T + 1, D], head by head of each
-        row, where a cell is D elements and cells are counted through the storage."""
-        heads, size = buffer.shape[1], buffer.shape[3]
-        key = (heads, buffer.stride(0) // size, buffer.stride(1) // size)
+        row, where a cell is D elements, cells are counted through the storage, and two sequences, and two heads, lie so
+        many apart."""
         if torch.compiler.is_compiling():  # else the key's numbers would be part of the graph
-            return self._cells(*key)
+            return self._cells(heads, sequence, head)
+        key = heads, sequence, head
         if key not in self.numbers:
-            self.numbers[key] = self._cells(*key)
+            self.numbers[key] = self._cells(heads, sequence, head)
         return self.numbers[key]
 
     def _cells(self, heads: int, sequence: int, head: int) -> Tensor:
-        """Those of buffers in which sequences, and heads, lie so many cells apart."""
         starts = self.sequence * sequence + self.slot
         return (starts[:, None] + torch.arange(heads, device=starts.device) * head).view(-1)
 
@@ -103,7 +102,7 @@ class Grouping:
 
     def flatten(self, x: Tensor) -> Tensor:
         """[B, H, R, D] by sequence to [N, H * D] of rows."""
-        x = x.transpose(1, 2).flatten(0, 1).flatten(1)
+        x = x.transpose(1, 2).reshape(-1, x.shape[1] * x.shape[3])
         return x if self.place is None else x[self.place]
 
 

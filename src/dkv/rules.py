@@ -32,10 +32,10 @@ class Turn:
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate x [N, heads, D], whose channels lie in pairs, in float32."""
         wide, phase = x.float(), torch.view_as_complex(self.phase)
-        pairs = torch.view_as_complex(wide.view(*x.shape[:-1], -1, 2))
+        pairs = wide.view(torch.complex64)
         # A copy may be turned in place, for a fifth of the time that another one takes on many rows.
         turned = pairs * phase if wide is x else pairs.mul_(phase)
-        return torch.view_as_real(turned).flatten(2).to(x.dtype)
+        return turned.view(torch.float32).to(x.dtype)
 
 
 class Parts(Protocol):

@@ -14,7 +14,19 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-__all__ = ["Debit", "Read", "Sampling", "choose", "draw", "keyed_uniform", "log_confidence", "noise_key"]
+__all__ = [
+    "Debit",
+    "Peak",
+    "Read",
+    "Sampling",
+    "choose",
+    "draw",
+    "keyed_uniform",
+    "log_confidence",
+    "noise_key",
+    "peak",
+    "summit",
+]
 
 # Odd multipliers and shifts of the SplitMix64 finaliser (Steele, Lea and Flood, 2014), as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -78,22 +90,65 @@ class Read:
         return grid.flatten(0, 1)[self.flat]
 
 
-def log_confidence(logits: Tensor, token: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Peak:
+    """The best of each row of logits [M, V]: token [M], the lowest id of equals, and its value [M]."""
+
+    token: Tensor
+    value: Tensor
+
+
+_GROUP, _MANY = 64, 1 << 16
+"""Of that many logits on a CPU, first the greatest of each group is found: without its place that takes a quarter of
+the time."""
+
+
+def peak(logits: Tensor) -> Peak:
+    """The best of each row of logits [M, V]."""
+    rows, vocab = logits.shape
+    if logits.device.type != "cpu" or logits.numel() < _MANY or vocab % _GROUP:
+        best = logits.max(dim=1)  # the first of equals, as argmax, which takes longer
+        return Peak(best.indices, best.values)
+    groups = logits.view(rows, -1, _GROUP)
+    first = groups.amax(2).max(dim=1).indices
+    own = groups[torch.arange(rows), first].max(dim=1)
+    return Peak(first * _GROUP + own.indices, own.values)
+
+
+def choose(logits: Tensor, mask_id: int, debit: Debit | None = None) -> Peak:
+    """The most likely token of each row of logits [M, V], the mask token aside and after the debit."""
+    with _without(logits, mask_id, debit):
+        return peak(logits)
+
+
+def summit(logits: Tensor, mask_id: int, chosen: Peak, debit: Debit | None) -> Peak:
+    """The best of each row of the unaltered logits [M, V], of which `chosen` was chosen: what a softmax needs."""
+    if debit is not None:
+        return peak(logits)
+    masks = logits[:, mask_id]
+    above = masks > chosen.value
+    return Peak(torch.where(above, mask_id, chosen.token), torch.where(above, masks, chosen.value))
+
+
+_AT_ONCE = 1 << 17
+"""Logits that a CPU passes over at once, several times: they should stay in its second-level cache."""
+
+
+def log_confidence(logits: Tensor, token: Tensor, top: Peak | None = None) -> Tensor:
     """Log-probability [M] of token [M] under softmax of logits [M, V], without the rounding of a softmax near 1.
+    top: `peak` of the same logits, where it is known.
 
     log p = (l_token - l_top) - log1p(sum over the others of exp(l_j - l_top)). A plain float32 softmax rounds every
     confident token to 1.0, and then rounding would pick the decoding order.
     """
-    top, at = logits.max(dim=1, keepdim=True)
-    others = (logits - top).exp_().scatter_(1, at, 0.0).sum(dim=1)
-    return (logits.gather(1, token[:, None]) - top).squeeze(1) - others.log1p()
-
-
-def choose(logits: Tensor, mask_id: int, debit: Debit | None = None) -> Tensor:
-    """The most likely token [M] of each row of logits [M, V], the mask token aside and after the debit; ties go to the
-    lowest id."""
-    with _without(logits, mask_id, debit):
-        return logits.max(dim=1).indices  # on a CPU a quarter of argmax's time; the first of equals, too
+    top = peak(logits) if top is None else top
+    at, value = top.token[:, None], top.value[:, None]
+    rows = max(1, _AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    parts = [
+        torch.sub(some, best).exp_().scatter_(1, one, 0.0).sum(dim=1)
+        for some, best, one in zip(*(torch.split(x, rows) for x in (logits, value, at)), strict=True)
+    ]
+    return (logits.gather(1, token[:, None]) - value).squeeze(1) - torch.cat(parts).log1p()
 
 
 def draw(

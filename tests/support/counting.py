@@ -13,5 +13,7 @@ def counting() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: _of_linear})
 
 
-def _of_linear(x: list[int], weight: list[int], *others: object, out_shape: object) -> int:
+def _of_linear(x: list[int], second: list[int], third: list[int] | None, *others: object, out_shape: object) -> int:
+    """second: the weight [O, C]; or, with the weight as third, what the product is combined with."""
+    weight = third if third is not None and len(third) == 2 else second
     return 2 * x[0] * x[1] * weight[0]

@@ -9,7 +9,7 @@ import torch
 from dkv.errors import SpecError
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer
-from dkv.models.layout import laid_out
+from dkv.models.layout import Gates, laid_out, laid_out_gates
 from dkv.models.quantized import pack
 from dkv.models.rotary import Rotary
 
@@ -117,6 +117,12 @@ def random_model(
             return pack(quantize, made)
         return laid_out(made) if arrange else made
 
+    def gates() -> torch.Tensor | Gates:
+        made = weight(2 * c.mlp_width, c.width)
+        if quantize is not None:
+            return pack(quantize, made)
+        return laid_out_gates(made) if arrange else made
+
     def bias(size: int) -> torch.Tensor | None:
         return torch.zeros(size, dtype=dtype, device=device) if c.family == "dream" else None
 
@@ -130,7 +136,7 @@ def random_model(
             qk_weight=kept(inner + keys, c.width),
             v_weight=kept(keys, c.width),
             out_weight=kept(c.width, inner),
-            gate_up_weight=kept(2 * c.mlp_width, c.width),
+            gate_up_weight=gates(),
             down_weight=kept(c.width, c.mlp_width),
             qk_bias=bias(inner + keys),
             v_bias=bias(keys),

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from dkv.drift import drift
 from dkv.memory import LayerMemory, Memory
 from dkv.model import ModelConfig
-from dkv.models.layout import linear
+from dkv.models.layout import Gates, gated, linear
 from dkv.models.rotary import Rotary
 from dkv.place import At, Bucket, exact
 from dkv.rules import DENSE, Rules, Turn
@@ -39,10 +39,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [N, C] over the root of its mean square, times weight [C]; in float32 at least."""
     if x.device.type != "cpu":
         return F.rms_norm(x, weight.shape, weight, eps)
-    # On a CPU torch composes it of seven passes; these are three, in half the time on many rows.
-    length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-    scale: Tensor = length.square_().div_(x.shape[1]).add_(eps).rsqrt_()
-    return (x * scale).mul_(weight).to(x.dtype)
+    # On a CPU torch composes it of seven passes, of two dtypes at a time: these take half the time on many rows.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = torch.linalg.vector_norm(wide, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(eps).rsqrt_()
+    scaled: Tensor = wide * scale if wide is x else wide.mul_(scale)
+    return scaled.to(x.dtype).mul_(weight)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -75,7 +76,7 @@ class Block:
     qk_weight: Tensor
     v_weight: Tensor
     out_weight: Tensor
-    gate_up_weight: Tensor
+    gate_up_weight: Tensor | Gates
     down_weight: Tensor
     qk_bias: Tensor | None = None
     v_bias: Tensor | None = None
@@ -88,8 +89,8 @@ class Block:
         """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]."""
         c = self.config
         heads = linear(h, self.qk_weight, self.qk_bias).view(-1, c.heads + c.kv_heads, c.head_dim)
-        turned = turn(heads)
-        return turned[:, : c.heads], turned[:, c.heads :]
+        q, k = torch.split(turn(heads), [c.heads, c.kv_heads], dim=1)
+        return q, k
 
     def value(self, h: Tensor) -> Tensor:
         """Values [N, G, D] of h [N, C]."""
@@ -101,12 +102,13 @@ class Block:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
-        return linear(at.attend(q, k.to(q.dtype), v.to(q.dtype), attention), self.out_weight)
+        if k.dtype != q.dtype:
+            k, v = k.to(q.dtype), v.to(q.dtype)
+        return linear(at.attend(q, k, v, attention), self.out_weight)
 
     def mlp(self, x: Tensor) -> Tensor:
         """The gated feed-forward of x [N, C], norm included, residual not."""
-        gate, up = linear(self.norm(x, self.mlp_norm), self.gate_up_weight).chunk(2, dim=1)
-        return linear(F.silu(gate).mul_(up), self.down_weight)
+        return linear(gated(self.norm(x, self.mlp_norm), self.gate_up_weight), self.down_weight)
 
 
 def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:

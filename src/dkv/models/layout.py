@@ -7,11 +7,13 @@ computes a row alike in any company, to the last bit. Only the kernels know how 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["laid_out", "linear", "plain"]
+__all__ = ["Gates", "gated", "laid_out", "laid_out_gates", "linear", "plain"]
 
 _TYPICAL_ROWS = 64
 """For so many rows the layout is chosen; on the processors tried it was the best for any number."""
@@ -30,8 +32,25 @@ def laid_out(weight: Tensor) -> Tensor:
     return made
 
 
-def plain(weight: Tensor) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Gates:
+    """The weights of a gated product, each [F, C] and laid out: what one product gives goes through its activation, or
+    times the other's result, before it is written, for less than a pass over it takes."""
+
+    gate: Tensor
+    up: Tensor
+
+
+def laid_out_gates(weight: Tensor) -> Tensor | Gates:
+    """weight [2 F, C], gate above up, as `laid_out` has it."""
+    gate, up = (laid_out(half) for half in weight.chunk(2))
+    return Gates(gate, up) if gate.is_mkldnn else weight
+
+
+def plain(weight: Tensor | Gates) -> Tensor:
     """A weight in the usual layout, the same numbers; itself if it is in it."""
+    if isinstance(weight, Gates):
+        return torch.cat((plain(weight.gate), plain(weight.up)))
     return weight.to_dense() if weight.is_mkldnn else weight
 
 
@@ -39,7 +58,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [N, C] times weight [O, C], laid out or not, plus bias [O]: [N, O]."""
     if not weight.is_mkldnn:
         return F.linear(x, weight, bias)
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    return product
+
+
+def gated(x: Tensor, weight: Tensor | Gates) -> Tensor:
+    """silu(x gate') (x up') of x [N, C] and weight [2 F, C], laid out or not: [N, F]."""
+    if not isinstance(weight, Gates):
+        gate, up = linear(x, weight).chunk(2, dim=1)
+        return F.silu(gate).mul_(up)
+    kernel = torch.ops.mkldnn._linear_pointwise
+    active = kernel.default(x, weight.gate, None, "swish", [], "")
+    product: Tensor = kernel.binary(x, active, weight.up, None, "mul")
     return product
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from dkv.model import ModelConfig
 from dkv.models.headers import Shape
 from dkv.models.layers import Block, Transformer
-from dkv.models.layout import laid_out, plain
+from dkv.models.layout import Gates, laid_out, laid_out_gates, plain
 from dkv.models.quantized import PACKED, pack, packed_bytes
 from dkv.models.rotary import Rotary, paired, unpaired
 from dkv.models.sharded import DIMENSIONS, ShardedBlock, ShardedTransformer, share_of
@@ -90,14 +91,16 @@ class Names:
         weights.check(self.shapes(c))
         cuts = {} if team is None else {name: Cut(dim, team.rank, team.ranks) for name, dim in DIMENSIONS.items()}
 
-        def read_one(field: str, parts: dict[str, Shape]) -> Tensor:
+        def read_one(field: str, parts: dict[str, Shape]) -> Tensor | Gates:
             fused = weights.fuse(parts, cuts.get(field))
             turned = paired(fused, c.head_dim) if field in _TURNED else fused
             if quantize is not None and field in PACKED:
                 return pack(quantize, turned)
-            return laid_out(turned) if arrange and field in _MULTIPLIED else turned
+            if not arrange or field not in _MULTIPLIED:
+                return turned
+            return laid_out_gates(turned) if field == "gate_up_weight" else laid_out(turned)
 
-        def read(fields: dict[str, dict[str, Shape]]) -> dict[str, Tensor]:
+        def read(fields: dict[str, dict[str, Shape]]) -> dict[str, Any]:
             return {field: read_one(field, parts) for field, parts in fields.items()}
 
         outer = read(self._outer(c))
