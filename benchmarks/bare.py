@@ -1,6 +1,7 @@
 """How close a step of every policy comes to a bare forward of the same rows, and what is left of the rows saved.
 
     python benchmarks/bare.py                                      # everything, both dtypes: about an hour
+    python benchmarks/bare.py --compile                            # the same with what `--compile` builds on a CPU
     python benchmarks/bare.py --widths 512 --batches 1 --prompts 64 --dtypes bfloat16
     python benchmarks/bare.py --prompts 512 --gen 128 --steps 64 --cache dllm-cache     # the published setting
 
@@ -35,6 +36,8 @@ from dkv.decoders import make_decoder
 from dkv.denoise import Schedule, State, Tick, advance
 from dkv.models.layers import Block, Transformer, attention, bucket_for
 from dkv.models.layout import linear
+from dkv.models.native import Native, native
+from dkv.models.passes import COMPOSED, Passes
 from dkv.rules import DENSE, Turn
 from dkv.sampling import Sampling
 
@@ -225,14 +228,19 @@ def measure(
     return times
 
 
-def table(log: TextIO, width: int, dtype: str, case: Case, policies: Sequence[str], repeats: int) -> None:
+def table(
+    log: TextIO, width: int, dtype: str, case: Case, policies: Sequence[str], repeats: int, passes: Passes
+) -> None:
     """All policies on one case."""
     config = shape(width, 8, width // 64, width * 43 // 16, 2048)
-    model = random_model(config, getattr(torch, dtype))
+    model = random_model(config, getattr(torch, dtype)).passing(passes)
     stub = Stub(model)
     shared: dict[int, Times] = {}
     base: tuple[float, float, int] | None = None
-    print(f"\n**{width} wide, 8 layers, {dtype}, {case}**\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
+    built = " compiled," if isinstance(passes, Native) else ""
+    print(
+        f"\n**{width} wide, 8 layers, {dtype},{built} {case}**\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}"
+    )
     for spec in dict.fromkeys(("none", *policies)):
         kinds = kinds_of(model, spec, case, stub)
         times = measure(model, spec, case, kinds, repeats + 1, shared)
@@ -247,7 +255,15 @@ def table(log: TextIO, width: int, dtype: str, case: Case, policies: Sequence[st
             f"{base[2] / rows:.2f}x | {bare_gain:.2f}x | {gain:.2f}x | {gain / bare_gain:.3f} |",
             flush=True,
         )
-        record = {"width": width, "dtype": dtype, **vars(case), "cache": spec, "steps_run": len(kinds), "rows": rows}
+        record = {
+            "width": width,
+            "dtype": dtype,
+            "compiled": bool(built),
+            **vars(case),
+            "cache": spec,
+            "steps_run": len(kinds),
+            "rows": rows,
+        }
         print(json.dumps(record | {"engine": times.engine, "bare": times.bare}), file=log, flush=True)
 
 
@@ -263,16 +279,18 @@ def main() -> None:
     parser.add_argument("--cache", action="append", help="default: every policy")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="what lies between products in C, for engine and bare")
     parser.add_argument("--out", default="bare.jsonl", help="every measurement is appended here")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    passes = native() if given.compile else COMPOSED
     with open(given.out, "a", encoding="utf-8") as log:
         for dtype in given.dtypes:
             for width in given.widths:
                 for batch in given.batches:
                     for prompt in given.prompts:
                         case = Case(batch, prompt, given.gen, given.steps or given.gen)
-                        table(log, width, dtype, case, given.cache or POLICIES, given.repeats)
+                        table(log, width, dtype, case, given.cache or POLICIES, given.repeats, passes)
 
 
 if __name__ == "__main__":

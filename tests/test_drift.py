@@ -62,8 +62,8 @@ def test_heads_on_two_ranks_drift_as_one(similarity: str) -> None:
     squares, meet = [torch.empty(0)] * 2, Barrier(2)
 
     def of_half(rank: int) -> Tensor:
-        def lengths(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
-            squares[rank] = torch.stack(list(vectors)).square().sum(2)
+        def lengths(new: Tensor, old: Tensor) -> Sequence[Tensor]:
+            squares[rank] = torch.stack((new, old, new - old)).square().sum(2)
             meet.wait(timeout=30)
             both = (squares[0] + squares[1]).sqrt()
             meet.wait(timeout=30)

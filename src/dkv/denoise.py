@@ -154,7 +154,7 @@ def _plan(state: State) -> tuple[Step, Plan, Tensor]:
     step = _observe(state)
     plan = _with_new(state, state.policy.plan(step))
     if plan.reads is not None:
-        step = replace(step, wanted=step.wanted & plan.reads)
+        step = step.wanting(step.wanted & plan.reads)
     rows = (plan.rows | step.readers) & ~state.done[:, None]
     return step, plan, rows if plan.rest is None else rows & ~plan.rest[:, None]
 
@@ -207,7 +207,7 @@ def _observe(state: State) -> Step:
         shift=state.model.config.shift,
         notes=state.notes,
     )
-    return replace(step, wanted=state.decoder.wanted(step))
+    return step.wanting(state.decoder.wanted(step))
 
 
 def _mask(state: State, rows: Tensor, plan: Plan) -> Tensor | None:
@@ -225,7 +225,8 @@ def _read(state: State, step: Step, plan: Plan, at: At, rows: Tensor, hidden: Te
     batch, width = rows.shape
     flat = torch.nonzero_static(_read_by(step).view(-1), size=reads).view(-1)
     sequence, position = flat // width, flat % width
-    logits = _logits(state, plan, at, rows, hidden, sequence, (position - step.shift).clamp(min=0))
+    slot = (position - step.shift).clamp(min=0) if step.shift else position
+    logits = _logits(state, plan, at, rows, hidden, sequence, slot)
     mask_id, debit = state.model.config.mask_id, None if state.endings is None else state.endings.at(sequence, position)
     best, sampling = choose(logits, mask_id, debit), state.sampling.at(sequence)
     token, top = best.token, summit(logits, mask_id, best, debit)
@@ -242,7 +243,7 @@ def _logits(state: State, plan: Plan, at: At, rows: Tensor, hidden: Tensor, sequ
 
     def of(row: Tensor) -> Tensor:
         place = row * width + slot
-        return hidden[place if carried is None else carried[place]]
+        return hidden.index_select(0, place if carried is None else carried.index_select(0, place))
 
     logits = _head(state, of(sequence))
     if guidance is None:
@@ -255,7 +256,8 @@ def _logits(state: State, plan: Plan, at: At, rows: Tensor, hidden: Tensor, sequ
 def _head(state: State, hidden: Tensor) -> Tensor:
     """Logits [M, V] of hidden states [M, C], which come in buckets as rows do: a new number may cost a new kernel."""
     reads = len(hidden)
-    return state.model.logits(F.pad(hidden, (0, 0, 0, state.bucket(reads) - reads)))[:reads]
+    size = state.bucket(reads)
+    return state.model.logits(hidden if size == reads else F.pad(hidden, (0, 0, 0, size - reads)))[:reads]
 
 
 def _note(state: State, step: Step, read: Read) -> Step:

@@ -10,18 +10,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Lengths", "drift", "whole_lengths"]
+__all__ = ["ROUNDING", "Lengths", "drift", "whole_lengths"]
 
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
 """Relative change of a vector that different kernels for different shapes can cause in float32, with a margin."""
 
-Lengths = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-"""The Euclidean lengths [N] float32 of sets of vectors [N, D], which may be this process's part of longer ones."""
+Lengths = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""The Euclidean lengths [N] of new and of old vectors [N, D], and of their difference; in float32 at least. The vectors
+may be this process's part of longer ones."""
 
 
-def whole_lengths(vectors: Sequence[Tensor]) -> Sequence[Tensor]:
+def whole_lengths(new: Tensor, old: Tensor) -> Sequence[Tensor]:
     """Of vectors that are whole."""
-    return [v.norm(dim=1, dtype=torch.promote_types(v.dtype, torch.float32)) for v in vectors]
+    return new.norm(dim=1), old.norm(dim=1), (new - old).norm(dim=1)
 
 
 def drift(new: Tensor, old: Tensor, similarity: str, lengths: Lengths = whole_lengths) -> Tensor:
@@ -31,10 +32,10 @@ def drift(new: Tensor, old: Tensor, similarity: str, lengths: Lengths = whole_le
     d^2 - (a - b)^2 = 2 a b (1 - cosine), because the difference itself rounds away. What has not moved beyond rounding
     counts as 0: then the lowest position wins, whatever the company of the sequence did to the last bits.
     """
-    a, b = new.flatten(1), old.flatten(1)
-    after, before, moved = lengths((a, b, a.float() - b))
+    dtype = torch.promote_types(new.dtype, torch.float32)
+    after, before, moved = lengths(new.flatten(1).to(dtype), old.flatten(1).to(dtype))
     if similarity != "cosine":
-        return torch.where(moved > _ROUNDING * before, moved, 0.0)
+        return torch.where(moved > ROUNDING * before, moved, 0.0)
     both = after * before
     turned = torch.where(both > 0, (moved.square() - (after - before).square()) / (2 * both), 1.0)
-    return torch.where(2 * turned > _ROUNDING**2, turned, 0.0)
+    return torch.where(2 * turned > ROUNDING**2, turned, 0.0)

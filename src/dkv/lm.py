@@ -23,6 +23,7 @@ from dkv.model import Model
 from dkv.models import Transformer
 from dkv.models.compiled import Compiled
 from dkv.models.layers import bucket_for
+from dkv.models.native import Native
 from dkv.models.saving import save
 from dkv.models.sharded import ShardedTransformer
 from dkv.models.shards import parse_size
@@ -69,8 +70,9 @@ class DiffusionLM:
         network, found = self.network, dict[str, Warmth]()
         if isinstance(self.model, Graphed):
             found["cuda_graphs"] = self.model.warmth
-        if isinstance(network, Transformer) and isinstance(network.layer, Compiled):
-            found["compile"] = network.layer.warmth
+        for part in (network.layer, network.passes) if isinstance(network, Transformer) else ():
+            if isinstance(part, Compiled | Native):
+                found["compile"] = part.warmth
         return found
 
     @property

@@ -17,12 +17,13 @@ from dkv.model import Model
 from dkv.models import Transformer, load_model
 from dkv.models.compiled import Compiled
 from dkv.models.hub import find_directory
+from dkv.models.native import native
 from dkv.models.quantized import check_extra, check_kind
 from dkv.parallel.team import join, rank_device
 from dkv.settings import drawn_seed
 from dkv.tokens import load_tokenizer
 
-__all__ = ["find_device", "find_dtype", "find_model", "load"]
+__all__ = ["built", "find_device", "find_dtype", "find_model", "load"]
 
 
 def load(
@@ -42,9 +43,10 @@ def load(
     device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
     computed (slow; for tests of policies); tensor_parallel: over how many processes the model is split, of which this
-    is one: each of them makes the same calls (docs/parallel.md); compile: build faster layers with torch.compile as
-    they are first needed; cuda_graphs: record forwards and replay them, on a GPU (docs/speed.md); what that took stands
-    in `lm.warmth`; quantize: "int8" or "int4" to keep the weights of the layers in 8 or 4 bits, each packed once it is
+    is one: each of them makes the same calls (docs/parallel.md); compile: build faster code for this machine: on a CPU
+    what lies between products, now, with its C compiler; elsewhere layers, with torch.compile, as they are first
+    needed; cuda_graphs: record forwards and replay them, on a GPU (docs/speed.md); what that took stands in
+    `lm.warmth`; quantize: "int8" or "int4" to keep the weights of the layers in 8 or 4 bits, each packed once it is
     read (docs/quantize.md). A checkpoint without a tokenizer takes token ids only.
 
     Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype,
@@ -66,15 +68,15 @@ def load(
     kind = find_dtype(dtype, place)
     check_extra(quantize, place, kind)
     directory = find_model(model) if team is None else team.after_first(partial(find_model, model))
-    network = load_model(directory, place, kind, team, quantize, arrange=not compile)
-    ready = _prepared(network, compile, cuda_graphs)
+    network = load_model(directory, place, kind, team, quantize, arrange=place.type == "cpu" or not compile)
+    fast: Model = built(network, place) if compile else network
+    ready = Graphed(fast, CudaCapture()) if cuda_graphs else fast
     return DiffusionLM(ready, load_tokenizer(directory), str(model), audit, directory, draw)
 
 
-def _prepared(network: Transformer, compiled: bool, graphs: bool) -> Model:
-    """The network with the ways to run it that were asked for."""
-    fast = replace(network, layer=Compiled()) if compiled else network
-    return Graphed(fast, CudaCapture()) if graphs else fast
+def built(network: Transformer, place: torch.device) -> Transformer:
+    """The network with what `compile` builds for a device."""
+    return network.passing(native()) if place.type == "cpu" else replace(network, layer=Compiled())
 
 
 def find_model(model: str | Path) -> Path:

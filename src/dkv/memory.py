@@ -6,6 +6,7 @@ reordered or evicted. Keys are stored after the rotation, which is exact because
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 
@@ -17,27 +18,47 @@ from dkv.errors import AuditError
 from dkv.place import At
 from dkv.rules import Rules
 
-__all__ = ["LayerMemory", "Memory"]
+__all__ = ["LayerMemory", "Memory", "Write", "write"]
+
+
+Write = Callable[[Tensor, Tensor, Tensor], None]
+"""Puts rows [N, heads, D] into cells [M, D] by their numbers [N * heads], head by head of each row."""
+
+_WORD = torch.complex128
+"""The widest type there is: 16 bytes."""
+
+
+def write(cells: Tensor, numbers: Tensor, rows: Tensor) -> None:
+    """`Write`, as torch composes it. A CPU writes rows by index element by element: in the widest elements there are,
+    where these divide a cell, that takes a third of the time."""
+    source = rows.reshape(-1, cells.shape[1])
+    if cells.device.type == "cpu" and not torch.compiler.is_compiling() and _in_words(cells):
+        cells, source = cells.view(_WORD), source.view(_WORD)
+    cells.index_copy_(0, numbers, source)
+
+
+def _in_words(cells: Tensor) -> bool:
+    return cells.shape[1] * cells.element_size() % _WORD.itemsize == 0
 
 
 @dataclass(frozen=True, eq=False)
 class LayerMemory:
     """One layer's buffers: k and v, [B, kv_heads, T + 1, head_dim] each, and features of a rule, [B, 1, T + 1, C]. The
-    last slot is scratch. views: of each buffer, made once: at few rows making them costs as much as using them."""
+    last slot is scratch. write: how rows are put into cells; views: of each buffer, made once, since at few rows making
+    them costs as much as using them."""
 
     buffers: dict[str, Tensor]
+    write: Write = write
     views: dict[str, _Views] = field(init=False, default_factory=dict)
 
     def put(self, name: str, at: At, value: Tensor) -> None:
         """Write value [N, kv_heads, head_dim] of the carried rows into their own slots."""
         views = self._of(name)
-        buffer = views.buffer
         if at.whole:
             views.slots.copy_(value.view(*at.shape, *value.shape[1:]).transpose(1, 2))
         elif len(value):
-            source = (value if value.dtype == buffer.dtype else value.to(buffer.dtype)).reshape(-1, buffer.shape[3])
-            words = views.words
-            words.index_copy_(0, at.cells(*views.apart), source if words is views.cells else source.view(words.dtype))
+            same = value.dtype == views.cells.dtype
+            self.write(views.cells, at.cells(*views.apart), value if same else value.to(views.cells.dtype))
 
     def take(self, name: str, at: At) -> Tensor:
         """What the slots of the carried rows hold, [N, heads, D]."""
@@ -59,24 +80,15 @@ class LayerMemory:
         return self.views[name]
 
 
-_WORD = torch.complex128
-"""The widest type there is: 16 bytes."""
-
-
 @dataclass(frozen=True, eq=False)
 class _Views:
     """A buffer [B, heads, T + 1, D]: its slots but scratch [B, heads, T, D]; its cells [N, D], which its storage holds
-    one after the other, others between them where it is a part of a larger one, and the same in words, for writing;
-    heads, and by how many cells two sequences, and two heads, lie apart.
-
-    Rows go in and out of cells several times as fast as by three indices. A CPU writes them element by element: in the
-    widest elements there are, where these divide a cell, that takes a third of the time.
-    """
+    one after the other, others between them where it is a part of a larger one: rows go in and out of these several
+    times as fast as by three indices; heads, and by how many cells two sequences, and two heads, lie apart."""
 
     buffer: Tensor
     slots: Tensor
     cells: Tensor
-    words: Tensor
     apart: tuple[int, int, int]
 
     @classmethod
@@ -85,10 +97,7 @@ class _Views:
         (batch, heads, slots, size), (sequence, head) = buffer.shape, buffer.stride()[:2]
         last = (batch - 1) * sequence + (heads - 1) * head + (slots - 1) * size
         cells = buffer.as_strided((last // size + 1, size), (size, 1))
-        wide = buffer.device.type == "cpu" and not torch.compiler.is_compiling()
-        wide = wide and size * buffer.element_size() % _WORD.itemsize == 0
-        words = cells.view(_WORD) if wide else cells
-        return cls(buffer, buffer[:, :, :-1], cells, words, (heads, sequence // size, head // size))
+        return cls(buffer, buffer[:, :, :-1], cells, (heads, sequence // size, head // size))
 
 
 class Memory:
@@ -103,11 +112,12 @@ class Memory:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        write: Write = write,
     ) -> None:
         # Zeros, not empty: a masked slot has weight 0 in attention, and 0 times a stray NaN would be NaN.
         shape = (batch, kv_heads, width + 1, head_dim)
         self.layers = [
-            LayerMemory({name: torch.zeros(shape, dtype=dtype, device=device) for name in ("k", "v")})
+            LayerMemory({name: torch.zeros(shape, dtype=dtype, device=device) for name in ("k", "v")}, write)
             for _ in range(layers)
         ]
         self.computed_at = torch.full((batch, width), NEVER, dtype=torch.int64, device=device)
@@ -125,7 +135,7 @@ class Memory:
         sequence there may be longer. `computed_at` is its own."""
         part = copy(self)
         part.layers = [
-            LayerMemory({name: buffer[:count, :, : width + 1] for name, buffer in layer.buffers.items()})
+            LayerMemory({name: buffer[:count, :, : width + 1] for name, buffer in layer.buffers.items()}, layer.write)
             for layer in self.layers
         ]
         part.computed_at = torch.full((count, width), NEVER, dtype=torch.int64, device=self.computed_at.device)

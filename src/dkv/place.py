@@ -48,8 +48,10 @@ class At:
         return self.numbers[key]
 
     def _cells(self, heads: int, sequence: int, head: int) -> Tensor:
-        starts = self.sequence * sequence + self.slot
-        return (starts[:, None] + torch.arange(heads, device=starts.device) * head).view(-1)
+        starts = self.flat if sequence == self.width + 1 else self.sequence * sequence + self.slot
+        if heads == 1:
+            return starts
+        return (starts[:, None] + torch.arange(0, heads * head, head, device=starts.device)).view(-1)
 
     @property
     def uneven(self) -> bool:
@@ -63,7 +65,8 @@ class At:
 
     def sheltered(self, rows: Tensor) -> At:
         """The same places, but what `rows` [N] write goes to scratch."""
-        return replace(self, slot=torch.where(rows, self.width, self.slot), whole=False)
+        slot = torch.where(rows, self.width, self.slot)
+        return replace(self, slot=slot, flat=self.sequence * (self.width + 1) + slot, whole=False)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: Attention) -> Tensor:
         """attention of the carried queries q [N, H, D] over the slots k, v [B, G, T, D] of their own sequence, with
@@ -110,32 +113,28 @@ class Grouping:
 class Narrowing:
     """How a layer picks M of the N carried rows: so many of each sequence, which depends on the layer.
 
-    forced, frozen [N] bool: to be picked before, and after, all others; None = no row is. source [B, R]: the carried
-    rows of each sequence, absent [B, R] where there is none. sequence [M] and order [M]: each picked row is its
-    sequence's order-th by score; real [M]: not only filling the bucket. grouping: the picked rows by sequence.
+    frozen [N] bool: to be picked after all others; None = no row is. source [B, R]: the carried rows of each sequence;
+    bias [B, R]: what is added to their scores: inf for those to be picked before all others, -inf for frozen ones and
+    where there is none. sequence [M]: of each picked row; ranked [M]: its place in [B, R], best first; first [M]: its
+    sequence's first carried row; real [M]: not only filling the bucket. grouping: the picked rows by sequence.
     """
 
-    forced: Tensor | None
     frozen: Tensor | None
     source: Tensor
-    absent: Tensor
+    bias: Tensor
     sequence: Tensor
-    order: Tensor
+    ranked: Tensor
+    first: Tensor
     real: Tensor
     grouping: Grouping
 
     def pick(self, at: At, score: Tensor) -> tuple[Tensor, At]:
         """The carried rows [M] with the highest score [N], ties to the lowest position, and where they sit."""
-        if self.forced is not None:
-            score = score.masked_fill(self.forced, torch.inf)
-        if self.frozen is not None:
-            score = score.masked_fill(self.frozen, -torch.inf)
-        ranked = score[self.source].masked_fill(self.absent, -torch.inf).sort(dim=1, descending=True, stable=True)
-        index = self.source[self.sequence, ranked.indices[self.sequence, self.order]]
-        scratch = at.width
-        slot = torch.where(self.real, at.slot[index], scratch)
-        flat = self.sequence * (scratch + 1) + slot
-        return index, At(self.sequence, slot, flat, scratch, self.grouping, False, at.mask)
+        order = score[self.source].add_(self.bias).sort(dim=1, descending=True, stable=True).indices
+        index = order.view(-1).index_select(0, self.ranked).add_(self.first)
+        slot = torch.where(self.real, at.slot.index_select(0, index), at.width)
+        flat = self.sequence * (at.width + 1) + slot
+        return index, At(self.sequence, slot, flat, at.width, self.grouping, False, at.mask)
 
 
 def narrow(
@@ -147,24 +146,34 @@ def narrow(
     starts = torch.tensor(_spans(counts)[0], device=device)
     source = (starts[:, None] + torch.arange(most, device=device)).clamp(max=len(at.slot) - 1)
     own = torch.tensor(counts, device=device)
-    absent = torch.arange(most, device=device) >= own[:, None]
     total = sum(picks)
     size = bucket(total) if total else 0
     amount = torch.tensor(picks, device=device)
     sequence = torch.repeat_interleave(torch.arange(batch, device=device), amount, output_size=total)
-    first = F.pad(amount.cumsum(0), (1, 0))[:-1]
-    order = torch.arange(total, device=device) - first[sequence]
+    before = F.pad(amount.cumsum(0), (1, 0))[:-1]
+    order = torch.arange(total, device=device) - before[sequence]
     sequence, order = (F.pad(x, (0, size - total)) for x in (sequence, order))
+    held = _carried(frozen, at)
     return Narrowing(
-        forced=_carried(forced, at),
-        frozen=_carried(frozen, at),
+        frozen=held,
         source=source,
-        absent=absent,
+        bias=_bias(source, _carried(forced, at), held, torch.arange(most, device=device) >= own[:, None]),
         sequence=sequence,
-        order=order,
+        ranked=sequence * most + order,
+        first=starts[sequence],
         real=torch.arange(size, device=device) < total,
         grouping=_grouping(picks, size, sequence, device),
     )
+
+
+def _bias(source: Tensor, forced: Tensor | None, frozen: Tensor | None, absent: Tensor) -> Tensor:
+    """`Narrowing.bias` of forced and frozen rows [N], and of absent ones [B, R]."""
+    bias = torch.zeros(source.shape, device=source.device)
+    if forced is not None:
+        bias.masked_fill_(forced[source], torch.inf)
+    if frozen is not None:
+        bias.masked_fill_(frozen[source], -torch.inf)
+    return bias.masked_fill_(absent, -torch.inf)
 
 
 def _carried(flag: Tensor | None, at: At) -> Tensor | None:

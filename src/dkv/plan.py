@@ -6,7 +6,7 @@ computed is read from the slots as they were left; that is all that caching is h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -46,6 +46,14 @@ class Step:
     computed_at: Tensor
     shift: int
     notes: Tensor | None = None
+
+    def wanting(self, wanted: Tensor) -> Step:
+        """The same step with other `wanted` [B, T]; what was found out of the rest stays known."""
+        step = replace(self, wanted=wanted)
+        step.__dict__.update(
+            {name: self.__dict__[name] for name in ("masked", "open", "quota") if name in self.__dict__}
+        )
+        return step
 
     @cached_property
     def masked(self) -> Tensor:

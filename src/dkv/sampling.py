@@ -144,11 +144,17 @@ def log_confidence(logits: Tensor, token: Tensor, top: Peak | None = None) -> Te
     top = peak(logits) if top is None else top
     at, value = top.token[:, None], top.value[:, None]
     rows = max(1, _AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    parts = [
-        torch.sub(some, best).exp_().scatter_(1, one, 0.0).sum(dim=1)
-        for some, best, one in zip(*(torch.split(x, rows) for x in (logits, value, at)), strict=True)
-    ]
-    return (logits.gather(1, token[:, None]) - value).squeeze(1) - torch.cat(parts).log1p()
+    if len(logits) <= rows:
+        others = _others(logits, value, at)
+    else:
+        parts = zip(*(torch.split(x, rows) for x in (logits, value, at)), strict=True)
+        others = torch.cat([_others(*part) for part in parts])
+    return (logits.gather(1, token[:, None]) - value).squeeze(1) - others.log1p_()
+
+
+def _others(logits: Tensor, top: Tensor, at: Tensor) -> Tensor:
+    """The sum [M] of exp(l_j - top) over all of logits [M, V] but those at [M, 1]; top [M, 1]."""
+    return torch.sub(logits, top).exp_().scatter_(1, at, 0.0).sum(dim=1)
 
 
 def draw(

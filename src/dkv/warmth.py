@@ -10,7 +10,7 @@ __all__ = ["Warmth"]
 @dataclass
 class Warmth:
     """graphs: built or captured so far; seconds: that took, the steps in which it happened included; refused: kinds of
-    forwards that run without, and note: why the first of them does, one line."""
+    forwards that run without; note: why the first of them does, or else what was prepared; one line."""
 
     graphs: int = 0
     seconds: float = 0.0
@@ -21,6 +21,8 @@ class Warmth:
         told = [f"{self.graphs} graphs in {self.seconds:.1f} s, counted in the seconds"] if self.graphs else []
         if self.refused:
             told.append(f"not for {self.refused} of its kinds of forwards ({self.note})")
+        elif self.note:
+            told.append(self.note)
         return "; ".join(told) or "nothing came up yet"
 
     def refuse(self, error: Exception) -> None:

@@ -35,6 +35,17 @@ def test_generate_json_is_what_python_gives(cli: Cli, checkpoint: Path) -> None:
     assert {"version", "finish_reason", "prompt_ids"} <= set(got)
 
 
+def test_what_was_built_is_said(cli: Cli, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a compiler or without one, the tokens are the same."""
+    where = ["--model", str(checkpoint), *SHORT]
+    plain, fast = cli("generate", "hello", *where), cli("generate", "hello", *where, "--compile")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    without = cli("generate", "hello", *where, "--compile")
+    assert plain.stdout == fast.stdout == without.stdout
+    assert "compile: what lies between products" in fast.stderr
+    assert "compile: what lies between products stays torch's: no-such-compiler" in without.stderr
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_weights_are_packed_as_asked(cli: Cli, checkpoint: Path, kind: str) -> None:
     where = ["--model", str(checkpoint), *SHORT, "--quantize", kind, "--json"]

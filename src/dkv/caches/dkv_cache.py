@@ -69,9 +69,10 @@ def expected(step: Step) -> tuple[Tensor, Tensor, Tensor]:
     sequences' decoders [B] told so themselves; for the others they are predicted."""
     known, doubt = step.rank < NEVER, (-step.score).clamp(max=_UNREAD)
     key = torch.where(step.wanted, torch.where(known, step.rank.float(), doubt), torch.inf)
+    wanted = step.wanted.sum(1)
     # A decoder that wants less than what is open has chosen already.
-    told = (known | ~step.wanted).all(1) | (step.wanted.sum(1) < step.open.sum(1))
-    number = torch.where(told, step.wanted.sum(1), step.quota)
+    told = (known | ~step.wanted).all(1) | (wanted < step.open.sum(1))
+    number = torch.where(told, wanted, step.quota)
     return lowest(key, number) & step.wanted, key, told
 
 

@@ -43,7 +43,7 @@ def _changes(step: Step) -> Tensor:
     """[B, T] how much was fixed around each position since its slot was computed: the nearer, the more it counts."""
     fixed_at = torch.where(step.masked, GIVEN, step.canvas.committed_at)
     around = F.pad(fixed_at, (_REACH, _REACH), value=GIVEN).unfold(1, 2 * _REACH + 1, 1)
-    since = (around >= step.computed_at[:, :, None]) & (around != GIVEN)
+    since = around >= step.computed_at[:, :, None]  # and what was given, before all that is computed
     distance = (torch.arange(2 * _REACH + 1, device=around.device) - _REACH).abs()
     return (since / (1 + distance)).sum(2)
 

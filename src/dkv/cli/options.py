@@ -108,7 +108,7 @@ Device = Annotated[str, _text("--device", "auto, cpu, cuda, ...")]
 TensorParallel = Annotated[
     int, _whole("--tensor-parallel", "Split the model over so many processes, each with a GPU if there are any.")
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="Build faster layers with torch.compile at first use.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Build faster code for this machine.")]
 CudaGraphs = Annotated[bool, typer.Option("--cuda-graphs", help="Record forwards and replay them; GPU only.")]
 Dtype = Annotated[str, _text("--dtype", "auto, float32, bfloat16, ...")]
 Quantize = Annotated[str | None, _text("--quantize", "Keep the layers' weights in 8 or 4 bits: int8, int4.")]

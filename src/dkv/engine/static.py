@@ -97,9 +97,11 @@ def _grouping(grouping: Grouping, bucket: Bucket) -> Grouping:
 def _narrowing(narrow: Narrowing, bucket: Bucket) -> Narrowing:
     rows = narrow.source.shape[1]
     more = (0, bucket(rows) - rows)
+    ranked = narrow.ranked // rows * bucket(rows) + narrow.ranked % rows
     return replace(
         narrow,
         source=F.pad(narrow.source, more),
-        absent=F.pad(narrow.absent, more, value=True),
+        bias=F.pad(narrow.bias, more, value=float("-inf")),
+        ranked=ranked,
         grouping=_grouping(narrow.grouping, bucket),
     )

@@ -87,4 +87,4 @@ def _kind(rule: Rule, at: At) -> Hashable:
 
 
 def _narrow_kind(narrow: Narrowing) -> Hashable:
-    return narrow.forced is None, narrow.frozen is None, narrow.grouping.group is None
+    return narrow.frozen is None, narrow.grouping.group is None

@@ -7,16 +7,17 @@ Plain tensors, inference only. N carried rows, C model width, H query and G key/
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.drift import drift
 from dkv.memory import LayerMemory, Memory
 from dkv.model import ModelConfig
 from dkv.models.layout import Gates, gated, linear
+from dkv.models.passes import COMPOSED, Passes
 from dkv.models.rotary import Rotary
 from dkv.place import At, Bucket, exact
 from dkv.rules import DENSE, Rules, Turn
@@ -30,20 +31,8 @@ __all__ = [
     "bucket_for",
     "dense",
     "plain",
-    "rms_norm",
     "sixteenths",
 ]
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x [N, C] over the root of its mean square, times weight [C]; in float32 at least."""
-    if x.device.type != "cpu":
-        return F.rms_norm(x, weight.shape, weight, eps)
-    # On a CPU torch composes it of seven passes, of two dtypes at a time: these take half the time on many rows.
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    scale = torch.linalg.vector_norm(wide, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(eps).rsqrt_()
-    scaled: Tensor = wide * scale if wide is x else wide.mul_(scale)
-    return scaled.to(x.dtype).mul_(weight)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -68,7 +57,8 @@ def _has_tiles() -> bool:
 @dataclass(frozen=True, eq=False)
 class Block:
     """One layer. attn_norm, mlp_norm [C]; qk [(H + G) * D, C], the channels of each head in pairs (`rotary.paired`);
-    v [G * D, C]; out [C, H * D]; gate_up [2 F, C]; down [C, F]; biases of qk and v or None."""
+    v [G * D, C]; out [C, H * D]; gate_up [2 F, C]; down [C, F]; biases of qk and v or None; passes: what is done
+    between products."""
 
     config: ModelConfig
     attn_norm: Tensor
@@ -80,16 +70,17 @@ class Block:
     down_weight: Tensor
     qk_bias: Tensor | None = None
     v_bias: Tensor | None = None
+    passes: Passes = COMPOSED
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm of x [N, C]."""
-        return rms_norm(x, weight, self.config.norm_eps)
+        return self.passes.norm(x, weight, self.config.norm_eps)
 
     def qk(self, h: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
         """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]."""
         c = self.config
         heads = linear(h, self.qk_weight, self.qk_bias).view(-1, c.heads + c.kv_heads, c.head_dim)
-        q, k = torch.split(turn(heads), [c.heads, c.kv_heads], dim=1)
+        q, k = torch.split(self.passes.turn(heads, turn), [c.heads, c.kv_heads], dim=1)
         return q, k
 
     def value(self, h: Tensor) -> Tensor:
@@ -98,7 +89,7 @@ class Block:
 
     def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
         """How far values [N, G, D] moved, [N] float32."""
-        return drift(new, old, similarity)
+        return self.passes.drift(new, old, similarity)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
@@ -162,7 +153,17 @@ class Transformer:
         """A memory for `batch` sequences of `width` slots, and the rotary table as far as it reaches."""
         c = self.config
         self.rotary.reach(width + 1)
-        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, dtype or self.dtype, self.device)
+        kind = dtype or self.dtype
+        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes.write)
+
+    @property
+    def passes(self) -> Passes:
+        """What is done between products."""
+        return self.blocks[0].passes
+
+    def passing(self, passes: Passes) -> Self:
+        """The same network with other passes."""
+        return replace(self, blocks=tuple(replace(block, passes=passes) for block in self.blocks))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [N, C] of tokens [N]."""
@@ -179,7 +180,7 @@ class Transformer:
 
     def logits(self, x: Tensor) -> Tensor:
         """Final norm and head of x [M, C]: [M, V] float32. Run it only on the rows that are read."""
-        normed = rms_norm(x, self.final_norm, self.config.norm_eps)
+        normed = self.passes.norm(x, self.final_norm, self.config.norm_eps)
         return linear(normed, self.head_weight).float()
 
 

@@ -21,7 +21,7 @@ from dkv.drift import drift
 from dkv.errors import SettingError
 from dkv.memory import Memory
 from dkv.model import ModelConfig
-from dkv.models.layers import Block, Transformer, rms_norm
+from dkv.models.layers import Block, Transformer
 from dkv.models.layout import linear
 from dkv.parallel.cut import Cut
 from dkv.parallel.team import Team
@@ -73,8 +73,8 @@ class ShardedBlock(Block):
         """The gated feed-forward of x [N, C], over all ranks' columns."""
         return self.team.sum(super().mlp(x))
 
-    def _lengths(self, vectors: Sequence[Tensor]) -> Sequence[Tensor]:
-        squares = torch.stack([v.float().square().sum(1) for v in vectors])
+    def _lengths(self, new: Tensor, old: Tensor) -> Sequence[Tensor]:
+        squares = torch.stack([v.square().sum(1) for v in (new, old, new - old)])
         return self.team.gather(squares).sum(0).sqrt().unbind()
 
 
@@ -88,7 +88,8 @@ class ShardedTransformer(Transformer):
         """A memory for this rank's keys and values of `batch` sequences of `width` slots."""
         c = self.blocks[0].config
         self.rotary.reach(width + 1)
-        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, dtype or self.dtype, self.device)
+        kind = dtype or self.dtype
+        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes.write)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [N, C] of tokens [N]: each is one rank's row, and nothing is added to it."""
@@ -100,7 +101,7 @@ class ShardedTransformer(Transformer):
 
     def logits(self, x: Tensor) -> Tensor:
         """Final norm and head of x [M, C]: [M, V] float32, gathered, the same bits on every rank."""
-        normed = rms_norm(x, self.final_norm, self.config.norm_eps)
+        normed = self.passes.norm(x, self.final_norm, self.config.norm_eps)
         part = linear(normed, self.head_weight)
         most = Cut(0, 0, self.team.ranks).span(self.config.vocab)[1]
         parts = self.team.gather(F.pad(part, (0, most - part.shape[1])))

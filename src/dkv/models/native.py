@@ -1,0 +1,164 @@
+"""The passes between products in C, built on the machine that runs them: a third to a half of the time that torch's
+operations take, each of which reads and writes all rows, and of which few rows need as many as many do.
+
+The source (`native.c`) is compiled when asked for, in a quarter of a second, by the system's C compiler. Nothing built
+is kept on disk, so that nobody else's can be loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dkv.drift import ROUNDING
+from dkv.models.passes import Passes
+from dkv.rules import Turn
+from dkv.warmth import Warmth
+
+__all__ = ["BuildError", "Native", "build", "native"]
+
+_SOURCE = Path(__file__).with_suffix(".c")
+_COMPILERS = ("cc", "gcc", "clang")
+_FLAGS = (
+    ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
+    ("-march=native", "-fopenmp"),
+    ("-mcpu=native", "-fopenmp"),
+    ("-march=native", "-fopenmp-simd"),
+    ("-mcpu=native", "-fopenmp-simd"),
+    ("-fopenmp-simd",),
+    (),
+)
+"""For this processor, with torch's own threads; then what other compilers and systems know."""
+_SECONDS = 60
+_LETTERS = {torch.float32: "f", torch.bfloat16: "b"}
+_POINTER, _COUNT, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_SIGNATURES = {
+    "norm": (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _FLOAT, _INT),
+    "turn": (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _INT),
+    "drift": (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _INT, _FLOAT, _INT),
+}
+
+
+_WRITE = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT)
+
+
+class BuildError(RuntimeError):
+    """Nothing on this machine builds the source."""
+
+
+class Native(Passes):
+    """The passes of `library`, for contiguous float32 and bfloat16 rows on the CPU; torch's for all others. A row's
+    result does not depend on its company. warmth: what building took, or why there is no library (None)."""
+
+    def __init__(self, library: ctypes.CDLL | None, warmth: Warmth) -> None:
+        self.warmth = warmth
+        self._made, self._write = dict[tuple[str, torch.dtype], Callable[..., None]](), None
+        if library is not None:
+            self._write = _function(library, "write_rows", _WRITE)
+            for name, signature in _SIGNATURES.items():
+                for dtype, letter in _LETTERS.items():
+                    self._made[name, dtype] = _function(library, f"{name}_{letter}", signature)
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """RMS norm of x [N, C]."""
+        run = self._of("norm", x, weight)
+        if run is None:
+            return super().norm(x, weight, eps)
+        out = torch.empty_like(x)
+        run(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps, torch.get_num_threads())
+        return out
+
+    def turn(self, x: Tensor, turn: Turn) -> Tensor:
+        """x [N, heads, D] rotated in place."""
+        run = self._of("turn", x, x)
+        if run is None or not turn.phase.is_contiguous():
+            return super().turn(x, turn)
+        run(x.data_ptr(), turn.phase.data_ptr(), *x.shape, torch.get_num_threads())
+        return x
+
+    def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
+        """How far values [N, G, D] moved, [N] float32."""
+        run = self._of("drift", new, old)
+        if run is None:
+            return super().drift(new, old, similarity)
+        rows, size = len(new), new[0].numel() if len(new) else 0
+        out = torch.empty(rows)
+        run(new.data_ptr(), old.data_ptr(), out.data_ptr(), rows, size, similarity == "cosine", ROUNDING,
+            torch.get_num_threads())  # fmt: skip
+        return out
+
+    def write(self, cells: Tensor, numbers: Tensor, rows: Tensor) -> None:
+        """Put rows [N, heads, D] into cells [M, D] by their numbers [N * heads]."""
+        count, heads, size = rows.shape
+        if self._write is None or rows.stride()[1:] != (size, 1) or cells.device.type != "cpu":
+            super().write(cells, numbers, rows)
+            return
+        width = rows.element_size()
+        self._write(cells.data_ptr(), numbers.data_ptr(), rows.data_ptr(), count, heads, size * width,
+                    rows.stride(0) * width)  # fmt: skip
+
+    def _of(self, name: str, one: Tensor, other: Tensor) -> Callable[..., None] | None:
+        """The function for two tensors, if there is one."""
+        run = self._made.get((name, one.dtype))
+        fits = one.device.type == "cpu" and other.dtype == one.dtype and one.is_contiguous() and other.is_contiguous()
+        return run if fits else None
+
+
+def native() -> Native:
+    """The passes built, or torch's, and why."""
+    began = time.perf_counter()
+    try:
+        library = build()
+    except BuildError as error:
+        return Native(None, Warmth(note=f"what lies between products stays torch's: {error}"))
+    seconds = time.perf_counter() - began
+    return Native(library, Warmth(seconds=seconds, note=f"what lies between products was built in {seconds:.1f} s"))
+
+
+def build(source: Path = _SOURCE) -> ctypes.CDLL:
+    """Compile the source by the compiler that `CC` names, or the system's. Raises BuildError."""
+    named = shlex.split(os.environ.get("CC", ""))
+    found = named or [path for name in _COMPILERS if (path := shutil.which(name))][:1]
+    if not found:
+        raise BuildError(f"no C compiler ({', '.join(_COMPILERS)}) on this machine, and CC names none")
+    with TemporaryDirectory(prefix="dkv-", ignore_cleanup_errors=True) as directory:
+        library, said = Path(directory) / "native.so", ""
+        for flags in _FLAGS:
+            said = _compile([*found, "-O3", *flags, "-shared", "-fPIC", "-o", str(library), str(source), "-lm"])
+            if not said:
+                return _loaded(library, found[0])
+        raise BuildError(f"{found[0]} does not build {source.name}: {said}")
+
+
+def _loaded(library: Path, compiler: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise BuildError(f"what {compiler} made cannot be loaded: {error}") from None
+
+
+def _compile(command: list[str]) -> str:
+    """Run a compiler; nothing, or one line of what it said."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return (lines[0] if lines else f"exit status {done.returncode}") if done.returncode else ""
+
+
+def _function(library: ctypes.CDLL, name: str, signature: tuple[Any, ...]) -> Callable[..., None]:
+    made = library[name]
+    made.argtypes, made.restype = signature, None
+    return made

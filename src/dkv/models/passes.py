@@ -1,0 +1,52 @@
+"""The passes over the rows between a layer's products: norms, rotation, drift, writes, as torch composes them.
+
+One object of them goes with a model, so that another way of doing the same (`dkv.models.native`) takes their place
+whole.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dkv.drift import drift
+from dkv.memory import write
+from dkv.rules import Turn
+
+__all__ = ["COMPOSED", "Passes", "rms_norm"]
+
+
+class Passes:
+    """Each for rows [N, ...] on any device."""
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """RMS norm of x [N, C]."""
+        return rms_norm(x, weight, eps)
+
+    def turn(self, x: Tensor, turn: Turn) -> Tensor:
+        """x [N, heads, D] rotated; x itself may be written over."""
+        return turn(x)
+
+    def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
+        """How far values [N, G, D] moved, [N] float32."""
+        return drift(new, old, similarity)
+
+    def write(self, cells: Tensor, numbers: Tensor, rows: Tensor) -> None:
+        """Put rows [N, heads, D] into cells [M, D] by their numbers [N * heads]."""
+        write(cells, numbers, rows)
+
+
+COMPOSED = Passes()
+"""What a model has unless others are built."""
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x [N, C] over the root of its mean square, times weight [C]; in float32 at least."""
+    if x.device.type != "cpu":
+        return F.rms_norm(x, weight.shape, weight, eps)
+    # On a CPU torch composes it of seven passes, of two dtypes at a time: these take half the time on many rows.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = torch.linalg.vector_norm(wide, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(eps).rsqrt_()
+    scaled: Tensor = wide * scale if wide is x else wide.mul_(scale)
+    return scaled.to(x.dtype).mul_(weight)

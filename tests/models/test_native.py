@@ -1,0 +1,207 @@
+"""The passes in C compute what torch's do, row by row, and where nothing builds them torch's are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import dkv
+from dkv.memory import write
+from dkv.models import Transformer, load_model
+from dkv.models.native import BuildError, Native, build, native
+from dkv.models.passes import Passes
+from dkv.rules import Turn
+from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint
+from tests.support.runs import POLICIES, start_and_play
+
+NEAR = {torch.float32: 2e-6, torch.bfloat16: 2**-7}
+TORCHS = Passes()
+ONE = [[3, 4, 5, 6, 7]]
+RAGGED = [[3, 4, 5, 6, 7], [8], [9, 10, 11]]
+
+
+@pytest.fixture(scope="module")
+def made() -> Native:
+    """The passes, on machines with a C compiler."""
+    found = native()
+    if "built in" not in str(found.warmth):
+        pytest.skip(str(found.warmth))
+    return found
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """torch's own setting, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def rows_of(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
+    """Numbers of many sizes."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=draw) * torch.exp(torch.randn(shape[:1], generator=draw)).view(
+        -1, *[1] * (len(shape) - 1)
+    )
+    return x.to(dtype)
+
+
+def turn_of(rows: int, size: int) -> Turn:
+    """The rotation of rows at as many angles."""
+    angle = torch.arange(rows)[:, None] * 0.37 ** torch.arange(1, size // 2 + 1)
+    return Turn(torch.stack((angle.cos(), angle.sin()), dim=-1).unsqueeze(1))
+
+
+def close(got: Tensor, expected: Tensor) -> None:
+    near = NEAR[expected.dtype]
+    torch.testing.assert_close(
+        got, expected, rtol=near, atol=near * float(expected.abs().max()) if expected.numel() else 0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(rows=st.integers(0, 40), heads=st.integers(1, 5), half=st.integers(1, 40), seed=st.integers(0, 99))
+def test_passes_are_torchs(made: Native, dtype: torch.dtype, rows: int, heads: int, half: int, seed: int) -> None:
+    """Whatever the width: what vector instructions leave over counts too."""
+    size = 2 * half
+    x, weight = rows_of(dtype, rows, heads * size, seed=seed), rows_of(dtype, heads * size, seed=seed + 1)
+    close(made.norm(x, weight, 1e-5), TORCHS.norm(x, weight, 1e-5))
+    turn, stacked = turn_of(rows, size), x.view(rows, heads, size)
+    close(made.turn(stacked.clone(), turn), TORCHS.turn(stacked, turn))
+    moved = (stacked.float() * (1 + 1e-2 * rows_of(torch.float32, rows, heads, size, seed=seed + 2))).to(dtype)
+    for similarity in ("cosine", "l2"):
+        told, expected = (passes.drift(moved, stacked, similarity) for passes in (made, TORCHS))
+        torch.testing.assert_close(told, expected, rtol=1e-3, atol=1e-9)
+        assert told.dtype == torch.float32
+        assert not made.drift(stacked.clone(), stacked, similarity).any()
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_is_alike_in_any_company(made: Native, dtype: torch.dtype) -> None:
+    """To the last bit, also where several threads share the rows."""
+    x, old, weight, turn = (
+        rows_of(dtype, 300, 4, 36),
+        rows_of(dtype, 300, 4, 36, seed=1),
+        rows_of(dtype, 144),
+        turn_of(300, 36),
+    )
+    normed, turned = made.norm(x.flatten(1), weight, 1e-5), made.turn(x.clone(), turn)
+    moved = made.drift(x, old, "cosine")
+    for first, last in ((0, 1), (7, 8), (5, 17), (100, 299)):
+        some = slice(first, last)
+        assert made.norm(x[some].flatten(1), weight, 1e-5).equal(normed[some])
+        assert made.turn(x[some].clone(), Turn(turn.phase[some])).equal(turned[some])
+        assert made.drift(x[some], old[some], "cosine").equal(moved[some])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_no_number_stays_none(made: Native, dtype: torch.dtype) -> None:
+    x = torch.ones(3, 6, dtype=dtype)
+    x[1, 2], x[2, 0] = torch.nan, torch.inf
+    for got in (made.norm(x, torch.ones(6, dtype=dtype), 1e-5), TORCHS.norm(x, torch.ones(6, dtype=dtype), 1e-5)):
+        assert got.isnan().any(1).tolist() == [False, True, True]
+
+
+@given(
+    rows=st.integers(1, 9),
+    heads=st.integers(1, 4),
+    size=st.integers(1, 9),
+    extra=st.integers(0, 3),
+    seed=st.integers(0, 9),
+)
+def test_rows_go_into_their_cells(made: Native, rows: int, heads: int, size: int, extra: int, seed: int) -> None:
+    """Also of rows that lie apart, as keys do beside queries."""
+    value = rows_of(torch.bfloat16, rows, heads + extra, size, seed=seed)[:, extra:]
+    numbers = torch.randperm(rows * heads + 5, generator=torch.Generator().manual_seed(seed))[: rows * heads]
+    own, other = (torch.zeros(rows * heads + 5, size, dtype=torch.bfloat16) for _ in "ab")
+    made.write(own, numbers, value)
+    write(other, numbers, value)
+    assert own.equal(other)
+    assert own.any(1).sum() == rows * heads
+
+
+def test_what_it_does_not_know_torch_does(made: Native) -> None:
+    for x in (torch.randn(4, 8, dtype=torch.float64), torch.randn(4, 8).half(), torch.randn(8, 4).t()):
+        weight = torch.ones(8, dtype=x.dtype)
+        assert made.norm(x, weight, 1e-5).equal(TORCHS.norm(x, weight, 1e-5))
+        assert made.drift(x[:, None], 2 * x[:, None], "l2").equal(TORCHS.drift(x[:, None], 2 * x[:, None], "l2"))
+    halves = torch.randn(4, 2, 4).half()
+    assert made.turn(halves, turn_of(4, 4)).equal(TORCHS.turn(halves, turn_of(4, 4)))
+
+
+@pytest.fixture(scope="module", params=["llada", "dream"])
+def models(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, made: Native
+) -> tuple[Transformer, Transformer]:
+    """A model with torch's passes and the same with these."""
+    config = config_of() if request.param == "llada" else dream_config_of()
+    directory = write_checkpoint(tmp_path_factory.mktemp("model"), config)
+    model = load_model(directory, torch.device("cpu"), torch.float32)
+    return model, model.passing(made)
+
+
+@pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
+@pytest.mark.parametrize("cache", POLICIES)
+def test_every_cache_gives_the_same_tokens(
+    models: tuple[Transformer, Transformer], cache: str, prompts: list[list[int]]
+) -> None:
+    runs = [start_and_play(model, prompts, 12, 6, cache=cache)[0] for model in models]
+    assert runs[0].canvas.tokens.equal(runs[1].canvas.tokens)
+    for one, other in zip(runs[0].memory.layers, runs[1].memory.layers, strict=True):
+        for name, buffer in one.buffers.items():
+            torch.testing.assert_close(other.buffers[name][:, :, :-1], buffer[:, :, :-1], rtol=1e-4, atol=1e-5)
+
+
+def test_loading_builds_them(made: Native) -> None:
+    lm = dkv.load("tiny", dtype="float32", compile=True)
+    assert "built in" in str(lm.warmth["compile"])
+    assert isinstance(lm.network, Transformer)
+    assert all(isinstance(block.passes, Native) for block in lm.network.blocks)
+    asked = "What is 3 plus 4?"
+    assert (
+        lm.generate(asked, gen_length=16)[0].token_ids
+        == dkv.load("tiny", dtype="float32").generate(asked, gen_length=16)[0].token_ids
+    )
+
+
+def test_without_a_compiler_torchs_are_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    without = native()
+    assert "stays torch's: no C compiler" in str(without.warmth)
+    x = torch.randn(3, 8)
+    assert without.norm(x, torch.ones(8), 1e-5).equal(TORCHS.norm(x, torch.ones(8), 1e-5))
+    cells = torch.zeros(4, 8)
+    without.write(cells, torch.tensor([2]), x[:1, None])
+    assert cells[2].equal(x[0])
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "echo"])
+def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
+    """Also one that says that all is well and has made nothing."""
+    monkeypatch.setenv("CC", compiler)
+    with pytest.raises(BuildError, match=compiler):
+        build()
+    assert len(str(native().warmth).splitlines()) == 1
+
+
+def test_a_source_that_does_not_compile_says_where(tmp_path: Path, made: Native) -> None:
+    source = tmp_path / "broken.c"
+    source.write_text("int norm(\n")
+    with pytest.raises(BuildError, match=r"broken\.c"):
+        build(source)
+
+
+def test_nothing_built_stays_on_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: Native) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    build()
+    assert list(tmp_path.iterdir()) == []
