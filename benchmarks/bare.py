@@ -9,9 +9,10 @@ A *bare forward* is what a perfect engine would run: the same weights and produc
 many keys, the head where it is read; no plan, no cache, no decoder. One process, one thread by default, processor time,
 engine and bare in turn.
 
-A generation is walked twice. First with a stub in place of the model, to learn which kinds of steps there are; then
-again, and the model takes the stub's place at some steps of each kind. A kind's time depends on its rows, not on what
-the weights say, so the time of a whole generation follows, and large shapes are measured in minutes.
+A generation is walked twice, by a stub in place of the model. First to learn which kinds of steps there are; the second
+time, some steps of each kind are taken by the model as well, several times from the same point. A kind's time depends
+on its rows, not on what the weights say, so the time of a whole generation follows, and large shapes are measured in
+minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -200,28 +202,38 @@ def _between(known: Sequence[tuple[int, float]], work: int) -> float:
     return first + (last - first) * (work - low) / (high - low)
 
 
+def timed(state: State, model: Transformer, bare: Bare, repeats: int, times: Times) -> None:
+    """Time the next step several times from the same point, and its bare forward, in turn: as in a generation, a step
+    comes right after another forward. The first of each does not count: a new shape's products build their kernels."""
+    for repeat in range(repeats + 1):
+        again = copy(state)
+        again.model, again.canvas, again.memory = model, copy(state.canvas), copy(state.memory)
+        engine, tick = seconds(lambda s=again: advance(s))  # type: ignore[misc]
+        kind = Kind.of(tick)  # type: ignore[arg-type]
+        other = seconds(lambda k=kind: bare(k))[0]  # type: ignore[misc]
+        if repeat:
+            times.engine.setdefault(kind.work, []).append(engine)
+            times.bare.setdefault(kind.work, []).append(other)
+
+
 def measure(
-    model: Transformer, spec: str, case: Case, kinds: Sequence[Kind], repeats: int, shared: dict[int, Times]
+    model: Transformer,
+    spec: str,
+    case: Case,
+    kinds: Sequence[Kind],
+    repeats: int,
+    shared: dict[int, Times],
+    stub: Stub,
 ) -> Times:
-    """Time the chosen steps of one policy. shared: what was timed of steps that compute every row, which are the same
-    whatever the policy."""
+    """Time the chosen steps of one policy, between steps of the stub. shared: what was timed of steps that compute every
+    row, which are the same whatever the policy."""
     bare, times, everything = Bare(model, case), Times({}, {}), max(shared, default=0)
-    for repeat in range(repeats):
-        state, stub = begin(model, spec, case), Stub(model)
-        picked = chosen(kinds)
-        for step in range(max(picked) + 1):
-            timed = step in picked and kinds[step].work != everything
-            state.model = model if timed else stub
-            if timed and not repeat:  # a new shape's first products build their kernels
-                bare(kinds[step])
-            spent, tick = seconds(lambda s=state: advance(s))  # type: ignore[misc]
-            if not timed:
-                continue
-            kind = Kind.of(tick)  # type: ignore[arg-type]
-            other = seconds(lambda k=kind: bare(k))[0]  # type: ignore[misc]
-            if repeat or repeats == 1:
-                times.engine.setdefault(kind.work, []).append(spent)
-                times.bare.setdefault(kind.work, []).append(other)
+    picked, state = chosen(kinds), begin(model, spec, case)
+    state.model = stub
+    for step in range(max(picked) + 1):
+        if step in picked and kinds[step].work != everything:
+            timed(state, model, bare, repeats, times)
+        advance(state)
     for work, known in shared.items():
         if any(kind.work == work for kind in kinds):
             times.engine[work], times.bare[work] = known.engine[work], known.bare[work]
@@ -243,7 +255,7 @@ def table(
     )
     for spec in dict.fromkeys(("none", *policies)):
         kinds = kinds_of(model, spec, case, stub)
-        times = measure(model, spec, case, kinds, repeats + 1, shared)
+        times = measure(model, spec, case, kinds, repeats, shared, stub)
         if spec == "none":
             shared[kinds[-1].work] = times
         engine, bare = times.total("engine", kinds), times.total("bare", kinds)

@@ -3,7 +3,7 @@
     python benchmarks/profile_step.py --widths 512 1024 --batches 1 8 --prompts 64 512
 
 Random weights, 8 layers, gen 256, one thread by default. Products and attention as torch's profiler has them, over some
-steps of a generation; the whole from the processor's clock, over as many steps without the profiler. "All else" is the
+steps of a generation; the whole from the processor's clock, over the steps between them. "All else" is the
 rest: norms, rotation, sums, the cache's writes, the plan, the decoder, and Python between them. What a product does to
 its own result before it writes it (the gate's activation) is part of the product.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 
 import torch
 from bare import Case, begin
@@ -32,14 +33,14 @@ def shares(width: int, dtype: str, case: Case, spec: str, steps: int, shown: int
     state = begin(model, spec, case)
     for _ in range(4):
         advance(state)
-    began = time.process_time()
-    for _ in range(steps):
+    total, times = 0.0, Counter[str]()
+    for _ in range(steps):  # in turn, since steps of a cache differ
+        began = time.process_time()
         advance(state)
-    total = 1e6 * (time.process_time() - began)
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
-        for _ in range(steps):
+        total += 1e6 * (time.process_time() - began)
+        with profile(activities=[ProfilerActivity.CPU]) as seen:
             advance(state)
-    times = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+        times.update({event.key: event.self_cpu_time_total for event in seen.key_averages()})
     products, attention = (sum(times.get(name, 0) for name in names) for names in (PRODUCTS, ATTENTION))
     rest = sorted((t, name) for name, t in times.items() if name not in PRODUCTS + ATTENTION)[::-1][:shown]
     told = ", ".join(f"{name.removeprefix('aten::')} {t / total:.1%}" for t, name in rest)
