@@ -22,13 +22,12 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import TextIO
 
 import torch
 from random_model import random_model, shape
-from sampled import Stub
+from sampled import Stub, again
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -206,9 +205,8 @@ def timed(state: State, model: Transformer, bare: Bare, repeats: int, times: Tim
     """Time the next step several times from the same point, and its bare forward, in turn: as in a generation, a step
     comes right after another forward. The first of each does not count: a new shape's products build their kernels."""
     for repeat in range(repeats + 1):
-        again = copy(state)
-        again.model, again.canvas, again.memory = model, copy(state.canvas), copy(state.memory)
-        engine, tick = seconds(lambda s=again: advance(s))  # type: ignore[misc]
+        same = again(state, model)
+        engine, tick = seconds(lambda s=same: advance(s))  # type: ignore[misc]
         kind = Kind.of(tick)  # type: ignore[arg-type]
         other = seconds(lambda k=kind: bare(k))[0]  # type: ignore[misc]
         if repeat:
@@ -225,8 +223,8 @@ def measure(
     shared: dict[int, Times],
     stub: Stub,
 ) -> Times:
-    """Time the chosen steps of one policy, between steps of the stub. shared: what was timed of steps that compute every
-    row, which are the same whatever the policy."""
+    """Time the chosen steps of one policy, between steps of the stub. shared: what was timed of steps that compute
+    every row, which are the same whatever the policy."""
     bare, times, everything = Bare(model, case), Times({}, {}), max(shared, default=0)
     picked, state = chosen(kinds), begin(model, spec, case)
     state.model = stub

@@ -28,7 +28,7 @@ from dkv.place import At, Bucket
 from dkv.rules import Rules
 from dkv.sampling import Sampling
 
-__all__ = ["Case", "Kind", "Stub", "kinds_of", "measure"]
+__all__ = ["Case", "Kind", "Stub", "again", "kinds_of", "measure"]
 
 _REHEARSALS = 3
 """Runs of a step before it is timed: a graph is recorded at the second."""
@@ -155,15 +155,21 @@ def _spread(steps: Sequence[int], samples: int) -> list[int]:
     return [steps[round(n * (len(steps) - 1) / (count - 1))] for n in range(count)]
 
 
+def again(state: State, model: Model) -> State:
+    """The same point of a generation once more, on the same buffers, with this model."""
+    other = copy(state)
+    other.model, other.canvas, other.memory = model, copy(state.canvas), copy(state.memory)
+    return other
+
+
 def timed(state: State, model: Model) -> tuple[Tick, list[float]]:
     """The next step, taken by the network several times from the same point: what it did, and its seconds."""
     seconds = []
     for number in range(_REHEARSALS + _RUNS):
-        again = copy(state)
-        again.model, again.canvas, again.memory = model, copy(state.canvas), copy(state.memory)
+        same = again(state, model)
         synchronize(model.device)
         began = time.perf_counter()
-        tick = advance(again)
+        tick = advance(same)
         synchronize(model.device)
         if number >= _REHEARSALS:
             seconds.append(time.perf_counter() - began)
