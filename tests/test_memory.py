@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dkv.canvas import NEVER
 from dkv.denoise import State, advance
@@ -52,6 +54,40 @@ def test_writing_everything_equals_writing_row_by_row() -> None:
         grid = row.view(2, 4)
         single.layers[0].put("v", pack(grid, grid.sum(1).tolist(), None), values[n : n + 1])
     assert whole.layers[0].kv[1].equal(single.layers[0].kv[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.sampled_from([1, 3, 4, 8])),
+    spare=st.integers(0, 3),
+    beside=st.integers(0, 2),
+    seed=st.integers(0, 50),
+)
+def test_rows_of_a_part_are_written_and_found_again(
+    shape: tuple[int, int, int, int], spare: int, beside: int, seed: int, dtype: torch.dtype
+) -> None:
+    """In buffers that are wider than the part, of cells that words divide and others, from rows that lie apart."""
+    (batch, heads, width, size), draw = shape, torch.Generator().manual_seed(seed)
+    whole = Memory(1, batch + spare, heads, width + spare, size, dtype)
+    rows = torch.rand(batch, width, generator=draw) < 0.5
+    at = pack(rows, rows.sum(1).tolist(), None)
+    value = torch.randn(len(at.slot), heads + beside, size, generator=draw).to(dtype)[:, beside:]
+    (layer,) = whole.part(batch, width).layers
+    layer.put("k", at, value)
+    expected = torch.zeros_like(whole.layers[0].buffers["k"])
+    for n, (row, slot) in enumerate(rows.nonzero().tolist()):
+        expected[row, :, slot] = value[n]
+    assert whole.layers[0].buffers["k"].equal(expected)
+    assert layer.take("k", at).equal(value)
+
+
+def test_a_buffer_that_takes_anothers_place_is_the_one_written_to() -> None:
+    (layer, _), at = fresh_memory().layers, pack(torch.tensor([[True, False, False, False]]), [1], None)
+    layer.put("k", at, torch.ones(1, 1, 3))
+    layer.buffers["k"] = torch.zeros(2, 1, 5, 3)
+    layer.put("k", at, torch.full((1, 1, 3), 2.0))
+    assert layer.buffers["k"][0, 0, 0].tolist() == [2, 2, 2]
+    assert layer.kv[0].sum() == 6
 
 
 def test_filling_rows_write_to_scratch_only() -> None:

@@ -120,6 +120,19 @@ def test_a_step_shows_blocks_clocks_and_ages(model: Transformer) -> None:
     assert recorder.computed_at[2][live].eq(1).all()
 
 
+def test_a_step_that_wants_something_else_knows_what_it_knew(model: Transformer) -> None:
+    recorder = Recorder(start(model, [[1, 2, 3]], 4).policy)
+    (tick, *_) = play(start(model, [[1, 2, 3]], 4, cache=recorder))
+    step, other = tick.step, torch.zeros_like(tick.step.wanted)
+    known = step.open, step.quota, step.readers
+    again = step.wanting(other)
+    assert again.open is known[0]
+    assert again.quota is known[1]
+    assert again.wanted is other
+    assert not again.readers.any()
+    assert known[2].any()
+
+
 def test_score_is_the_confidence_read_last(model: Transformer) -> None:
     recorder = Recorder(start(model, [[1]], 3).policy)
     ticks = play(start(model, [[1, 2]], 3, cache=recorder))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dkv.models import Transformer
-from dkv.sampling import Read, Sampling, keyed_uniform, noise_key
+from dkv.sampling import Debit, Read, Sampling, choose, keyed_uniform, log_confidence, noise_key, peak, summit
 from tests.support.runs import Scripted, play, start, start_and_play
 
 VOCAB, MASK = 12, 11
@@ -146,6 +146,43 @@ def test_each_sequence_has_its_own_temperature(model: Transformer) -> None:
     assert both.canvas.tokens[0, 1:].equal(cold.token)
     assert both.canvas.tokens[1, 1:].equal(warm.token)
     assert not cold.token.equal(warm.token)
+
+
+SIZES = [(3, 12), (5, 64), (40, 2048), (70, 1000), (1100, 64), (3, 50_000), (2, 192_000)]
+"""Rows and vocabulary: few logits and many, in groups and not, passed over at once and in parts."""
+
+
+@pytest.mark.parametrize(("rows", "vocab"), SIZES)
+def test_the_best_is_the_first_of_the_greatest(rows: int, vocab: int) -> None:
+    logits = torch.randint(-9, 9, (rows, vocab), generator=torch.Generator().manual_seed(0)).float()
+    got = peak(logits)
+    assert got.value.equal(logits.amax(1))
+    assert got.token.equal((logits == got.value[:, None]).int().argmax(1))
+    logits[-1, vocab // 2] = torch.nan
+    assert peak(logits).value.isnan().nonzero().tolist() == [[rows - 1]]
+
+
+@pytest.mark.parametrize(("rows", "vocab"), SIZES)
+@pytest.mark.parametrize("amount", [None, 0.0, 4.0, math.inf])
+def test_confidence_is_that_of_a_softmax_whatever_is_barred(rows: int, vocab: int, amount: float | None) -> None:
+    """Where the mask token, or what is charged for, is the best of all, and where it is not."""
+    logits = torch.randn(rows, vocab, generator=torch.Generator().manual_seed(1)) * 3
+    logits[::2, 7] += 20
+    logits[1::3, 2] += 10
+    before = logits.clone()
+    debit = None if amount is None else Debit(torch.tensor([2]), torch.full((rows,), amount))
+    chosen = choose(logits, 7, debit)
+    assert logits.equal(before)
+    allowed = before.clone()
+    allowed[:, 2] -= amount or 0.0
+    allowed[:, 7] = -torch.inf
+    assert chosen.token.equal(allowed.argmax(1))
+    top = summit(logits, 7, chosen, debit)
+    assert top.value.equal(before.amax(1))
+    exact = before.double().log_softmax(1).gather(1, chosen.token[:, None]).squeeze(1)
+    for known in (top, None):
+        told = log_confidence(logits, chosen.token, known)
+        torch.testing.assert_close(told.double(), exact, atol=2e-5, rtol=2e-6)
 
 
 def test_noise_depends_on_seed_clock_and_position() -> None:
