@@ -17,11 +17,11 @@ from dkv.endings import Endings
 from dkv.errors import AuditError
 from dkv.guidance import Guidance
 from dkv.memory import Memory
-from dkv.model import Model
+from dkv.model import Model, best_of
 from dkv.place import At, Bucket, exact, narrow, pack
 from dkv.plan import CachePolicy, Decoder, Noting, Plan, Step, notes_of
 from dkv.rules import DENSE, Rules
-from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key, summit
+from dkv.sampling import Best, Read, Sampling, choose, draw, log_confidence, noise_key, summit
 
 __all__ = ["Schedule", "State", "Tick", "advance", "finish"]
 
@@ -46,7 +46,8 @@ class State:
     bucket: how row counts round up; guidance: where the canvas has guide rows; audit: check every read.
 
     What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; rank,
-    score, fresh [B, T] and notes [B, T, K] as in `Step`; ragged: whether any position is padding.
+    score, fresh [B, T] and notes [B, T, K] as in `Step`. What stays: ragged: whether any position is padding; best: how
+    the best token is found.
     """
 
     model: Model
@@ -71,6 +72,7 @@ class State:
     fresh: Tensor = field(init=False)
     notes: Tensor | None = field(init=False)
     ragged: bool = field(init=False)
+    best: Best = field(init=False)
 
     def __post_init__(self) -> None:
         canvas, zero = self.canvas, torch.zeros_like(self.canvas.prompt)
@@ -82,6 +84,7 @@ class State:
         self.notes = self.score.new_zeros(*self.score.shape, kept) if kept else None
         self.reach()
         self.ragged = not bool(canvas.live.all())
+        self.best = best_of(self.model)
 
     def reach(self) -> None:
         """Let the sequences that grow reach to the end of their active block."""
@@ -227,13 +230,25 @@ def _read(state: State, step: Step, plan: Plan, at: At, rows: Tensor, hidden: Te
     sequence, position = flat // width, flat % width
     slot = (position - step.shift).clamp(min=0) if step.shift else position
     logits = _logits(state, plan, at, rows, hidden, sequence, slot)
+    mask_id, sampling = state.model.config.mask_id, state.sampling.at(sequence)
+    if sampling.greedy and state.endings is None:
+        token, confidence = state.best(logits, mask_id)
+    else:
+        token, confidence = _sampled(state, logits, sequence, position, sampling)
+    return Read(flat, (batch, width), token, confidence, logits, sampling)
+
+
+def _sampled(
+    state: State, logits: Tensor, sequence: Tensor, position: Tensor, sampling: Sampling
+) -> tuple[Tensor, Tensor]:
+    """A candidate [M] for each row of logits [M, V], what ends a text charged for, and its log-probability."""
     mask_id, debit = state.model.config.mask_id, None if state.endings is None else state.endings.at(sequence, position)
-    best, sampling = choose(logits, mask_id, debit), state.sampling.at(sequence)
-    token, top = best.token, summit(logits, mask_id, best, debit)
+    chosen = choose(logits, mask_id, debit)
+    token, top = chosen.token, summit(logits, mask_id, chosen, debit)
     if not sampling.greedy:
         key = noise_key(state.canvas.seed[sequence], state.clock[sequence], position)
         token = draw(logits, token, sampling, mask_id, key, debit)
-    return Read(flat, (batch, width), token, log_confidence(logits, token, top), logits, sampling)
+    return token, log_confidence(logits, token, top)
 
 
 def _logits(state: State, plan: Plan, at: At, rows: Tensor, hidden: Tensor, sequence: Tensor, slot: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from torch import Tensor
 from dkv.memory import Memory
 from dkv.place import At
 from dkv.rules import Rules
+from dkv.sampling import Best, best
 
-__all__ = ["Model", "ModelConfig"]
+__all__ = ["Model", "ModelConfig", "best_of"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,9 @@ class Model(Protocol):
     def logits(self, x: Tensor) -> Tensor:
         """Head of hidden states [M, C]: [M, V] float32."""
         ...
+
+
+def best_of(model: Model) -> Best:
+    """How the best tokens of a model's logits are found: its own `best`, if it has one."""
+    found: Best = getattr(model, "best", best)
+    return found

@@ -6,7 +6,7 @@ position), never drawn from a stream, so neither the company of a sequence nor i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "Best",
     "Debit",
     "Peak",
     "Read",
     "Sampling",
+    "best",
     "choose",
     "draw",
     "keyed_uniform",
@@ -107,8 +109,8 @@ def peak(logits: Tensor) -> Peak:
     """The best of each row of logits [M, V]."""
     rows, vocab = logits.shape
     if logits.device.type != "cpu" or logits.numel() < _MANY or vocab % _GROUP:
-        best = logits.max(dim=1)  # the first of equals, as argmax, which takes longer
-        return Peak(best.indices, best.values)
+        found = logits.max(dim=1)  # the first of equals, as argmax, which takes longer
+        return Peak(found.indices, found.values)
     groups = logits.view(rows, -1, _GROUP)
     first = groups.amax(2).max(dim=1).indices
     own = groups[torch.arange(rows), first].max(dim=1)
@@ -128,6 +130,16 @@ def summit(logits: Tensor, mask_id: int, chosen: Peak, debit: Debit | None) -> P
     masks = logits[:, mask_id]
     above = masks > chosen.value
     return Peak(torch.where(above, mask_id, chosen.token), torch.where(above, masks, chosen.value))
+
+
+Best = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""`best`, or another way to the same."""
+
+
+def best(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+    """The most likely token [M] of each row of logits [M, V], the mask token aside, and its log-probability [M]."""
+    chosen = choose(logits, mask_id)
+    return chosen.token, log_confidence(logits, chosen.token, summit(logits, mask_id, chosen, None))
 
 
 _AT_ONCE = 1 << 17

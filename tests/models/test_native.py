@@ -128,6 +128,38 @@ def test_rows_go_into_their_cells(made: Native, rows: int, heads: int, size: int
     assert own.any(1).sum() == rows * heads
 
 
+@given(
+    rows=st.integers(0, 5),
+    vocab=st.integers(2, 300),
+    mask=st.integers(0, 299),
+    kind=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_the_best_tokens_are_torchs(made: Native, rows: int, vocab: int, mask: int, kind: int, seed: int) -> None:
+    """Ties, a mask token above all, barred tokens, and one token that is all but sure."""
+    draw, mask = torch.Generator().manual_seed(seed), mask % vocab
+    logits = 4 * torch.randn(rows, vocab, generator=draw)
+    if kind == 0:
+        logits = logits.round()
+    elif kind == 1:
+        logits[:, mask] = 9.0
+    elif kind == 2:
+        logits[:, torch.arange(vocab) % 3 == 1] = -torch.inf
+        logits[:, (mask + 1) % vocab] = 1.0
+    else:
+        logits[:, seed % vocab] += 40.0
+    told, expected = (passes.best(logits, mask) for passes in (made, TORCHS))
+    assert told[0].equal(expected[0])
+    torch.testing.assert_close(told[1], expected[1], rtol=2e-6, atol=1e-30)
+
+
+def test_many_logits_are_summed_as_exactly(made: Native) -> None:
+    logits = 3 * torch.randn(7, 126_464, generator=torch.Generator().manual_seed(0))
+    token, confidence = made.best(logits, 126_336)
+    exact = logits.double().log_softmax(1).gather(1, token[:, None]).squeeze(1)
+    torch.testing.assert_close(confidence.double(), exact, rtol=1e-6, atol=0)
+
+
 def test_what_it_does_not_know_torch_does(made: Native) -> None:
     for x in (torch.randn(4, 8, dtype=torch.float64), torch.randn(4, 8).half(), torch.randn(8, 4).t()):
         weight = torch.ones(8, dtype=x.dtype)

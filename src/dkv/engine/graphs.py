@@ -17,10 +17,11 @@ from torch import Tensor
 from dkv.engine.static import address_of, copied, fitted, renew, sheltering, signature
 from dkv.engine.table import Table
 from dkv.memory import Memory
-from dkv.model import Model, ModelConfig
+from dkv.model import Model, ModelConfig, best_of
 from dkv.models.layers import sixteenths
 from dkv.place import At
 from dkv.rules import Rules
+from dkv.sampling import Best
 from dkv.warmth import Warmth
 
 __all__ = ["Capture", "CudaCapture", "Graphed"]
@@ -107,6 +108,11 @@ class Graphed:
     def dtype(self) -> torch.dtype:
         """Its weights' dtype."""
         return self.inner.dtype
+
+    @property
+    def best(self) -> Best:
+        """How its best tokens are found."""
+        return best_of(self.inner)
 
     def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
         """A memory for `batch` sequences of `width` slots."""

@@ -21,6 +21,7 @@ from dkv.models.passes import COMPOSED, Passes
 from dkv.models.rotary import Rotary
 from dkv.place import At, Bucket, exact
 from dkv.rules import DENSE, Rules, Turn
+from dkv.sampling import Best
 
 __all__ = [
     "Block",
@@ -160,6 +161,11 @@ class Transformer:
     def passes(self) -> Passes:
         """What is done between products."""
         return self.blocks[0].passes
+
+    @property
+    def best(self) -> Best:
+        """How its best tokens are found."""
+        return self.passes.best
 
     def passing(self, passes: Passes) -> Self:
         """The same network with other passes."""

@@ -83,6 +83,65 @@ static inline uint16_t write_b(float value) { /* to the nearest, ties to even; N
         }                                                                                                              \
     }
 
+static inline float exponential(float x) { /* of x <= 0, to a few units in the last place; 0 below the normal numbers */
+    float n = x * 1.44269504f + 12582912.0f - 12582912.0f; /* to the nearest whole number */
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float power = 1 + r * (1 + r * (0.5f + r * (1.6666667e-1f + r * (4.1666668e-2f + r * (8.3333333e-3f + r * 1.3888889e-3f)))));
+    int32_t bits = ((int32_t)(n < -126 ? -126 : n) + 127) << 23;
+    float scale;
+    memcpy(&scale, &bits, 4);
+    return x < -87 ? 0 : power * scale;
+}
+
+static float greatest(const float *x, int64_t n, float least) {
+    float top = least;
+#pragma omp simd reduction(max : top)
+    for (int64_t j = 0; j < n; j++) top = x[j] > top ? x[j] : top;
+    return top;
+}
+
+static int64_t first(const float *x, int64_t n, float value) { /* where it is first, n = nowhere */
+    int64_t at = 0;
+    for (; at + 64 <= n; at += 64) {
+        int found = 0;
+#pragma omp simd reduction(| : found)
+        for (int64_t j = 0; j < 64; j++) found |= x[at + j] == value;
+        if (found) break;
+    }
+    while (at < n && x[at] != value) at++;
+    return at;
+}
+
+static double exponentials(const float *x, int64_t n, float top) { /* the sum of exp(x - top) */
+    double sum = 0;
+    for (int64_t start = 0; start < n; start += 1024) {
+        int64_t end = start + 1024 < n ? start + 1024 : n;
+        float part = 0;
+#pragma omp simd reduction(+ : part)
+        for (int64_t j = start; j < end; j++) part += exponential(x[j] - top);
+        sum += part;
+    }
+    return sum;
+}
+
+/* token [n]: the first of the greatest of each row of logits [n, v], `mask` aside; confidence [n]: its log-probability,
+ * as dkv.sampling.log_confidence has it */
+void best_f(const float *logits, int64_t *token, float *confidence, int64_t n, int64_t v, int64_t mask, int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && n * v > FEW)
+    for (int64_t i = 0; i < n; i++) {
+        const float *row = logits + i * v;
+        float best = greatest(row + mask + 1, v - mask - 1, greatest(row, mask, -INFINITY));
+        int64_t before = first(row, mask, best);
+        int64_t at = before < mask ? before : mask + 1 + first(row + mask + 1, v - mask - 1, best);
+        at = at < v ? at : mask ? 0 : 1; /* no number is any greatest */
+        float top = row[mask] > best ? row[mask] : best;
+        int64_t highest = row[mask] > best ? mask : at;
+        double others = exponentials(row, highest, top) + exponentials(row + highest + 1, v - highest - 1, top);
+        token[i] = at;
+        confidence[i] = best - top - (float)log1p(others);
+    }
+}
+
 /* rows [n, heads], `size` bytes each, the heads of a row side by side and the rows `apart` bytes apart, to their cells */
 void write_rows(char *cells, const int64_t *numbers, const char *rows, int64_t n, int64_t heads, int64_t size,
                 int64_t apart) {

@@ -51,6 +51,7 @@ _SIGNATURES = {
 
 
 _WRITE = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT)
+_BEST = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _INT)
 
 
 class BuildError(RuntimeError):
@@ -63,9 +64,12 @@ class Native(Passes):
 
     def __init__(self, library: ctypes.CDLL | None, warmth: Warmth) -> None:
         self.warmth = warmth
-        self._made, self._write = dict[tuple[str, torch.dtype], Callable[..., None]](), None
+        self._made = dict[tuple[str, torch.dtype], Callable[..., None]]()
+        self._write: Callable[..., None] | None = None
+        self._best: Callable[..., None] | None = None
         if library is not None:
             self._write = _function(library, "write_rows", _WRITE)
+            self._best = _function(library, "best_f", _BEST)
             for name, signature in _SIGNATURES.items():
                 for dtype, letter in _LETTERS.items():
                     self._made[name, dtype] = _function(library, f"{name}_{letter}", signature)
@@ -107,6 +111,16 @@ class Native(Passes):
         width = rows.element_size()
         self._write(cells.data_ptr(), numbers.data_ptr(), rows.data_ptr(), count, heads, size * width,
                     rows.stride(0) * width)  # fmt: skip
+
+    def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+        """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""
+        plain = logits.dtype == torch.float32 and logits.is_contiguous() and logits.device.type == "cpu"
+        if self._best is None or not plain:
+            return super().best(logits, mask_id)
+        token, confidence = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
+        self._best(logits.data_ptr(), token.data_ptr(), confidence.data_ptr(), *logits.shape, mask_id,
+                   torch.get_num_threads())  # fmt: skip
+        return token, confidence
 
     def _of(self, name: str, one: Tensor, other: Tensor) -> Callable[..., None] | None:
         """The function for two tensors, if there is one."""

@@ -1,4 +1,4 @@
-"""The passes over the rows between a layer's products: norms, rotation, drift, writes, as torch composes them.
+"""The passes over the rows between products: norms, rotation, drift, writes, the best tokens, as torch composes them.
 
 One object of them goes with a model, so that another way of doing the same (`dkv.models.native`) takes their place
 whole.
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dkv.drift import drift
 from dkv.memory import write
 from dkv.rules import Turn
+from dkv.sampling import best
 
 __all__ = ["COMPOSED", "Passes", "rms_norm"]
 
@@ -35,6 +36,10 @@ class Passes:
     def write(self, cells: Tensor, numbers: Tensor, rows: Tensor) -> None:
         """Put rows [N, heads, D] into cells [M, D] by their numbers [N * heads]."""
         write(cells, numbers, rows)
+
+    def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+        """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""
+        return best(logits, mask_id)
 
 
 COMPOSED = Passes()
