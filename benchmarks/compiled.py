@@ -1,4 +1,5 @@
-"""What torch.compile gains and costs: the whole forward, a layer, or the parts of a layer as one graph.
+"""What compiling gains and costs: the passes between products in C (native), or by torch.compile the whole forward, a
+layer, or the parts of a layer as one graph.
 
     python benchmarks/compiled.py
 
@@ -21,6 +22,7 @@ from dkv.bench.shapes import named_shape, random_model
 from dkv.memory import LayerMemory
 from dkv.models.compiled import Compiled
 from dkv.models.layers import Block, Rule, Transformer, attention
+from dkv.models.native import native
 from dkv.place import At, pack
 from dkv.rules import DENSE, Turn
 
@@ -60,7 +62,8 @@ class Parts:
 
 
 def ways_of(laid_out: Transformer, model: Transformer) -> dict[str, Forward]:
-    """Forwards by name, `eager` first, on weights laid out for the kernels; the compiled ones on usual weights."""
+    """Forwards by name, `eager` first, on weights laid out for the kernels, also with the passes between products in C;
+    what torch.compile builds, on usual weights."""
 
     def of(network: Transformer) -> Forward:
         memory = network.remember(1, SLOTS)
@@ -68,6 +71,7 @@ def ways_of(laid_out: Transformer, model: Transformer) -> dict[str, Forward]:
 
     return {
         "eager": of(laid_out),
+        "native": of(laid_out.passing(native())),
         "layer": of(replace(model, layer=Compiled())),
         "parts": of(replace(model, layer=Parts())),
         "forward": torch.compile(of(model), fullgraph=True),

@@ -216,7 +216,7 @@ def test_without_a_compiler_torchs_are_used(monkeypatch: pytest.MonkeyPatch, tmp
     assert cells[2].equal(x[0])
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "echo"])
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "echo", "gcc '"])
 def test_a_compiler_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, compiler: str) -> None:
     """Also one that says that all is well and has made nothing."""
     monkeypatch.setenv("CC", compiler)

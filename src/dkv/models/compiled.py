@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dkv.memory import LayerMemory
-from dkv.models.layers import Block, Rule, plain
+from dkv.models.layers import Block, Rule, eager
 from dkv.place import At, Narrowing
 from dkv.rules import Turn
 from dkv.warmth import Warmth
@@ -45,8 +45,8 @@ class Compiled:
     def __call__(self, rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
         kind = _kind(rule, at)
-        if self._broken or at.uneven or self._runs.get(kind) is plain:
-            return plain(rule, block, x, at, turn, memory)
+        if self._broken or at.uneven or self._runs.get(kind) is eager:
+            return eager(rule, block, x, at, turn, memory)
         began, before = time.perf_counter(), self.warmth.graphs
         try:
             if kind not in self._runs:
@@ -55,9 +55,9 @@ class Compiled:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the compiler's own come in many classes, and arise before anything has run
-            self._runs[kind] = plain
+            self._runs[kind] = eager
             self.warmth.refuse(error)
-            return plain(rule, block, x, at, turn, memory)
+            return eager(rule, block, x, at, turn, memory)
         finally:
             if self.warmth.graphs > before:
                 self.warmth.seconds += time.perf_counter() - began
@@ -65,7 +65,7 @@ class Compiled:
     def _prepared(self) -> Callable[..., Tensor]:
         # A limit for each kind, whatever the others come to. (torch's own types leave these two arguments out.)
         limits: dict[str, Any] = {"recompile_limit": _SHAPES, "isolate_recompiles": True}
-        run: Callable[..., Tensor] = torch.compile(plain, fullgraph=True, backend=self._build, **limits)
+        run: Callable[..., Tensor] = torch.compile(eager, fullgraph=True, backend=self._build, **limits)
         return run
 
     def _build(self, graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:

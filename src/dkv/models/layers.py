@@ -31,7 +31,7 @@ __all__ = [
     "attention",
     "bucket_for",
     "dense",
-    "plain",
+    "eager",
     "sixteenths",
 ]
 
@@ -121,7 +121,7 @@ Layer = Callable[[Rule, Block, Tensor, At, Turn, LayerMemory], Tensor]
 """How a layer under its rule is run."""
 
 
-def plain(rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+def eager(rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
     """Run a layer operation by operation."""
     return rule(block, x, at, turn, memory)
 
@@ -137,7 +137,7 @@ class Transformer:
     final_norm: Tensor
     head_weight: Tensor
     rotary: Rotary
-    layer: Layer = plain
+    layer: Layer = eager
     quantize: str | None = None
 
     @property

@@ -142,10 +142,7 @@ def native() -> Native:
 
 def build(source: Path = _SOURCE) -> ctypes.CDLL:
     """Compile the source by the compiler that `CC` names, or the system's. Raises BuildError."""
-    named = shlex.split(os.environ.get("CC", ""))
-    found = named or [path for name in _COMPILERS if (path := shutil.which(name))][:1]
-    if not found:
-        raise BuildError(f"no C compiler ({', '.join(_COMPILERS)}) on this machine, and CC names none")
+    found = _compiler()
     with TemporaryDirectory(prefix="dkv-", ignore_cleanup_errors=True) as directory:
         library, said = Path(directory) / "native.so", ""
         for flags in _FLAGS:
@@ -153,6 +150,17 @@ def build(source: Path = _SOURCE) -> ctypes.CDLL:
             if not said:
                 return _loaded(library, found[0])
         raise BuildError(f"{found[0]} does not build {source.name}: {said}")
+
+
+def _compiler() -> list[str]:
+    named = os.environ.get("CC", "")
+    try:
+        found = shlex.split(named) or [path for name in _COMPILERS if (path := shutil.which(name))][:1]
+    except ValueError as error:
+        raise BuildError(f"CC={named!r} is no command: {error}") from None
+    if not found:
+        raise BuildError(f"no C compiler ({', '.join(_COMPILERS)}) on this machine, and CC names none")
+    return found
 
 
 def _loaded(library: Path, compiler: str) -> ctypes.CDLL:
