@@ -119,7 +119,8 @@ def lay_out(
 
 
 def lowest(key: Tensor, count: Tensor) -> Tensor:
-    """Mark, in each row of key [B, T], the `count` [B] lowest entries; ties go to the lowest position. [B, T] bool."""
+    """Mark, in each row of key [B, T], the `count` [B] lowest entries, none for 0 and less; ties go to the lowest
+    position. [B, T] bool."""
     order = key.sort(dim=1, stable=True).indices
     inside = torch.arange(key.shape[1], device=key.device) < count[:, None]
     return torch.empty_like(inside).scatter_(1, order, inside)

@@ -14,7 +14,7 @@ from torch import Tensor
 import dkv
 from dkv.memory import write
 from dkv.models import Transformer, load_model
-from dkv.models.native import BuildError, Native, build, native
+from dkv.models.native import BuildError, Native, build, native, one_runtime
 from dkv.models.passes import Passes
 from dkv.rules import Turn
 from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint
@@ -100,6 +100,30 @@ def test_a_row_is_alike_in_any_company(made: Native, dtype: torch.dtype) -> None
         assert made.norm(x[some].flatten(1), weight, 1e-5).equal(normed[some])
         assert made.turn(x[some].clone(), Turn(turn.phase[some])).equal(turned[some])
         assert made.drift(x[some], old[some], "cosine").equal(moved[some])
+
+
+MAPS = """\
+7f10-7f20 r-xp 0000 fe:00 11  /lib/torch/lib/libgomp.so.1
+7f20-7f30 r--p 0000 fe:00 11  /lib/torch/lib/libgomp.so.1
+7f30-7f40 r-xp 0000 fe:00 12  /lib/libcompression.so.5
+7f40-7f50 r-xp 0000 00:00 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("maps", "one"), [(MAPS, True), (MAPS + "7f60-7f70 r-xp 0000 fe:00 13  /lib/libiomp5.so\n", False), ("", False)]
+)
+def test_two_runtimes_are_noticed(monkeypatch: pytest.MonkeyPatch, maps: str, one: bool) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: maps)
+    assert one_runtime() == one
+
+
+def test_a_system_that_does_not_tell_has_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    assert not one_runtime()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

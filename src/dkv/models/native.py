@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ from dkv.models.passes import Passes
 from dkv.rules import Turn
 from dkv.warmth import Warmth
 
-__all__ = ["BuildError", "Native", "build", "native"]
+__all__ = ["BuildError", "Native", "build", "native", "one_runtime"]
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _COMPILERS = ("cc", "gcc", "clang")
@@ -40,6 +41,7 @@ _FLAGS = (
     (),
 )
 """For this processor, with torch's own threads; then what other compilers and systems know."""
+_OPENMP = re.compile(r"/lib[gi]?omp[^/]*\.so[^/]*$")
 _SECONDS = 60
 _LETTERS = {torch.float32: "f", torch.bfloat16: "b"}
 _POINTER, _COUNT, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
@@ -63,7 +65,7 @@ class Native(Passes):
     result does not depend on its company. warmth: what building took, or why there is no library (None)."""
 
     def __init__(self, library: ctypes.CDLL | None, warmth: Warmth) -> None:
-        self.warmth = warmth
+        self.warmth, self._shared = warmth, one_runtime()
         self._made = dict[tuple[str, torch.dtype], Callable[..., None]]()
         self._write: Callable[..., None] | None = None
         self._best: Callable[..., None] | None = None
@@ -74,13 +76,16 @@ class Native(Passes):
                 for dtype, letter in _LETTERS.items():
                     self._made[name, dtype] = _function(library, f"{name}_{letter}", signature)
 
+    def _threads(self) -> int:
+        return torch.get_num_threads() if self._shared else 1
+
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """RMS norm of x [N, C]."""
         run = self._of("norm", x, weight)
         if run is None:
             return super().norm(x, weight, eps)
         out = torch.empty_like(x)
-        run(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps, torch.get_num_threads())
+        run(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps, self._threads())
         return out
 
     def turn(self, x: Tensor, turn: Turn) -> Tensor:
@@ -88,7 +93,7 @@ class Native(Passes):
         run = self._of("turn", x, x)
         if run is None or not turn.phase.is_contiguous():
             return super().turn(x, turn)
-        run(x.data_ptr(), turn.phase.data_ptr(), *x.shape, torch.get_num_threads())
+        run(x.data_ptr(), turn.phase.data_ptr(), *x.shape, self._threads())
         return x
 
     def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
@@ -99,7 +104,7 @@ class Native(Passes):
         rows, size = len(new), new[0].numel() if len(new) else 0
         out = torch.empty(rows)
         run(new.data_ptr(), old.data_ptr(), out.data_ptr(), rows, size, similarity == "cosine", ROUNDING,
-            torch.get_num_threads())  # fmt: skip
+            self._threads())  # fmt: skip
         return out
 
     def write(self, cells: Tensor, numbers: Tensor, rows: Tensor) -> None:
@@ -119,7 +124,7 @@ class Native(Passes):
             return super().best(logits, mask_id)
         token, confidence = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
         self._best(logits.data_ptr(), token.data_ptr(), confidence.data_ptr(), *logits.shape, mask_id,
-                   torch.get_num_threads())  # fmt: skip
+                   self._threads())  # fmt: skip
         return token, confidence
 
     def _of(self, name: str, one: Tensor, other: Tensor) -> Callable[..., None] | None:
@@ -178,6 +183,16 @@ def _compile(command: list[str]) -> str:
         return str(error)
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     return (lines[0] if lines else f"exit status {done.returncode}") if done.returncode else ""
+
+
+def one_runtime() -> bool:
+    """Whether torch and the library run their threads by the same OpenMP. Two of them would wait for each other's idle
+    threads, which spin; then one thread does it all, as on systems that do not tell."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return len({path for line in lines if _OPENMP.search(path := line.rpartition(" ")[2])}) == 1
 
 
 def _function(library: ctypes.CDLL, name: str, signature: tuple[Any, ...]) -> Callable[..., None]:
