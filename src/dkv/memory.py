@@ -6,7 +6,6 @@ reordered or evicted. Keys are stored after the rotation, which is exact because
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 
@@ -18,37 +17,45 @@ from dkv.errors import AuditError
 from dkv.place import At
 from dkv.rules import Rules
 
-__all__ = ["LayerMemory", "Memory", "Write", "write"]
+__all__ = ["MOVES", "LayerMemory", "Memory", "Moves"]
 
-
-Write = Callable[[Tensor, Tensor, Tensor], None]
-"""Puts rows [N, heads, D] into cells [M, D] by their numbers [N * heads], head by head of each row."""
 
 _WORD = torch.complex128
 """The widest type there is: 16 bytes."""
 
 
-def write(cells: Tensor, numbers: Tensor, rows: Tensor) -> None:
-    """`Write`, as torch composes it. A CPU writes rows by index element by element: in the widest elements there are,
-    where these divide a cell, that takes a third of the time."""
-    source = rows.reshape(-1, cells.shape[1])
-    if cells.device.type == "cpu" and not torch.compiler.is_compiling() and _in_words(cells):
-        cells, source = cells.view(_WORD), source.view(_WORD)
-    cells.index_copy_(0, numbers, source)
+class Moves:
+    """How rows go into the cells [M, D] of a buffer, and out of them, by the cells' numbers; as torch composes it."""
+
+    def write(self, cells: Tensor, numbers: Tensor, rows: Tensor) -> None:
+        """Put rows [N, heads, D] into cells numbers [N * heads], head by head of each row."""
+        source = rows.reshape(-1, cells.shape[1])
+        # A CPU writes rows by index element by element: in the widest elements that takes a third of the time.
+        if cells.device.type == "cpu" and not torch.compiler.is_compiling() and _in_words(cells):
+            cells, source = cells.view(_WORD), source.view(_WORD)
+        cells.index_copy_(0, numbers, source)
+
+    def onto(self, cells: Tensor, numbers: Tensor, x: Tensor) -> Tensor:
+        """x [N, D] plus cells numbers [N], in the dtype of x."""
+        return cells.index_select(0, numbers).to(x.dtype).add_(x)
 
 
 def _in_words(cells: Tensor) -> bool:
     return cells.shape[1] * cells.element_size() % _WORD.itemsize == 0
 
 
+MOVES = Moves()
+"""What a memory has unless it is given others."""
+
+
 @dataclass(frozen=True, eq=False)
 class LayerMemory:
     """One layer's buffers: k and v, [B, kv_heads, T + 1, head_dim] each, and features of a rule, [B, 1, T + 1, C]. The
-    last slot is scratch. write: how rows are put into cells; views: of each buffer, made once, since at few rows making
-    them costs as much as using them."""
+    last slot is scratch. moves: how rows go in and out; views: of each buffer, made once, since at few rows making them
+    costs as much as using them."""
 
     buffers: dict[str, Tensor]
-    write: Write = write
+    moves: Moves = MOVES
     views: dict[str, _Views] = field(init=False, default_factory=dict)
 
     def put(self, name: str, at: At, value: Tensor) -> None:
@@ -58,13 +65,18 @@ class LayerMemory:
             views.slots.copy_(value.view(*at.shape, *value.shape[1:]).transpose(1, 2))
         elif len(value):
             same = value.dtype == views.cells.dtype
-            self.write(views.cells, at.cells(*views.apart), value if same else value.to(views.cells.dtype))
+            self.moves.write(views.cells, at.cells(*views.apart), value if same else value.to(views.cells.dtype))
 
     def take(self, name: str, at: At) -> Tensor:
         """What the slots of the carried rows hold, [N, heads, D]."""
         views = self._of(name)
         held = views.cells.index_select(0, at.cells(*views.apart))
         return held.view(len(at.slot), *views.buffer.shape[1::2])
+
+    def onto(self, name: str, at: At, x: Tensor) -> Tensor:
+        """x [N, C] of the carried rows plus what their slots hold of a feature."""
+        views = self._of(name)
+        return self.moves.onto(views.cells, at.cells(*views.apart), x)
 
     @property
     def kv(self) -> tuple[Tensor, Tensor]:
@@ -112,12 +124,12 @@ class Memory:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
-        write: Write = write,
+        moves: Moves = MOVES,
     ) -> None:
         # Zeros, not empty: a masked slot has weight 0 in attention, and 0 times a stray NaN would be NaN.
         shape = (batch, kv_heads, width + 1, head_dim)
         self.layers = [
-            LayerMemory({name: torch.zeros(shape, dtype=dtype, device=device) for name in ("k", "v")}, write)
+            LayerMemory({name: torch.zeros(shape, dtype=dtype, device=device) for name in ("k", "v")}, moves)
             for _ in range(layers)
         ]
         self.computed_at = torch.full((batch, width), NEVER, dtype=torch.int64, device=device)
@@ -135,7 +147,7 @@ class Memory:
         sequence there may be longer. `computed_at` is its own."""
         part = copy(self)
         part.layers = [
-            LayerMemory({name: buffer[:count, :, : width + 1] for name, buffer in layer.buffers.items()}, layer.write)
+            LayerMemory({name: buffer[:count, :, : width + 1] for name, buffer in layer.buffers.items()}, layer.moves)
             for layer in self.layers
         ]
         part.computed_at = torch.full((count, width), NEVER, dtype=torch.int64, device=self.computed_at.device)

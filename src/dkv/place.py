@@ -115,14 +115,16 @@ class Narrowing:
 
     frozen [N] bool: to be picked after all others; None = no row is. source [B, R]: the carried rows of each sequence;
     bias [B, R]: what is added to their scores: inf for those to be picked before all others, -inf for frozen ones and
-    where there is none. sequence [M]: of each picked row; ranked [M]: its place in [B, R], best first; first [M]: its
-    sequence's first carried row; real [M]: not only filling the bucket. grouping: the picked rows by sequence.
+    where there is none. sequence [M]: of each picked row, and base [M] = sequence * (T + 1); ranked [M]: its place in
+    [B, R], best first; first [M]: its sequence's first carried row; real [M]: not only filling the bucket. grouping:
+    the picked rows by sequence.
     """
 
     frozen: Tensor | None
     source: Tensor
     bias: Tensor
     sequence: Tensor
+    base: Tensor
     ranked: Tensor
     first: Tensor
     real: Tensor
@@ -130,11 +132,12 @@ class Narrowing:
 
     def pick(self, at: At, score: Tensor) -> tuple[Tensor, At]:
         """The carried rows [M] with the highest score [N], ties to the lowest position, and where they sit."""
-        order = score[self.source].add_(self.bias).sort(dim=1, descending=True, stable=True).indices
+        # A sequence that is alone, and fills its bucket, has its scores side by side already.
+        grid = score.view(1, -1) if self.source.shape == (1, len(score)) else score[self.source]
+        order = (grid + self.bias).sort(dim=1, descending=True, stable=True).indices
         index = order.view(-1).index_select(0, self.ranked).add_(self.first)
         slot = torch.where(self.real, at.slot.index_select(0, index), at.width)
-        flat = self.sequence * (at.width + 1) + slot
-        return index, At(self.sequence, slot, flat, at.width, self.grouping, False, at.mask)
+        return index, At(self.sequence, slot, self.base + slot, at.width, self.grouping, False, at.mask)
 
 
 def narrow(
@@ -159,6 +162,7 @@ def narrow(
         source=source,
         bias=_bias(source, _carried(forced, at), held, torch.arange(most, device=device) >= own[:, None]),
         sequence=sequence,
+        base=sequence * (at.width + 1),
         ranked=sequence * most + order,
         first=starts[sequence],
         real=torch.arange(size, device=device) < total,

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import dkv
-from dkv.memory import write
 from dkv.models import Transformer, load_model
 from dkv.models.native import BuildError, Native, build, native, one_runtime
 from dkv.models.passes import Passes
@@ -147,9 +146,20 @@ def test_rows_go_into_their_cells(made: Native, rows: int, heads: int, size: int
     numbers = torch.randperm(rows * heads + 5, generator=torch.Generator().manual_seed(seed))[: rows * heads]
     own, other = (torch.zeros(rows * heads + 5, size, dtype=torch.bfloat16) for _ in "ab")
     made.write(own, numbers, value)
-    write(other, numbers, value)
+    TORCHS.write(other, numbers, value)
     assert own.equal(other)
     assert own.any(1).sum() == rows * heads
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(rows=st.integers(0, 9), size=st.integers(1, 40), seed=st.integers(0, 9))
+def test_what_cells_hold_is_added(made: Native, dtype: torch.dtype, rows: int, size: int, seed: int) -> None:
+    """To the last bit as torch adds."""
+    cells, x = rows_of(dtype, rows + 3, size, seed=seed), rows_of(dtype, rows, size, seed=seed + 1)
+    numbers = torch.randperm(rows + 3, generator=torch.Generator().manual_seed(seed))[:rows]
+    before = x.clone()
+    assert made.onto(cells, numbers, x).equal(TORCHS.onto(cells, numbers, x))
+    assert x.equal(before)
 
 
 @given(

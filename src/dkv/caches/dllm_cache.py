@@ -47,10 +47,10 @@ class Verify:
             q, k = block.qk(h.index_select(0, index), turn.at(index))
             memory.put("k", inner, k)
             memory.put("attn", inner, block.attend(q, *memory.kv, inner).unsqueeze(1))
-        x = memory.take("attn", at).squeeze(1).to(x.dtype).add_(x)
+        x = memory.onto("attn", at, x)
         if len(index):
             memory.put("mlp", inner, block.mlp(x.index_select(0, index)).unsqueeze(1))
-        return memory.take("mlp", at).squeeze(1).to(x.dtype).add_(x)
+        return memory.onto("mlp", at, x)
 
     def projected(self, carried: int, picked: int) -> int:
         """Looking at a row means projecting its values."""

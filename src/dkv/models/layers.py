@@ -155,7 +155,7 @@ class Transformer:
         c = self.config
         self.rotary.reach(width + 1)
         kind = dtype or self.dtype
-        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes.write)
+        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes)
 
     @property
     def passes(self) -> Passes:

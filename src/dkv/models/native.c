@@ -150,9 +150,23 @@ void write_rows(char *cells, const int64_t *numbers, const char *rows, int64_t n
             memcpy(cells + numbers[i * heads + h] * size, rows + i * apart + h * size, size);
 }
 
+/* out [n, c] = x [n, c] + cells [., c] at numbers [n] */
+#define ONTO(T, D)                                                                                                     \
+    void onto_##D(const T *cells, const int64_t *numbers, const T *x, T *out, int64_t n, int64_t c, int threads) {     \
+        _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * c > FEW)")                               \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            const T *row = x + i * c, *held = cells + numbers[i] * c;                                                  \
+            T *to = out + i * c;                                                                                       \
+            _Pragma("omp simd")                                                                                        \
+            for (int64_t j = 0; j < c; j++) to[j] = write_##D(read_##D(held[j]) + read_##D(row[j]));                   \
+        }                                                                                                              \
+    }
+
 NORM(float, f)
 NORM(uint16_t, b)
 TURN(float, f)
 TURN(uint16_t, b)
 DRIFT(float, f)
 DRIFT(uint16_t, b)
+ONTO(float, f)
+ONTO(uint16_t, b)

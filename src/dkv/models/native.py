@@ -49,6 +49,7 @@ _SIGNATURES = {
     "norm": (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _FLOAT, _INT),
     "turn": (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _INT),
     "drift": (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _INT, _FLOAT, _INT),
+    "onto": (_POINTER, _POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _INT),
 }
 
 
@@ -116,6 +117,15 @@ class Native(Passes):
         width = rows.element_size()
         self._write(cells.data_ptr(), numbers.data_ptr(), rows.data_ptr(), count, heads, size * width,
                     rows.stride(0) * width)  # fmt: skip
+
+    def onto(self, cells: Tensor, numbers: Tensor, x: Tensor) -> Tensor:
+        """x [N, D] plus cells numbers [N]."""
+        run = self._of("onto", cells, x)
+        if run is None:
+            return super().onto(cells, numbers, x)
+        out = torch.empty_like(x)
+        run(cells.data_ptr(), numbers.data_ptr(), x.data_ptr(), out.data_ptr(), *x.shape, self._threads())
+        return out
 
     def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.drift import drift
-from dkv.memory import write
+from dkv.memory import Moves
 from dkv.rules import Turn
 from dkv.sampling import best
 
 __all__ = ["COMPOSED", "Passes", "rms_norm"]
 
 
-class Passes:
+class Passes(Moves):
     """Each for rows [N, ...] on any device."""
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -32,10 +32,6 @@ class Passes:
     def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
         """How far values [N, G, D] moved, [N] float32."""
         return drift(new, old, similarity)
-
-    def write(self, cells: Tensor, numbers: Tensor, rows: Tensor) -> None:
-        """Put rows [N, heads, D] into cells [M, D] by their numbers [N * heads]."""
-        write(cells, numbers, rows)
 
     def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""

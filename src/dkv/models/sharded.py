@@ -89,7 +89,7 @@ class ShardedTransformer(Transformer):
         c = self.blocks[0].config
         self.rotary.reach(width + 1)
         kind = dtype or self.dtype
-        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes.write)
+        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [N, C] of tokens [N]: each is one rank's row, and nothing is added to it."""
