@@ -2,6 +2,7 @@
 layer, or the parts of a layer as one graph.
 
     python benchmarks/compiled.py
+    python benchmarks/compiled.py --embedded      # generations of the embedded model, without and with `compile`
 
 One process, one thread, process CPU time; the ways take turns at every row count. Random weights, one sequence.
 """
@@ -11,13 +12,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import dkv
 from dkv.bench.shapes import named_shape, random_model
 from dkv.memory import LayerMemory
 from dkv.models.compiled import Compiled
@@ -97,18 +99,27 @@ def seconds_of(ways: dict[str, Forward], rows: int, repeats: int) -> dict[str, f
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
+def embedded(repeats: int, gen_length: int = 128) -> None:
+    """Generations of the embedded model by cache, by turns: processor seconds without and with, and their ratio."""
+    question = "Write a Python function that adds two numbers."
+    models = [dkv.load("tiny", device="cpu", compile=compiled) for compiled in (False, True)]
+    for cache in ("none", "dkv-decode", "dkv-fill", "dllm-cache"):
+        taken: list[list[float]] = [[], []]
+        for repeat in range(repeats + 1):
+            for lm, seconds in zip(models, taken, strict=True):
+                began = time.process_time()
+                lm.generate(question, gen_length=gen_length, cache=cache)
+                if repeat:  # the first is a warm-up
+                    seconds.append(time.process_time() - began)
+        without, built = (statistics.median(seconds) for seconds in taken)
+        print(f"{cache:12} {without:.3f} s   {built:.3f} s   {without / built:.2f}x", flush=True)
+
+
 @torch.inference_mode()
-def main() -> None:
-    """Print a table of each shape and dtype."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    wide = "small,width=1024,heads=16,mlp_width=2752"
-    parser.add_argument("--shapes", nargs="+", default=["small", wide])
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--repeats", type=int, default=15)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for shape in given.shapes:
-        for dtype in given.dtypes:
+def forwards(shapes: Sequence[str], dtypes: Sequence[str], repeats: int) -> None:
+    """A table of each shape and dtype."""
+    for shape in shapes:
+        for dtype in dtypes:
             config, kind = named_shape(shape), getattr(torch, dtype)
             ways = ways_of(random_model(config, kind), random_model(config, kind, arrange=False))
             print(f"\n{shape}, {dtype}")
@@ -118,10 +129,26 @@ def main() -> None:
                     forward(*case_of(rows))
                 print(f"{name:8} first calls {time.perf_counter() - began:6.1f} s", flush=True)
             for rows in ROWS:
-                taken = seconds_of(ways, rows, given.repeats)
+                taken = seconds_of(ways, rows, repeats)
                 cells = (f"{name} {1e3 * s:7.2f} ms {taken['eager'] / s:5.2f}x" for name, s in taken.items())
                 print(f"{rows:4} rows  " + "   ".join(cells), flush=True)
             torch.compiler.reset()
+
+
+def main() -> None:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    wide = "small,width=1024,heads=16,mlp_width=2752"
+    parser.add_argument("--shapes", nargs="+", default=["small", wide])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--embedded", action="store_true", help="whole generations of the embedded model instead")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.embedded:
+        embedded(given.repeats)
+    else:
+        forwards(given.shapes, given.dtypes, given.repeats)
 
 
 if __name__ == "__main__":
