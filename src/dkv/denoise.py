@@ -21,7 +21,7 @@ from dkv.model import Model, best_of
 from dkv.place import At, Bucket, exact, narrow, pack
 from dkv.plan import CachePolicy, Decoder, Noting, Plan, Step, notes_of
 from dkv.rules import DENSE, Rules
-from dkv.sampling import Best, Read, Sampling, choose, draw, log_confidence, noise_key, summit
+from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key, summit
 
 __all__ = ["Schedule", "State", "Tick", "advance", "finish"]
 
@@ -46,8 +46,7 @@ class State:
     bucket: how row counts round up; guidance: where the canvas has guide rows; audit: check every read.
 
     What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; rank,
-    score, fresh [B, T] and notes [B, T, K] as in `Step`. What stays: ragged: whether any position is padding; best: how
-    the best token is found.
+    score, fresh [B, T] and notes [B, T, K] as in `Step`; ragged: whether any position is padding.
     """
 
     model: Model
@@ -72,7 +71,6 @@ class State:
     fresh: Tensor = field(init=False)
     notes: Tensor | None = field(init=False)
     ragged: bool = field(init=False)
-    best: Best = field(init=False)
 
     def __post_init__(self) -> None:
         canvas, zero = self.canvas, torch.zeros_like(self.canvas.prompt)
@@ -84,7 +82,6 @@ class State:
         self.notes = self.score.new_zeros(*self.score.shape, kept) if kept else None
         self.reach()
         self.ragged = not bool(canvas.live.all())
-        self.best = best_of(self.model)
 
     def reach(self) -> None:
         """Let the sequences that grow reach to the end of their active block."""
@@ -232,7 +229,7 @@ def _read(state: State, step: Step, plan: Plan, at: At, rows: Tensor, hidden: Te
     logits = _logits(state, plan, at, rows, hidden, sequence, slot)
     mask_id, sampling = state.model.config.mask_id, state.sampling.at(sequence)
     if sampling.greedy and state.endings is None:
-        token, confidence = state.best(logits, mask_id)
+        token, confidence = best_of(state.model)(logits, mask_id)
     else:
         token, confidence = _sampled(state, logits, sequence, position, sampling)
     return Read(flat, (batch, width), token, confidence, logits, sampling)

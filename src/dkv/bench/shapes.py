@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from dkv.errors import SpecError
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer
-from dkv.models.layout import Gates, laid_out, laid_out_gates
-from dkv.models.quantized import pack
+from dkv.models.naming import kept
 from dkv.models.rotary import Rotary
 
 __all__ = ["SHAPES", "named_shape", "random_model", "shape"]
@@ -111,17 +111,8 @@ def random_model(
     def weight(*dims: int) -> torch.Tensor:
         return torch.empty(dims, dtype=dtype, device=device).normal_(0.0, dims[-1] ** -0.5, generator=draw)
 
-    def kept(*dims: int) -> torch.Tensor:
-        made = weight(*dims)
-        if quantize is not None:
-            return pack(quantize, made)
-        return laid_out(made) if arrange else made
-
-    def gates() -> torch.Tensor | Gates:
-        made = weight(2 * c.mlp_width, c.width)
-        if quantize is not None:
-            return pack(quantize, made)
-        return laid_out_gates(made) if arrange else made
+    def held(field: str, *dims: int) -> Any:
+        return kept(field, weight(*dims), quantize, arrange)
 
     def bias(size: int) -> torch.Tensor | None:
         return torch.zeros(size, dtype=dtype, device=device) if c.family == "dream" else None
@@ -133,17 +124,16 @@ def random_model(
             config=c,
             attn_norm=norm,
             mlp_norm=norm,
-            qk_weight=kept(inner + keys, c.width),
-            v_weight=kept(keys, c.width),
-            out_weight=kept(c.width, inner),
-            gate_up_weight=gates(),
-            down_weight=kept(c.width, c.mlp_width),
+            qk_weight=held("qk_weight", inner + keys, c.width),
+            v_weight=held("v_weight", keys, c.width),
+            out_weight=held("out_weight", c.width, inner),
+            gate_up_weight=held("gate_up_weight", 2 * c.mlp_width, c.width),
+            down_weight=held("down_weight", c.width, c.mlp_width),
             qk_bias=bias(inner + keys),
             v_bias=bias(keys),
         )
         for _ in range(c.layers)
     )
     embedding = weight(c.vocab, c.width)
-    head = embedding if c.tied else weight(c.vocab, c.width)
-    head = laid_out(head) if arrange and not c.tied else head
+    head = embedding if c.tied else held("head_weight", c.vocab, c.width)
     return Transformer(c, embedding, blocks, norm, head, Rotary(c, torch.device(device)), quantize=quantize)

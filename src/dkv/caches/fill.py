@@ -25,7 +25,6 @@ __all__ = ["Fill"]
 _CHOICES = ("age", "blend", "change", "near")
 _REACH = 16
 """Positions on either side within which a change counts; what lies farther shows in the age alone."""
-_NEARNESS = tuple(1 / (1 + abs(n - _REACH)) for n in range(2 * _REACH + 1))
 _FARTHER = 0.02
 """What a step's changes beyond the reach count for."""
 
@@ -45,7 +44,8 @@ def _changes(step: Step) -> Tensor:
     fixed_at = torch.where(step.masked, GIVEN, step.canvas.committed_at)
     around = F.pad(fixed_at, (_REACH, _REACH), value=GIVEN).unfold(1, 2 * _REACH + 1, 1)
     since = around >= step.computed_at[:, :, None]  # and what was given, before all that is computed
-    return (since * torch.tensor(_NEARNESS, device=around.device)).sum(2)
+    distance = (torch.arange(2 * _REACH + 1, device=around.device) - _REACH).abs()
+    return (since / (1 + distance)).sum(2)
 
 
 @dataclass(frozen=True)

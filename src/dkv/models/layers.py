@@ -151,8 +151,9 @@ class Transformer:
         return self.embedding.dtype
 
     def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
-        """A memory for `batch` sequences of `width` slots, and the rotary table as far as it reaches."""
-        c = self.config
+        """A memory for `batch` sequences of `width` slots, of the heads held here, and the rotary table as far as it
+        reaches."""
+        c = self.blocks[0].config
         self.rotary.reach(width + 1)
         kind = dtype or self.dtype
         return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes)

@@ -16,7 +16,7 @@ from torch import Tensor
 from dkv.model import ModelConfig
 from dkv.models.headers import Shape
 from dkv.models.layers import Block, Transformer
-from dkv.models.layout import Gates, laid_out, laid_out_gates, plain
+from dkv.models.layout import laid_out, laid_out_gates, plain
 from dkv.models.quantized import PACKED, pack, packed_bytes
 from dkv.models.rotary import Rotary, paired, unpaired
 from dkv.models.sharded import DIMENSIONS, ShardedBlock, ShardedTransformer, share_of
@@ -91,14 +91,9 @@ class Names:
         weights.check(self.shapes(c))
         cuts = {} if team is None else {name: Cut(dim, team.rank, team.ranks) for name, dim in DIMENSIONS.items()}
 
-        def read_one(field: str, parts: dict[str, Shape]) -> Tensor | Gates:
+        def read_one(field: str, parts: dict[str, Shape]) -> Any:
             fused = weights.fuse(parts, cuts.get(field))
-            turned = paired(fused, c.head_dim) if field in _TURNED else fused
-            if quantize is not None and field in PACKED:
-                return pack(quantize, turned)
-            if not arrange or field not in _MULTIPLIED:
-                return turned
-            return laid_out_gates(turned) if field == "gate_up_weight" else laid_out(turned)
+            return kept(field, paired(fused, c.head_dim) if field in _TURNED else fused, quantize, arrange)
 
         def read(fields: dict[str, dict[str, Shape]]) -> dict[str, Any]:
             return {field: read_one(field, parts) for field, parts in fields.items()}
@@ -158,6 +153,16 @@ _MULTIPLIED = ("head_weight", "qk_weight", "v_weight", "out_weight", "gate_up_we
 
 _TURNED = ("qk_weight", "qk_bias")
 """Fields whose channels lie in pairs here and half a head apart in a checkpoint."""
+
+
+def kept(field: str, weight: Tensor, quantize: str | None, arrange: bool) -> Any:
+    """A field's weight as a network holds it: packed, laid out, or as it is; arguments as `Names.build` takes them.
+    Raises SettingError where it cannot be packed."""
+    if quantize is not None and field in PACKED:
+        return pack(quantize, weight)
+    if not arrange or field not in _MULTIPLIED:
+        return weight
+    return laid_out_gates(weight) if field == "gate_up_weight" else laid_out(weight)
 
 
 def _split(fused: Tensor, parts: dict[str, Shape]) -> Iterator[tuple[str, Tensor]]:

@@ -86,7 +86,8 @@ static inline uint16_t write_b(float value) { /* to the nearest, ties to even; N
 static inline float exponential(float x) { /* of x <= 0, to a few units in the last place; 0 below the normal numbers */
     float n = x * 1.44269504f + 12582912.0f - 12582912.0f; /* to the nearest whole number */
     float r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float power = 1 + r * (1 + r * (0.5f + r * (1.6666667e-1f + r * (4.1666668e-2f + r * (8.3333333e-3f + r * 1.3888889e-3f)))));
+    float power = 4.1666668e-2f + r * (8.3333333e-3f + r * 1.3888889e-3f);
+    power = 1 + r * (1 + r * (0.5f + r * (1.6666667e-1f + r * power)));
     int32_t bits = ((int32_t)(n < -126 ? -126 : n) + 127) << 23;
     float scale;
     memcpy(&scale, &bits, 4);

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from dkv.drift import drift
 from dkv.errors import SettingError
-from dkv.memory import Memory
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer
 from dkv.models.layout import linear
@@ -83,13 +82,6 @@ class ShardedTransformer(Transformer):
     """One rank's share of a model: config has the sizes of the whole; embedding and head [V / ranks, C]."""
 
     team: Team = field(kw_only=True)
-
-    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
-        """A memory for this rank's keys and values of `batch` sequences of `width` slots."""
-        c = self.blocks[0].config
-        self.rotary.reach(width + 1)
-        kind = dtype or self.dtype
-        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [N, C] of tokens [N]: each is one rank's row, and nothing is added to it."""
