@@ -24,7 +24,7 @@ from dkv.models.weights import Weights
 from dkv.parallel.cut import Cut
 from dkv.parallel.team import Team
 
-__all__ = ["Names"]
+__all__ = ["Names", "kept"]
 
 
 @dataclass(frozen=True)
