@@ -68,10 +68,10 @@ class Spied(Verify):
 
     log: list[At] = field(default_factory=list)
 
-    def pick(self, block: Parts, h: Tensor, at: At, memory: LayerMemory) -> tuple[Tensor, At]:
-        index, inner = super().pick(block, h, at, memory)
+    def pick(self, block: Parts, h: Tensor, at: At, memory: LayerMemory, *rows: Tensor) -> tuple[At, list[Tensor]]:
+        inner, found = super().pick(block, h, at, memory, *rows)
         self.log.append(inner)
-        return index, inner
+        return inner, found
 
 
 @dataclass

@@ -6,6 +6,7 @@ reordered or evicted. Keys are stored after the rotation, which is exact because
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor
 
 from dkv.canvas import NEVER
+from dkv.drift import drift
 from dkv.errors import AuditError
-from dkv.place import At
+from dkv.place import Apart, At
 from dkv.rules import Rules
 
 __all__ = ["MOVES", "LayerMemory", "Memory", "Moves"]
@@ -25,19 +27,29 @@ _WORD = torch.complex128
 
 
 class Moves:
-    """How rows go into the cells [M, D] of a buffer, and out of them, by the cells' numbers; as torch composes it."""
+    """How rows go into the cells [M, D] of a buffer, and out of them, where those lie `apart`; as torch composes it."""
 
-    def write(self, cells: Tensor, numbers: Tensor, rows: Tensor) -> None:
-        """Put rows [N, heads, D] into cells numbers [N * heads], head by head of each row."""
-        source = rows.reshape(-1, cells.shape[1])
+    def write(self, cells: Tensor, at: At, apart: Apart, rows: Tensor) -> None:
+        """Put rows [N, heads, D] of the carried rows into their cells."""
+        source = rows.reshape(-1, cells.shape[1]).contiguous()
         # A CPU writes rows by index element by element: in the widest elements that takes a third of the time.
         if cells.device.type == "cpu" and not torch.compiler.is_compiling() and _in_words(cells):
             cells, source = cells.view(_WORD), source.view(_WORD)
-        cells.index_copy_(0, numbers, source)
+        cells.index_copy_(0, at.cells(apart), source)
 
-    def onto(self, cells: Tensor, numbers: Tensor, x: Tensor) -> Tensor:
-        """x [N, D] plus cells numbers [N], in the dtype of x."""
-        return cells.index_select(0, numbers).to(x.dtype).add_(x)
+    def renew(
+        self, cells: Tensor, at: At, apart: Apart, rows: Tensor, similarity: str, frozen: Tensor | None
+    ) -> Tensor:
+        """Put rows [N, heads, D] into their cells, but the frozen [N] ones, and say how far each moved, [N] float32."""
+        moved = drift(rows, cells.index_select(0, at.cells(apart)).view(rows.shape), similarity)
+        self.write(cells, at if frozen is None else at.sheltered(frozen), apart, rows.to(cells.dtype))
+        return moved
+
+    def onto(self, features: Sequence[Tensor], numbers: Tensor, x: Tensor) -> Tensor:
+        """x [N, D] plus what cells numbers [N] of each feature hold, in the dtype of x."""
+        for cells in features:
+            x = cells.index_select(0, numbers).to(x.dtype).add_(x)
+        return x
 
 
 def _in_words(cells: Tensor) -> bool:
@@ -65,18 +77,24 @@ class LayerMemory:
             views.slots.copy_(value.view(*at.shape, *value.shape[1:]).transpose(1, 2))
         elif len(value):
             same = value.dtype == views.cells.dtype
-            self.moves.write(views.cells, at.cells(*views.apart), value if same else value.to(views.cells.dtype))
+            self.moves.write(views.cells, at, views.apart, value if same else value.to(views.cells.dtype))
+
+    def renew(self, name: str, at: At, value: Tensor, similarity: str, frozen: Tensor | None) -> Tensor:
+        """Write value [N, kv_heads, head_dim] of the carried rows into their own slots, but that of frozen [N] rows;
+        how far each moved from what its slot held, by "cosine" or "l2", [N] float32."""
+        views = self._of(name)
+        return self.moves.renew(views.cells, at, views.apart, value, similarity, frozen)
 
     def take(self, name: str, at: At) -> Tensor:
         """What the slots of the carried rows hold, [N, heads, D]."""
         views = self._of(name)
-        held = views.cells.index_select(0, at.cells(*views.apart))
+        held = views.cells.index_select(0, at.cells(views.apart))
         return held.view(len(at.slot), *views.buffer.shape[1::2])
 
-    def onto(self, name: str, at: At, x: Tensor) -> Tensor:
-        """x [N, C] of the carried rows plus what their slots hold of a feature."""
-        views = self._of(name)
-        return self.moves.onto(views.cells, at.cells(*views.apart), x)
+    def onto(self, names: Sequence[str], at: At, x: Tensor) -> Tensor:
+        """x [N, C] of the carried rows plus what their slots hold of each feature, one after the other."""
+        views = [self._of(name) for name in names]  # which lie alike: `Memory.keep`
+        return self.moves.onto([one.cells for one in views], at.starts(views[0].apart), x)
 
     @property
     def kv(self) -> tuple[Tensor, Tensor]:
@@ -101,7 +119,7 @@ class _Views:
     buffer: Tensor
     slots: Tensor
     cells: Tensor
-    apart: tuple[int, int, int]
+    apart: Apart
 
     @classmethod
     def of(cls, buffer: Tensor) -> _Views:
@@ -109,7 +127,7 @@ class _Views:
         (batch, heads, slots, size), (sequence, head) = buffer.shape, buffer.stride()[:2]
         last = (batch - 1) * sequence + (heads - 1) * head + (slots - 1) * size
         cells = buffer.as_strided((last // size + 1, size), (size, 1))
-        return cls(buffer, buffer[:, :, :-1], cells, (heads, sequence // size, head // size))
+        return cls(buffer, buffer[:, :, :-1], cells, Apart(heads, sequence // size, head // size))
 
 
 class Memory:

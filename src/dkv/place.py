@@ -9,12 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["At", "Attention", "Bucket", "Grouping", "Narrowing", "exact", "narrow", "pack"]
+__all__ = ["Apart", "At", "Attention", "Bucket", "Grouping", "Narrowing", "exact", "narrow", "pack"]
+
+
+class Apart(NamedTuple):
+    """How the cells of a buffer [B, heads, T + 1, D] lie, D elements each, counted through the storage: heads, and by
+    how many cells two sequences, and two heads, lie apart."""
+
+    heads: int
+    sequence: int
+    head: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,24 +44,33 @@ class At:
     whole: bool
     mask: Tensor | None
     narrow: Narrowing | None = None
-    numbers: dict[tuple[int, int, int], Tensor] = field(init=False, default_factory=dict)
+    numbers: dict[Apart, Tensor] = field(init=False, default_factory=dict)
 
-    def cells(self, heads: int, sequence: int, head: int) -> Tensor:
-        """[N * heads] the numbers of the carried rows' cells in a buffer [B, heads, T + 1, D], head by head of each
-        row, where a cell is D elements, cells are counted through the storage, and two sequences, and two heads, lie so
-        many apart."""
+    def starts(self, apart: Apart) -> Tensor:
+        """[N] the numbers of the carried rows' first cells in a buffer whose cells lie `apart`."""
+        return self.cells(Apart(1, apart.sequence, 0))
+
+    def cells(self, apart: Apart) -> Tensor:
+        """[N * heads] the numbers of the carried rows' cells in such a buffer, head by head of each row."""
         if torch.compiler.is_compiling():  # else the key's numbers would be part of the graph
-            return self._cells(heads, sequence, head)
-        key = heads, sequence, head
-        if key not in self.numbers:
-            self.numbers[key] = self._cells(heads, sequence, head)
-        return self.numbers[key]
+            return self._cells(apart)
+        if apart not in self.numbers:
+            self.numbers[apart] = self._cells(apart)
+        return self.numbers[apart]
 
-    def _cells(self, heads: int, sequence: int, head: int) -> Tensor:
+    def _cells(self, apart: Apart) -> Tensor:
+        heads, sequence, head = apart
         starts = self.flat if sequence == self.width + 1 else self.sequence * sequence + self.slot
         if heads == 1:
             return starts
         return (starts[:, None] + torch.arange(0, heads * head, head, device=starts.device)).view(-1)
+
+    @property
+    def picking(self) -> Narrowing:
+        """`narrow`, for a layer that picks. Raises RuntimeError where the plan did not say what."""
+        if self.narrow is None:
+            raise RuntimeError("a layer that picks rows needs a plan that says how many")
+        return self.narrow
 
     @property
     def uneven(self) -> bool:
@@ -115,14 +134,15 @@ class Narrowing:
 
     frozen [N] bool: to be picked after all others; None = no row is. source [B, R]: the carried rows of each sequence;
     bias [B, R]: what is added to their scores: inf for those to be picked before all others, -inf for frozen ones and
-    where there is none. sequence [M]: of each picked row, and base [M] = sequence * (T + 1); ranked [M]: its place in
-    [B, R], best first; first [M]: its sequence's first carried row; real [M]: not only filling the bucket. grouping:
-    the picked rows by sequence.
+    where there is none. picks [B]: how many of each sequence; sequence [M]: of each picked row, and base [M] = sequence
+    * (T + 1); ranked [M]: its place in [B, R], best first; first [M]: its sequence's first carried row; real [M]: not
+    only filling the bucket. grouping: the picked rows by sequence.
     """
 
     frozen: Tensor | None
     source: Tensor
     bias: Tensor
+    picks: Tensor
     sequence: Tensor
     base: Tensor
     ranked: Tensor
@@ -161,6 +181,7 @@ def narrow(
         frozen=held,
         source=source,
         bias=_bias(source, _carried(forced, at), held, torch.arange(most, device=device) >= own[:, None]),
+        picks=amount,
         sequence=sequence,
         base=sequence * (at.width + 1),
         ranked=sequence * most + order,

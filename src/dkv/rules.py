@@ -58,8 +58,14 @@ class Parts(Protocol):
         """Values [N, G, D] of h [N, C]."""
         ...
 
-    def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
-        """How far values [N, G, D] moved over all heads of the model, [N] float32: "cosine" or "l2"."""
+    def renew(self, value: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None) -> Tensor:
+        """Put values [N, G, D] of the carried rows into their slots, but those of frozen [N] (None = none is), and say
+        how far each moved over all heads of the model, [N] float32: "cosine" or "l2"."""
+        ...
+
+    def pick(self, at: At, score: Tensor, *rows: Tensor) -> tuple[At, list[Tensor]]:
+        """Where the carried rows of the highest score [N] sit, as many of each sequence as the plan asked for, and what
+        they have of each of `rows` [N, ...]. Raises RuntimeError where the plan did not say how many."""
         ...
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:

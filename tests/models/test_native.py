@@ -10,11 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 import dkv
+from dkv.memory import LayerMemory
 from dkv.models import Transformer, load_model
 from dkv.models.native import BuildError, Native, build, native, one_runtime
 from dkv.models.passes import Passes
+from dkv.place import pack
 from dkv.rules import Turn
 from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint
 from tests.support.runs import POLICIES, start_and_play
@@ -58,6 +61,13 @@ def turn_of(rows: int, size: int) -> Turn:
     return Turn(torch.stack((angle.cos(), angle.sin()), dim=-1).unsqueeze(1))
 
 
+def moved_of(passes: Passes, new: Tensor, old: Tensor) -> Tensor:
+    """How far old rows [N, heads, D] move where they are one sequence's values."""
+    cells = F.pad(old.transpose(0, 1), (0, 0, 0, 1))[None].contiguous()
+    at = pack(torch.ones(1, len(old), dtype=torch.bool), [len(old)], None)
+    return LayerMemory({"v": cells}, passes).renew("v", at, new, "cosine", None)
+
+
 def close(got: Tensor, expected: Tensor) -> None:
     near = NEAR[expected.dtype]
     torch.testing.assert_close(
@@ -74,12 +84,33 @@ def test_passes_are_torchs(made: Native, dtype: torch.dtype, rows: int, heads: i
     close(made.norm(x, weight, 1e-5), TORCHS.norm(x, weight, 1e-5))
     turn, stacked = turn_of(rows, size), x.view(rows, heads, size)
     close(made.turn(stacked.clone(), turn), TORCHS.turn(stacked, turn))
-    moved = (stacked.float() * (1 + 1e-2 * rows_of(torch.float32, rows, heads, size, seed=seed + 2))).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(
+    lie=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 7), st.integers(1, 40)),
+    spare=st.integers(0, 2),
+    seed=st.integers(0, 99),
+)
+def test_values_are_renewed_as_torch_does(
+    made: Native, dtype: torch.dtype, lie: tuple[int, int, int, int], spare: int, seed: int
+) -> None:
+    """Also in a part of wider buffers, and where some rows must not be."""
+    (batch, heads, width, size), draw = lie, torch.Generator().manual_seed(seed)
+    carried, some = (torch.rand(batch, width, generator=draw) < share for share in (0.7, 0.3))
+    at = pack(carried, carried.sum(1).tolist(), None)
+    frozen = some.view(-1)[: len(at.slot)] if seed % 2 else None
+    whole = rows_of(dtype, batch + spare, heads, width + spare + 1, size, seed=seed)
     for similarity in ("cosine", "l2"):
-        told, expected = (passes.drift(moved, stacked, similarity) for passes in (made, TORCHS))
+        mine, torchs = (LayerMemory({"v": whole.clone()[:batch, :, : width + 1]}, moves) for moves in (made, TORCHS))
+        held = torchs.take("v", at)
+        moved = (held.float() * (1 + 1e-2 * rows_of(torch.float32, *held.shape, seed=seed + 2))).to(dtype)
+        told, expected = (one.renew("v", at, moved, similarity, frozen) for one in (mine, torchs))
         torch.testing.assert_close(told, expected, rtol=1e-3, atol=1e-9)
         assert told.dtype == torch.float32
-        assert not made.drift(stacked.clone(), stacked, similarity).any()
+        assert mine.buffers["v"][:, :, :-1].equal(torchs.buffers["v"][:, :, :-1])
+        assert mine.take("v", at).equal(moved if frozen is None else torch.where(frozen[:, None, None], held, moved))
+        assert not mine.renew("v", at, mine.take("v", at), similarity, frozen).any()
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -93,12 +124,12 @@ def test_a_row_is_alike_in_any_company(made: Native, dtype: torch.dtype) -> None
         turn_of(300, 36),
     )
     normed, turned = made.norm(x.flatten(1), weight, 1e-5), made.turn(x.clone(), turn)
-    moved = made.drift(x, old, "cosine")
+    moved = moved_of(made, x, old)
     for first, last in ((0, 1), (7, 8), (5, 17), (100, 299)):
         some = slice(first, last)
         assert made.norm(x[some].flatten(1), weight, 1e-5).equal(normed[some])
         assert made.turn(x[some].clone(), Turn(turn.phase[some])).equal(turned[some])
-        assert made.drift(x[some], old[some], "cosine").equal(moved[some])
+        assert moved_of(made, x[some], old[some]).equal(moved[some])
 
 
 MAPS = """\
@@ -134,31 +165,39 @@ def test_what_is_no_number_stays_none(made: Native, dtype: torch.dtype) -> None:
 
 
 @given(
-    rows=st.integers(1, 9),
-    heads=st.integers(1, 4),
-    size=st.integers(1, 9),
-    extra=st.integers(0, 3),
+    lie=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 7), st.integers(1, 9)),
+    spare=st.integers(0, 2),
+    beside=st.integers(0, 3),
     seed=st.integers(0, 9),
 )
-def test_rows_go_into_their_cells(made: Native, rows: int, heads: int, size: int, extra: int, seed: int) -> None:
-    """Also of rows that lie apart, as keys do beside queries."""
-    value = rows_of(torch.bfloat16, rows, heads + extra, size, seed=seed)[:, extra:]
-    numbers = torch.randperm(rows * heads + 5, generator=torch.Generator().manual_seed(seed))[: rows * heads]
-    own, other = (torch.zeros(rows * heads + 5, size, dtype=torch.bfloat16) for _ in "ab")
-    made.write(own, numbers, value)
-    TORCHS.write(other, numbers, value)
+def test_rows_go_into_their_cells(
+    made: Native, lie: tuple[int, int, int, int], spare: int, beside: int, seed: int
+) -> None:
+    """Also of a part of wider buffers, and from rows that lie apart, as keys do beside queries."""
+    (batch, heads, width, size), draw = lie, torch.Generator().manual_seed(seed)
+    carried = torch.rand(batch, width, generator=draw) < 0.7
+    at = pack(carried, carried.sum(1).tolist(), None)
+    value = rows_of(torch.bfloat16, len(at.slot), heads + beside, size, seed=seed)[:, beside:]
+    own, other = (torch.zeros(batch + spare, heads, width + spare + 1, size, dtype=torch.bfloat16) for _ in "ab")
+    for buffer, moves in ((own, made), (other, TORCHS)):
+        LayerMemory({"k": buffer[:batch, :, : width + 1]}, moves).put("k", at, value)
     assert own.equal(other)
-    assert own.any(1).sum() == rows * heads
+    assert own.any(3).sum() == len(at.slot) * heads
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@given(rows=st.integers(0, 9), size=st.integers(1, 40), seed=st.integers(0, 9))
-def test_what_cells_hold_is_added(made: Native, dtype: torch.dtype, rows: int, size: int, seed: int) -> None:
+@given(rows=st.integers(0, 9), size=st.integers(1, 40), count=st.integers(1, 3), seed=st.integers(0, 9))
+def test_what_cells_hold_is_added(
+    made: Native, dtype: torch.dtype, rows: int, size: int, count: int, seed: int
+) -> None:
     """To the last bit as torch adds."""
-    cells, x = rows_of(dtype, rows + 3, size, seed=seed), rows_of(dtype, rows, size, seed=seed + 1)
+    features, x = (
+        [rows_of(dtype, rows + 3, size, seed=seed + n) for n in range(count)],
+        rows_of(dtype, rows, size, seed=seed + count),
+    )
     numbers = torch.randperm(rows + 3, generator=torch.Generator().manual_seed(seed))[:rows]
     before = x.clone()
-    assert made.onto(cells, numbers, x).equal(TORCHS.onto(cells, numbers, x))
+    assert made.onto(features, numbers, x).equal(TORCHS.onto(features, numbers, x))
     assert x.equal(before)
 
 
@@ -198,7 +237,7 @@ def test_what_it_does_not_know_torch_does(made: Native) -> None:
     for x in (torch.randn(4, 8, dtype=torch.float64), torch.randn(4, 8).half(), torch.randn(8, 4).t()):
         weight = torch.ones(8, dtype=x.dtype)
         assert made.norm(x, weight, 1e-5).equal(TORCHS.norm(x, weight, 1e-5))
-        assert made.drift(x[:, None], 2 * x[:, None], "l2").equal(TORCHS.drift(x[:, None], 2 * x[:, None], "l2"))
+        assert moved_of(made, x[:, None], 2 * x[:, None]).equal(moved_of(TORCHS, x[:, None], 2 * x[:, None]))
     halves = torch.randn(4, 2, 4).half()
     assert made.turn(halves, turn_of(4, 4)).equal(TORCHS.turn(halves, turn_of(4, 4)))
 
@@ -245,9 +284,12 @@ def test_without_a_compiler_torchs_are_used(monkeypatch: pytest.MonkeyPatch, tmp
     assert "stays torch's: no C compiler" in str(without.warmth)
     x = torch.randn(3, 8)
     assert without.norm(x, torch.ones(8), 1e-5).equal(TORCHS.norm(x, torch.ones(8), 1e-5))
-    cells = torch.zeros(4, 8)
-    without.write(cells, torch.tensor([2]), x[:1, None])
-    assert cells[2].equal(x[0])
+    layer, at = (
+        LayerMemory({"k": torch.zeros(1, 1, 4, 8)}, without),
+        pack(torch.tensor([[False, True, False]]), [1], None),
+    )
+    layer.put("k", at, x[:1, None])
+    assert layer.buffers["k"][0, 0, 1].equal(x[0])
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "echo", "gcc '"])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dkv.errors import SpecError
 from dkv.memory import LayerMemory
-from dkv.place import At, Narrowing
+from dkv.place import At
 from dkv.plan import Plan, Step
 from dkv.rules import Parts, Rules, Turn
 
@@ -42,38 +42,29 @@ class Verify:
     def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
         h = block.norm(x, block.attn_norm)
-        index, inner = self.pick(block, h, at, memory)
-        if len(index):
-            q, k = block.qk(h.index_select(0, index), turn.at(index))
+        inner, (h, own, phase) = self.pick(block, h, at, memory, h, x, turn.phase)
+        if len(own):
+            if not self.adaptive:
+                memory.put("v", inner, block.value(h))
+            q, k = block.qk(h, Turn(phase))
             memory.put("k", inner, k)
-            memory.put("attn", inner, block.attend(q, *memory.kv, inner).unsqueeze(1))
-        x = memory.onto("attn", at, x)
-        if len(index):
-            memory.put("mlp", inner, block.mlp(x.index_select(0, index)).unsqueeze(1))
-        return memory.onto("mlp", at, x)
+            attended = block.attend(q, *memory.kv, inner)
+            memory.put("attn", inner, attended.unsqueeze(1))
+            memory.put("mlp", inner, block.mlp(own.add_(attended)).unsqueeze(1))
+        return memory.onto(self.buffers, at, x)
 
     def projected(self, carried: int, picked: int) -> int:
         """Looking at a row means projecting its values."""
         return carried if self.adaptive else picked
 
-    def pick(self, block: Parts, h: Tensor, at: At, memory: LayerMemory) -> tuple[Tensor, At]:
-        """Renew the values and choose the rows to recompute: which of the carried ones, and where they sit."""
-        narrow = _narrowing(at)
-        if not self.adaptive:
-            index, inner = narrow.pick(at, torch.zeros_like(at.slot, dtype=torch.float32))
-            if len(index):
-                memory.put("v", inner, block.value(h[index]))
-            return index, inner
-        value = block.value(h)
-        index, inner = narrow.pick(at, block.drift(value, memory.take("v", at), self.similarity))
-        memory.put("v", at if narrow.frozen is None else at.sheltered(narrow.frozen), value)
-        return index, inner
-
-
-def _narrowing(at: At) -> Narrowing:
-    if at.narrow is None:
-        raise RuntimeError("V-verify needs a plan that says what each layer picks")
-    return at.narrow
+    def pick(self, block: Parts, h: Tensor, at: At, memory: LayerMemory, *rows: Tensor) -> tuple[At, list[Tensor]]:
+        """Renew the values of h [N, C], if these are looked at, and choose the rows to recompute: where they sit, and
+        theirs of `rows` [N, ...]."""
+        if self.adaptive:
+            score = block.renew(block.value(h), at, memory, self.similarity, at.picking.frozen)
+        else:
+            score = torch.zeros(len(h), device=h.device)
+        return block.pick(at, score, *rows)
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,13 @@ class Block:
         """Values [N, G, D] of h [N, C]."""
         return linear(h, self.v_weight, self.v_bias).view(-1, self.config.kv_heads, self.config.head_dim)
 
-    def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
-        """How far values [N, G, D] moved, [N] float32."""
-        return self.passes.drift(new, old, similarity)
+    def renew(self, value: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None) -> Tensor:
+        """Put values [N, G, D] into their slots, but those of frozen [N], and say how far each moved, [N] float32."""
+        return memory.renew("v", at, value, similarity, frozen)
+
+    def pick(self, at: At, score: Tensor, *rows: Tensor) -> tuple[At, list[Tensor]]:
+        """Where the rows of the highest score [N] sit, and what they have of each of `rows` [N, ...]."""
+        return self.passes.pick(at, score, rows)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""

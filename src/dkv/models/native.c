@@ -11,6 +11,7 @@
 
 static inline float read_f(float value) { return value; }
 static inline float write_f(float value) { return value; }
+static inline float round_f(float value) { return value; }
 
 static inline float read_b(uint16_t value) {
     uint32_t bits = (uint32_t)value << 16;
@@ -19,11 +20,19 @@ static inline float read_b(uint16_t value) {
     return wide;
 }
 
-static inline uint16_t write_b(float value) { /* to the nearest, ties to even; NaN stays NaN */
-    uint32_t bits;
+static inline uint32_t nearest_b(float value) { /* bits of which the upper half is the nearest, ties to even. NaN stays */
+    uint32_t bits;                              /* NaN, since those that come of bfloat16 or arithmetic end in zeros */
     memcpy(&bits, &value, 4);
-    uint32_t nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (uint16_t)nearest;
+    return bits + 0x7fff + ((bits >> 16) & 1);
+}
+
+static inline uint16_t write_b(float value) { return (uint16_t)(nearest_b(value) >> 16); }
+
+static inline float round_b(float value) { /* as if written and read again */
+    uint32_t bits = nearest_b(value) & 0xffff0000;
+    float rounded;
+    memcpy(&rounded, &bits, 4);
+    return rounded;
 }
 
 /* out [n, c] = x [n, c] / sqrt(mean of squares + eps), rounded, times weight [c] */
@@ -39,7 +48,7 @@ static inline uint16_t write_b(float value) { /* to the nearest, ties to even; N
             float scale = 1 / sqrtf(sum / c + eps);                                                                    \
             _Pragma("omp simd")                                                                                        \
             for (int64_t j = 0; j < c; j++)                                                                            \
-                to[j] = write_##D(read_##D(write_##D(read_##D(row[j]) * scale)) * read_##D(weight[j]));                \
+                to[j] = write_##D(round_##D(read_##D(row[j]) * scale) * read_##D(weight[j]));                \
         }                                                                                                              \
     }
 
@@ -59,17 +68,35 @@ static inline uint16_t write_b(float value) { /* to the nearest, ties to even; N
         }                                                                                                              \
     }
 
-/* out [n]: how far old [n, c] moved to new [n, c], as dkv.drift has it: 1 - cosine, or else the distance; what is less
- * than `least` of the length is rounding */
-#define DRIFT(T, D)                                                                                                    \
-    void drift_##D(const T *new, const T *old, float *out, int64_t n, int64_t c, int cosine, float least,              \
-                   int threads) {                                                                                      \
-        _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * c > FEW)")                               \
+/* old [heads, d] = the cells of a row, `apart` numbers from head to head; new takes their place if `renewed` */
+#define GATHER(T, D)                                                                                                   \
+    static void gather_##D(T *cells, const T *new, T *old, int64_t heads, int64_t apart, int64_t d, int renewed) {     \
+        for (int64_t h = 0; h < heads; h++)                                                                            \
+            _Pragma("omp simd")                                                                                        \
+            for (int64_t j = 0; j < d; j++) {                                                                          \
+                T held = cells[h * apart + j];                                                                         \
+                old[h * d + j] = held;                                                                                 \
+                cells[h * apart + j] = renewed ? new[h * d + j] : held;                                                \
+            }                                                                                                          \
+    }
+
+GATHER(float, f)
+GATHER(uint16_t, b)
+
+/* out [n]: how far the cells of each row moved to new [n, heads, d], as dkv.drift has it: 1 - cosine, or else the distance;
+ * what is less than `least` of the length is rounding. Then new takes their place, but where frozen [n] (or null) says no.
+ * Head h of row i lies in cell starts[i] + h * apart, of d numbers; rows share one only where nobody reads it. */
+#define RENEW(T, D)                                                                                                    \
+    void renew_##D(T *cells, const int64_t *starts, const T *new, const uint8_t *frozen, float *out, int64_t n,        \
+                   int64_t heads, int64_t apart, int64_t d, int cosine, float least, int threads) {                    \
+        _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * heads * d > FEW)")                       \
         for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T *a = new + i * c, *b = old + i * c;                                                                \
+            const T *a = new + i * heads * d;                                                                          \
+            T b[heads * d];                                                                                            \
+            gather_##D(cells + starts[i] * d, a, b, heads, apart * d, d, !frozen || !frozen[i]);                       \
             float after = 0, before = 0, square = 0;                                                                   \
             _Pragma("omp simd reduction(+ : after, before, square)")                                                   \
-            for (int64_t j = 0; j < c; j++) {                                                                          \
+            for (int64_t j = 0; j < heads * d; j++) {                                                                  \
                 float u = read_##D(a[j]), v = read_##D(b[j]);                                                          \
                 after += u * u;                                                                                        \
                 before += v * v;                                                                                       \
@@ -143,23 +170,87 @@ void best_f(const float *logits, int64_t *token, float *confidence, int64_t n, i
     }
 }
 
-/* rows [n, heads], `size` bytes each, the heads of a row side by side and the rows `apart` bytes apart, to their cells */
-void write_rows(char *cells, const int64_t *numbers, const char *rows, int64_t n, int64_t heads, int64_t size,
-                int64_t apart) {
+/* rows [n, heads], `size` bytes each, the heads of a row side by side and the rows `pitch` bytes apart, to their cells:
+ * head h of row i to cell starts[i] + h * apart */
+void write_rows(char *cells, const int64_t *starts, const char *rows, int64_t n, int64_t heads, int64_t apart,
+                int64_t size, int64_t pitch) {
     for (int64_t i = 0; i < n; i++)
         for (int64_t h = 0; h < heads; h++)
-            memcpy(cells + numbers[i * heads + h] * size, rows + i * apart + h * size, size);
+            memcpy(cells + (starts[i] + h * apart) * size, rows + i * pitch + h * size, size);
 }
 
-/* out [n, c] = x [n, c] + cells [., c] at numbers [n] */
+static float greatest_but(float *keys, int64_t n, int64_t rank) { /* the rank-th greatest, 0 first; reorders keys */
+    for (int64_t low = 0, high = n - 1;;) {
+        float middle = keys[low + (high - low) / 2];
+        int64_t i = low, j = high;
+        while (i <= j) {
+            while (keys[i] > middle) i++;
+            while (keys[j] < middle) j--;
+            if (i > j) break;
+            float other = keys[i];
+            keys[i++] = keys[j];
+            keys[j--] = other;
+        }
+        if (rank <= j) high = j;
+        else if (rank >= i) low = i;
+        else return keys[rank];
+    }
+}
+
+/* index [picks]: the entries of source [n] whose keys, score [.] there + bias [n], are greatest, of equals the first; in
+ * the order of source. keys, spare: room for n numbers each */
+static void pick_some(const float *score, const int64_t *source, const float *bias, float *keys, float *spare, int64_t n,
+                      int64_t picks, int64_t *index) {
+    for (int64_t r = 0; r < n; r++) {
+        float key = score[source[r]] + bias[r];
+        keys[r] = spare[r] = key == key ? key : INFINITY; /* no number comes first, as where they are sorted */
+    }
+    float least = greatest_but(spare, n, picks - 1);
+    int64_t equals = picks;
+    for (int64_t r = 0; r < n; r++) equals -= keys[r] > least;
+    for (int64_t r = 0; r < n; r++)
+        if (keys[r] > least || (keys[r] == least && equals-- > 0)) *index++ = source[r];
+}
+
+/* What `dkv.place.Narrowing.pick` does, for picks [batch] of `rows` carried rows of each sequence: index [n] of those
+ * picked, their slots and cells, n - sum of picks of them in sequence 0's scratch slot, `width`; and of up to three
+ * arrays of rows, which are `wide` bytes each, those of the picked */
+void pick_rows(const float *score, const int64_t *source, const float *bias, const int64_t *picks, const int64_t *slots,
+               int64_t *index, int64_t *slot, int64_t *flat, int64_t n, int64_t batch, int64_t rows, int64_t width,
+               const char *a, char *to_a, int64_t wide_a, const char *b, char *to_b, int64_t wide_b, const char *c,
+               char *to_c, int64_t wide_c) {
+    float keys[rows], spare[rows];
+    int64_t i = 0;
+    for (int64_t s = 0; s < batch; s++) {
+        if (!picks[s]) continue;
+        pick_some(score, source + s * rows, bias + s * rows, keys, spare, rows, picks[s], index + i);
+        for (int64_t end = i + picks[s]; i < end; i++) {
+            slot[i] = slots[index[i]];
+            flat[i] = s * (width + 1) + slot[i];
+        }
+    }
+    for (; i < n; i++) {
+        index[i] = 0;
+        slot[i] = flat[i] = width;
+    }
+    for (i = 0; i < n; i++) {
+        memcpy(to_a + i * wide_a, a + index[i] * wide_a, wide_a);
+        memcpy(to_b + i * wide_b, b + index[i] * wide_b, wide_b);
+        memcpy(to_c + i * wide_c, c + index[i] * wide_c, wide_c);
+    }
+}
+
+/* out [n, c] = x [n, c] + one [., c] at numbers [n], rounded, + other [., c] there */
 #define ONTO(T, D)                                                                                                     \
-    void onto_##D(const T *cells, const int64_t *numbers, const T *x, T *out, int64_t n, int64_t c, int threads) {     \
+    void onto_##D(const T *one, const T *other, const int64_t *numbers, const T *x, T *out, int64_t n, int64_t c,      \
+                  int threads) {                                                                                       \
         _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * c > FEW)")                               \
         for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T *row = x + i * c, *held = cells + numbers[i] * c;                                                  \
+            const T *row = x + i * c, *a = one + numbers[i] * c, *b = other + numbers[i] * c;                          \
             T *to = out + i * c;                                                                                       \
             _Pragma("omp simd")                                                                                        \
-            for (int64_t j = 0; j < c; j++) to[j] = write_##D(read_##D(held[j]) + read_##D(row[j]));                   \
+            for (int64_t j = 0; j < c; j++)                                                                            \
+                to[j] = write_##D(round_##D(read_##D(a[j]) + read_##D(row[j])) + read_##D(b[j]));            \
         }                                                                                                              \
     }
 
@@ -167,7 +258,7 @@ NORM(float, f)
 NORM(uint16_t, b)
 TURN(float, f)
 TURN(uint16_t, b)
-DRIFT(float, f)
-DRIFT(uint16_t, b)
+RENEW(float, f)
+RENEW(uint16_t, b)
 ONTO(float, f)
 ONTO(uint16_t, b)

@@ -14,7 +14,8 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from dkv.drift import ROUNDING
 from dkv.models.passes import Passes
+from dkv.place import Apart, At
 from dkv.rules import Turn
 from dkv.warmth import Warmth
 
@@ -48,12 +50,17 @@ _POINTER, _COUNT, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _SIGNATURES = {
     "norm": (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _FLOAT, _INT),
     "turn": (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _INT),
-    "drift": (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _INT, _FLOAT, _INT),
-    "onto": (_POINTER, _POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _INT),
+    "renew": (*(_POINTER,) * 5, *(_COUNT,) * 4, _INT, _FLOAT, _INT),
+    "onto": (*(_POINTER,) * 5, _COUNT, _COUNT, _INT),
 }
 
 
-_WRITE = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT)
+_WRITE = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT)
+_FEATURES = 2
+"""A layer's: what its attention and what its feed-forward added."""
+_PICK = (*(_POINTER,) * 8, *(_COUNT,) * 4, *(_POINTER, _POINTER, _COUNT) * 3)
+_PICKED = 3
+"""Arrays of rows that a layer takes the picked ones of: normed, as they are, and their rotation."""
 _BEST = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _INT)
 
 
@@ -69,9 +76,11 @@ class Native(Passes):
         self.warmth, self._shared = warmth, one_runtime()
         self._made = dict[tuple[str, torch.dtype], Callable[..., None]]()
         self._write: Callable[..., None] | None = None
+        self._pick: Callable[..., None] | None = None
         self._best: Callable[..., None] | None = None
         if library is not None:
             self._write = _function(library, "write_rows", _WRITE)
+            self._pick = _function(library, "pick_rows", _PICK)
             self._best = _function(library, "best_f", _BEST)
             for name, signature in _SIGNATURES.items():
                 for dtype, letter in _LETTERS.items():
@@ -97,35 +106,53 @@ class Native(Passes):
         run(x.data_ptr(), turn.phase.data_ptr(), *x.shape, self._threads())
         return x
 
-    def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
-        """How far values [N, G, D] moved, [N] float32."""
-        run = self._of("drift", new, old)
+    def write(self, cells: Tensor, at: At, apart: Apart, rows: Tensor) -> None:
+        """Put rows [N, heads, D] of the carried rows into their cells [M, D]."""
+        count, heads, size = rows.shape
+        if self._write is None or rows.stride()[1:] != (size, 1) or cells.device.type != "cpu":
+            super().write(cells, at, apart, rows)
+            return
+        width, starts = rows.element_size(), at.starts(apart)
+        self._write(cells.data_ptr(), starts.data_ptr(), rows.data_ptr(), count, heads, apart.head, size * width,
+                    rows.stride(0) * width)  # fmt: skip
+
+    def renew(
+        self, cells: Tensor, at: At, apart: Apart, rows: Tensor, similarity: str, frozen: Tensor | None
+    ) -> Tensor:
+        """Put rows [N, heads, D] into their cells, but the frozen ones, and say how far each moved, [N] float32."""
+        run = self._of("renew", cells, rows)
         if run is None:
-            return super().drift(new, old, similarity)
-        rows, size = len(new), new[0].numel() if len(new) else 0
-        out = torch.empty(rows)
-        run(new.data_ptr(), old.data_ptr(), out.data_ptr(), rows, size, similarity == "cosine", ROUNDING,
+            return super().renew(cells, at, apart, rows, similarity, frozen)
+        out = torch.empty(len(rows))
+        run(cells.data_ptr(), at.starts(apart).data_ptr(), rows.data_ptr(), 0 if frozen is None else frozen.data_ptr(),
+            out.data_ptr(), *rows.shape[:2], apart.head, rows.shape[2], similarity == "cosine", ROUNDING,
             self._threads())  # fmt: skip
         return out
 
-    def write(self, cells: Tensor, numbers: Tensor, rows: Tensor) -> None:
-        """Put rows [N, heads, D] into cells [M, D] by their numbers [N * heads]."""
-        count, heads, size = rows.shape
-        if self._write is None or rows.stride()[1:] != (size, 1) or cells.device.type != "cpu":
-            super().write(cells, numbers, rows)
-            return
-        width = rows.element_size()
-        self._write(cells.data_ptr(), numbers.data_ptr(), rows.data_ptr(), count, heads, size * width,
-                    rows.stride(0) * width)  # fmt: skip
-
-    def onto(self, cells: Tensor, numbers: Tensor, x: Tensor) -> Tensor:
-        """x [N, D] plus cells numbers [N]."""
-        run = self._of("onto", cells, x)
+    def onto(self, features: Sequence[Tensor], numbers: Tensor, x: Tensor) -> Tensor:
+        """x [N, D] plus what cells numbers [N] of each feature hold."""
+        run = self._of("onto", x, *features) if len(features) == _FEATURES else None
         if run is None:
-            return super().onto(cells, numbers, x)
+            return super().onto(features, numbers, x)
         out = torch.empty_like(x)
-        run(cells.data_ptr(), numbers.data_ptr(), x.data_ptr(), out.data_ptr(), *x.shape, self._threads())
+        run(*(cells.data_ptr() for cells in features), numbers.data_ptr(), x.data_ptr(), out.data_ptr(), *x.shape,
+            self._threads())  # fmt: skip
         return out
+
+    def pick(self, at: At, score: Tensor, rows: Sequence[Tensor]) -> tuple[At, list[Tensor]]:
+        """Where the rows of the highest score [N] sit, and theirs of each of `rows` [N, ...]; in the rows' order."""
+        narrow, plain = at.picking, all(x.device.type == "cpu" and x.is_contiguous() for x in (score, *rows))
+        if self._pick is None or not plain or score.dtype != torch.float32 or len(rows) != _PICKED:
+            return super().pick(at, score, rows)
+        size, (batch, most) = len(narrow.base), narrow.source.shape
+        index, slot, flat = torch.empty(3, size, dtype=torch.int64).unbind()
+        found = [x.new_empty(size, *x.shape[1:]) for x in rows]
+        each = (score, narrow.source, narrow.bias, narrow.picks, at.slot, index, slot, flat)
+        copies = (
+            (x.data_ptr(), y.data_ptr(), y.element_size() * x.stride(0)) for x, y in zip(rows, found, strict=True)
+        )
+        self._pick(*(x.data_ptr() for x in each), size, batch, most, at.width, *chain.from_iterable(copies))
+        return At(narrow.sequence, slot, flat, at.width, narrow.grouping, False, at.mask), found
 
     def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""
@@ -137,11 +164,11 @@ class Native(Passes):
                    self._threads())  # fmt: skip
         return token, confidence
 
-    def _of(self, name: str, one: Tensor, other: Tensor) -> Callable[..., None] | None:
-        """The function for two tensors, if there is one."""
-        run = self._made.get((name, one.dtype))
-        fits = one.device.type == "cpu" and other.dtype == one.dtype and one.is_contiguous() and other.is_contiguous()
-        return run if fits else None
+    def _of(self, name: str, *given: Tensor) -> Callable[..., None] | None:
+        """The function for these tensors, if there is one."""
+        dtype = given[0].dtype
+        fits = all(x.device.type == "cpu" and x.dtype == dtype and x.is_contiguous() for x in given)
+        return self._made.get((name, dtype)) if fits else None
 
 
 def native() -> Native:

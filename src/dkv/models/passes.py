@@ -6,12 +6,14 @@ whole.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.drift import drift
 from dkv.memory import Moves
+from dkv.place import At
 from dkv.rules import Turn
 from dkv.sampling import best
 
@@ -29,9 +31,11 @@ class Passes(Moves):
         """x [N, heads, D] rotated; x itself may be written over."""
         return turn(x)
 
-    def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
-        """How far values [N, G, D] moved, [N] float32."""
-        return drift(new, old, similarity)
+    def pick(self, at: At, score: Tensor, rows: Sequence[Tensor]) -> tuple[At, list[Tensor]]:
+        """Where the rows of the highest score [N] sit that `at.narrow` asks for, and theirs of each of `rows` [N, ...].
+        Raises RuntimeError where it asks for none."""
+        index, inner = at.picking.pick(at, score)
+        return inner, [x.index_select(0, index) for x in rows]
 
     def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""

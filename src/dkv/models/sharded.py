@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from dkv.drift import drift
 from dkv.errors import SettingError
+from dkv.memory import LayerMemory
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer
 from dkv.models.layout import linear
@@ -60,9 +61,12 @@ class ShardedBlock(Block):
 
     team: Team = field(kw_only=True)
 
-    def drift(self, new: Tensor, old: Tensor, similarity: str) -> Tensor:
-        """How far values [N, G, D] moved over the heads of all ranks, [N] float32; the same bits on every rank."""
-        return drift(new, old, similarity, self._lengths)
+    def renew(self, value: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None) -> Tensor:
+        """Put values [N, G, D] into their slots, but those of frozen [N], and say how far each moved over the heads of
+        all ranks, [N] float32; the same bits on every rank."""
+        moved = drift(value, memory.take("v", at), similarity, self._lengths)
+        memory.put("v", at if frozen is None else at.sheltered(frozen), value)
+        return moved
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected, over all ranks' heads: [N, C]."""
