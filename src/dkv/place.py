@@ -48,22 +48,24 @@ class At:
 
     def starts(self, apart: Apart) -> Tensor:
         """[N] the numbers of the carried rows' first cells in a buffer whose cells lie `apart`."""
-        return self.cells(Apart(1, apart.sequence, 0))
+        return self.flat if apart.sequence == self.width + 1 else self._noted(Apart(1, apart.sequence, 0))
 
     def cells(self, apart: Apart) -> Tensor:
         """[N * heads] the numbers of the carried rows' cells in such a buffer, head by head of each row."""
+        return self.starts(apart) if apart.heads == 1 else self._noted(apart)
+
+    def _noted(self, apart: Apart) -> Tensor:
         if torch.compiler.is_compiling():  # else the key's numbers would be part of the graph
-            return self._cells(apart)
+            return self._numbers(apart)
         if apart not in self.numbers:
-            self.numbers[apart] = self._cells(apart)
+            self.numbers[apart] = self._numbers(apart)
         return self.numbers[apart]
 
-    def _cells(self, apart: Apart) -> Tensor:
-        heads, sequence, head = apart
-        starts = self.flat if sequence == self.width + 1 else self.sequence * sequence + self.slot
-        if heads == 1:
-            return starts
-        return (starts[:, None] + torch.arange(0, heads * head, head, device=starts.device)).view(-1)
+    def _numbers(self, apart: Apart) -> Tensor:
+        if apart.heads == 1:
+            return self.sequence * apart.sequence + self.slot
+        heads = torch.arange(0, apart.heads * apart.head, apart.head, device=self.slot.device)
+        return (self.starts(apart)[:, None] + heads).view(-1)
 
     @property
     def picking(self) -> Narrowing:
