@@ -80,6 +80,11 @@ class DiffusionLM:
         """As what the weights are kept ("int8", "int4"), None = plain."""
         return self.network.quantize if isinstance(self.network, Transformer) else None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether `load` was asked to compile."""
+        return "compile" in self.warmth
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],

@@ -76,6 +76,13 @@ def test_a_job_in_pieces_is_the_same_job(wanted: Wanted, tmp_path: Path) -> None
     assert answers(pieces.output) == answers(wanted.output)
 
 
+def test_a_compiled_job_gives_the_same_texts(wanted: Wanted, tmp_path: Path) -> None:
+    run(wanted)
+    compiled = replace(wanted, output=tmp_path / "compiled.jsonl", compile=True)
+    run(compiled)
+    assert answers(compiled.output) == answers(wanted.output)
+
+
 def test_a_finished_job_does_nothing_more(wanted: Wanted) -> None:
     run(wanted)
     before = wanted.output.read_bytes()
@@ -103,6 +110,7 @@ def test_a_drawn_seed_is_kept_for_the_rest(wanted: Wanted) -> None:
         ({"dtype": "bfloat16"}, "dtype='float32', not 'bfloat16'"),
         ({"model": "tiny"}, "model="),
         ({"quantize": "int8"}, "quantize=None, not 'int8'"),
+        ({"compile": True}, "compile=None, not True"),
     ],
 )
 def test_other_settings_are_refused(wanted: Wanted, change: dict[str, Any], message: str) -> None:

@@ -42,18 +42,29 @@ def test_what_was_not_measured_is_blank() -> None:
     assert row({"new_tokens": 0}).joules_per_token is None
 
 
-@pytest.mark.parametrize("kind", [None, "int4"])
-def test_a_row_survives_a_file(kind: str | None) -> None:
-    one = row(quantize=kind)
+@pytest.mark.parametrize(("kind", "compiled"), [(None, False), ("int4", True)])
+def test_a_row_survives_a_file(kind: str | None, compiled: bool) -> None:
+    one = row(quantize=kind, compile=compiled)
     assert Row.read(json.loads(json.dumps(one.record))) == one
     assert one.record["settings"].get("quantize") == kind
     assert ("quantize" in one.record["settings"]) == (kind is not None)  # as in files from before
+    assert one.record["settings"].get("compile", False) == compiled
+    assert ("compile" in one.record["settings"]) == compiled
     assert one.record["cache"] == "dkv-decode:refresh=8,delay=1,shift=un_right"
     assert one.record["figures"]["speedup"] == asdict(Spread(2.0, 1.0, 4.0))
 
 
 @pytest.mark.parametrize(
-    "change", [{"gen": 40}, {"cache": "none"}, {"threads": 2}, {"repeats": 1}, {"seed": 1}, {"quantize": "int8"}]
+    "change",
+    [
+        {"gen": 40},
+        {"cache": "none"},
+        {"threads": 2},
+        {"repeats": 1},
+        {"seed": 1},
+        {"quantize": "int8"},
+        {"compile": True},
+    ],
 )
 def test_other_settings_are_another_row(change: dict[str, Any]) -> None:
     assert row().key == row().key

@@ -61,6 +61,19 @@ def test_packed_weights_are_other_rows_of_the_same_file(cli: Cli, tmp_path: Path
     assert "shape:micro,layers=2, float32, int8, prompt 4" in cli(*arguments, "--quantize", "int8").stdout
 
 
+def test_compiled_rows_are_other_rows_of_the_same_file(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
+    """Of a shape, and of a checkpoint."""
+    given = ["bench", "--model", str(checkpoint), *SMALL, "--cache", "none"]
+    for arguments in ([*MICRO[:-2]], given):
+        arguments += ["--out", str(tmp_path / "b.jsonl")]
+        plain = json.loads(cli(*arguments, "--json").stdout)["rows"]
+        compiled = json.loads(cli(*arguments, "--compile", "--json").stdout)["rows"]
+        assert all("compile" not in row["settings"] for row in plain)
+        assert all(row["settings"]["compile"] for row in compiled)
+        assert json.loads(cli(*arguments, "--json").stdout)["rows"] == plain
+        assert "float32, compiled, prompt" in cli(*arguments, "--compile").stdout
+
+
 def test_a_checkpoint(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["bench", "--model", str(checkpoint), *SMALL, "--cache", "none", "--stop-at-eos", "--batch", "1,2"]
     rows = json.loads(cli(*arguments, "--out", str(tmp_path / "b.jsonl"), "--json").stdout)["rows"]

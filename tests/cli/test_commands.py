@@ -46,6 +46,13 @@ def test_what_was_built_is_said(cli: Cli, checkpoint: Path, monkeypatch: pytest.
     assert "compile: what lies between products stays torch's: no-such-compiler" in without.stderr
 
 
+def test_what_is_compared_can_be_compiled(cli: Cli, checkpoint: Path) -> None:
+    where = ["--model", str(checkpoint), *SHORT, "--json"]
+    plain, fast = (json.loads(cli("compare", "hello", *where, *more).stdout) for more in ([], ["--compile"]))
+    assert (plain["compile"], fast["compile"]) == (False, True)
+    assert [one["token_ids"] for one in plain["results"]] == [one["token_ids"] for one in fast["results"]]
+
+
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 def test_weights_are_packed_as_asked(cli: Cli, checkpoint: Path, kind: str) -> None:
     where = ["--model", str(checkpoint), *SHORT, "--quantize", kind, "--json"]

@@ -58,7 +58,6 @@ def test_refused_settings(cli: Cli, checkpoint: Path, options: str, expected: st
         (["generate", "x", "--input", "x"], "prompt excludes input"),
         (["generate", "--live", "--input", "x"], "live excludes input"),
         (["generate", "--tensor-parallel", "2", "--input", "x"], "tensor_parallel excludes input"),
-        (["generate", "--compile", "--input", "x"], "compile excludes input"),
         (["generate", "x", "--device", "cpu", "--cuda-graphs"], "cuda_graphs=True needs device='cuda', not 'cpu'"),
         (["generate", "x", "--output", "x"], "output needs input"),
         (["generate", "x", "--skip-bad"], "skip_bad needs input"),

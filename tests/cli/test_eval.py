@@ -100,6 +100,14 @@ def test_answers_of_packed_weights_have_a_file_of_their_own(cli: Cli, common: li
     assert "quantize" in one_error(cli(*asked, *other[:2]))
 
 
+def test_answers_of_compiled_code_have_a_file_of_their_own(cli: Cli, common: list[str], tmp_path: Path) -> None:
+    asked = [*common, "--cache", "none", "--count", "2", "--json"]
+    assert "compile" not in json.loads(cli(*asked).stdout)
+    assert "compile" in one_error(cli(*asked, "--compile"))
+    other = ["--out", str(tmp_path / "other.jsonl"), "--compile"]
+    assert json.loads(cli(*asked, *other).stdout)["compile"]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
 def test_ctrl_c_keeps_what_is_finished(cli: Cli, common: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"

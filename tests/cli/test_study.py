@@ -101,6 +101,7 @@ def test_refused(cli: Cli, options: str, expected: str, tmp_path: Path, monkeypa
 
 def test_another_seed_is_not_mixed_in(cli: Cli, common: list[str]) -> None:
     cli("study", "refresh", *common)
+    assert "holds results with compile=None, not True" in one_error(cli("study", "refresh", *common, "--compile"))
     error = one_error(cli("study", "refresh", *common, "--seed", "1"))
     assert "refresh.jsonl' holds results with seed=0, not 1; give another directory" in error
 

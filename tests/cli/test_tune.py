@@ -30,6 +30,7 @@ def test_prompts_are_tuned_on_and_auto_uses_it(cli: Cli, checkpoint: Path, tmp_p
     first = json.loads(cli("tune", *options, "--out", str(out), "--json").stdout)
     again = json.loads(cli("tune", *options, "--out", str(tmp_path / "other"), "--json").stdout)
     assert [a["trial"]["setting"] for a in first["attempts"]] == [a["trial"]["setting"] for a in again["attempts"]]
+    assert "compile=None, not True" in cli("tune", *options, "--out", str(out), "--compile").stderr
     assert (first["kept"] is not None) == any(home.rglob("*.json"))
     if first["kept"]:
         assert cli("generate", "hi", "--model", str(checkpoint), "--gen-length", "4", "--cache", "auto").exit_code == 0

@@ -46,6 +46,7 @@ class Wanted:
     ray: bool = False
     workers: int | None = None
     quantize: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
@@ -99,7 +100,9 @@ class Job:
                 yield crew
             return
         wanted = self._wanted
-        lm = load(wanted.model, device=wanted.device, dtype=wanted.dtype, quantize=wanted.quantize)
+        lm = load(
+            wanted.model, device=wanted.device, dtype=wanted.dtype, quantize=wanted.quantize, compile=wanted.compile
+        )
         asking = Asking(lm, wanted.arguments, self.seed)
         asking.check_job()
         if self._new and not wanted.skip_bad:
@@ -113,7 +116,7 @@ class Job:
         wanted, left = self._wanted, self.source.count - self.results.count
         spread = Spread(
             wanted.model, self._device, self._dtype, wanted.arguments, self.seed, wanted.batch_size, wanted.workers,
-            wanted.quantize,
+            wanted.quantize, wanted.compile,
         )  # fmt: skip
         with cluster():
             if self._new and not wanted.skip_bad:
@@ -148,6 +151,7 @@ def _header(wanted: Wanted, digest: str, begun: Mapping[str, Any] | None) -> dic
         "device": device.type,
         "dtype": str(find_dtype(wanted.dtype, device)).removeprefix("torch."),
         "quantize": wanted.quantize,
+        **({"compile": True} if wanted.compile else {}),
         "seed": seed,
         **wanted.arguments,
         "version": installed_version(),

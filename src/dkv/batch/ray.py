@@ -34,9 +34,9 @@ _BATCHES = 8
 
 @dataclass(frozen=True)
 class Spread:
-    """How a job is spread. model, device, dtype, quantize: as `load` takes them, the same for every worker; arguments,
-    seed: the job's; batch_size: prompts in a worker's forwards at once; workers: None = one for each GPU, without any
-    two."""
+    """How a job is spread. model, device, dtype, quantize, compile: as `load` takes them, the same for every worker;
+    arguments, seed: the job's; batch_size: prompts in a worker's forwards at once; workers: None = one for each GPU,
+    without any two."""
 
     model: str
     device: str
@@ -46,10 +46,11 @@ class Spread:
     batch_size: int
     workers: int | None = None
     quantize: str | None = None
+    compile: bool = False
 
     def asking(self) -> Asking:
         """The job with its model, loaded here."""
-        lm = load(self.model, device=self.device, dtype=self.dtype, quantize=self.quantize)
+        lm = load(self.model, device=self.device, dtype=self.dtype, quantize=self.quantize, compile=self.compile)
         return Asking(lm, self.arguments, self.seed)
 
     def check(self, lines: Iterable[Line]) -> None:

@@ -28,7 +28,7 @@ REFERENCE = "none"
 class Cell:
     """The settings of one row. model: what was loaded, or the shape; cache: a spec, or AUTOREGRESSIVE; baseline: "ar"
     where that runs beside the caches; prompt, gen: tokens; batch: sequences, all alike but for their text; threads: of
-    torch; repeats: timed runs; quantize: as `load` takes it."""
+    torch; repeats: timed runs; quantize, compile: as `load` takes them."""
 
     model: str
     device: str
@@ -46,6 +46,7 @@ class Cell:
     threads: int
     repeats: int
     quantize: str | None = None
+    compile: bool = False
 
     @property
     def key(self) -> str:
@@ -54,14 +55,14 @@ class Cell:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The settings by name. Of plain weights nothing is said of their kind: rows made before there was another go
-        on."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("quantize", None)}
+        """The settings by name. What came later is left out where it is as it was before: older rows go on."""
+        left_out = {("quantize", None), ("compile", False)}
+        return {name: value for name, value in asdict(self).items() if (name, value) not in left_out}
 
     @property
     def numbers(self) -> str:
-        """The dtype, and the kind of weights unless they are plain."""
-        return self.dtype if self.quantize is None else f"{self.dtype}, {self.quantize}"
+        """The dtype, the kind of weights unless they are plain, and whether code was compiled."""
+        return ", ".join(filter(None, (self.dtype, self.quantize, "compiled" if self.compile else None)))
 
     @property
     def spec(self) -> str:
@@ -93,6 +94,7 @@ class Grid:
     threads: int
     repeats: int
     quantize: str | None = None
+    compile: bool = False
 
     def groups(self) -> list[list[Cell]]:
         """The cells by point, no cache first, the cheapest points first within a dtype.
@@ -137,6 +139,7 @@ class Grid:
             threads=self.threads,
             repeats=self.repeats,
             quantize=self.quantize,
+            compile=self.compile,
         )
 
 

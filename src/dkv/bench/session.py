@@ -20,9 +20,9 @@ from dkv.bench.shapes import random_model
 from dkv.dtypes import named_dtype
 from dkv.errors import SettingError
 from dkv.lm import DiffusionLM
-from dkv.loading import find_model, load
+from dkv.loading import built, find_model, load
 from dkv.model import ModelConfig
-from dkv.models import architecture_of
+from dkv.models import Transformer, architecture_of
 from dkv.models.fields import read_json
 from dkv.models.ids import with_ids
 
@@ -116,13 +116,20 @@ class Session:
         if not cell.repeats:
             return _Loaded(None, dtype, rates)
         if self._drawn:
-            drawn = random_model(self._config, dtype, device=self._device, quantize=cell.quantize)
-            lm = DiffusionLM(drawn, None, name=cell.model)
+            lm = DiffusionLM(self._draw(cell, dtype), None, name=cell.model)
         else:
-            lm = load(cell.model, device=str(self._device), dtype=cell.dtype, quantize=cell.quantize)
+            lm = load(
+                cell.model, device=str(self._device), dtype=cell.dtype, quantize=cell.quantize, compile=cell.compile
+            )
         # What the libraries allocate once and for all is no run's memory.
         lm.generate([[0]], gen_length=2, cache=REFERENCE, decoder=cell.decoder, seed=0)
         return _Loaded(lm, dtype, rates)
+
+    def _draw(self, cell: Cell, dtype: torch.dtype) -> Transformer:
+        """A model of the shape, as `load` would make it."""
+        arrange = self._device.type == "cpu" or not cell.compile
+        drawn = random_model(self._config, dtype, device=self._device, quantize=cell.quantize, arrange=arrange)
+        return built(drawn, self._device) if cell.compile else drawn
 
 
 def cost_of(cells: Sequence[Cell]) -> int:

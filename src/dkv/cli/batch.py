@@ -34,6 +34,7 @@ def run_batch(
     device: str,
     dtype: str,
     quantize: str | None,
+    compile: bool,  # noqa: A002 - what `load` calls it
     batch_size: int,
     skip_bad: bool,
     ray: bool,
@@ -46,7 +47,8 @@ def run_batch(
 
     seed = arguments.pop("seed")
     wanted = Wanted(
-        source, output, arguments, model, device, dtype, seed, batch_size, skip_bad, ray, workers, quantize
+        source, output, arguments, model, device, dtype, seed, batch_size, skip_bad, ray, workers, quantize,
+        compile,
     )  # fmt: skip
     with Job(wanted) as job:
         progress = _run(job)

@@ -67,6 +67,7 @@ def bench(
     batch: Annotated[str, _numbers("--batch", "Sequences at a time.")] = "1",
     dtype: _Dtypes = "auto",
     quantize: options.Quantize = None,
+    compile: options.Compile = False,  # noqa: A002 - named as its option
     block_length: _Block = 32,
     decoder: _Decoder = None,
     stop_at_eos: _Stop = False,
@@ -108,6 +109,7 @@ def bench(
         threads=torch.get_num_threads(),
         repeats=repeats,
         quantize=quantize,
+        compile=compile,
     )
     session = Session(grid, config, shape is not None, out, place)
     run(session)

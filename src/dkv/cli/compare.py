@@ -41,6 +41,7 @@ def compare(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
+    compile: options.Compile = False,  # noqa: A002 - named as its option
     as_json: options.Json = False,
 ) -> None:
     """Generate a response to PROMPT under several caches, with one seed: speed, rows computed, and agreement."""
@@ -58,7 +59,7 @@ def compare(
     specs = list(cache or _DEFAULT)
     for spec in specs:
         dkv.caches.make_cache(spec)  # a misspelled last one should not cost the runs before it
-    lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize)
+    lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize, compile=compile)
     measured = measure(lm, given, specs, repeats, arguments)
     if as_json:
         _print_json(lm, repeats, measured)
@@ -73,7 +74,8 @@ def _print_json(lm: DiffusionLM, repeats: int, measured: list[Measured]) -> None
         timing = {"seconds": m.seconds, "tokens_per_second": m.speed, "agreement": m.agreement}
         return {"cache": m.spec, **timing, **record_of(m.generation)}
 
-    print_json({"model": lm.name, "quantize": lm.quantize, "repeats": repeats, "results": [one(m) for m in measured]})
+    how = {"model": lm.name, "quantize": lm.quantize, "compile": lm.compiled, "repeats": repeats}
+    print_json({**how, "results": [one(m) for m in measured]})
 
 
 def _print_table(measured: list[Measured]) -> None:

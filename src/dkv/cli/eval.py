@@ -93,6 +93,7 @@ def evaluate(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
+    compile: options.Compile = False,  # noqa: A002 - named as its option
     markdown: _Markdown = False,
     as_json: options.Json = False,
 ) -> None:
@@ -107,7 +108,7 @@ def evaluate(
         count=count, full=full, batch_size=batch_size, out=out, gsm8k=gsm8k,
         humaneval=humaneval, execute_code=execute_code, num_fewshot=num_fewshot, mc_samples=mc_samples,
         include_path=include_path, unconfined_code=unconfined_code, chat=chat, device=device, dtype=dtype,
-        quantize=quantize,
+        quantize=quantize, compile=compile,
     )  # fmt: skip
     session = Session(wanted)
     with session.store:

@@ -75,10 +75,10 @@ def generate(
         split = None if tensor_parallel == 1 else tensor_parallel
         single = {
             "prompt": prompt, "ids": ids, "live": live, "svg": svg, "json": as_json, "tensor_parallel": split,
-            "compile": compile, "cuda_graphs": cuda_graphs,
+            "cuda_graphs": cuda_graphs,
         }  # fmt: skip
         _refuse(single, "excludes input; leave input out")
-        run_batch(input, output, arguments, model, device, dtype, quantize, batch_size, skip_bad, ray, workers)
+        run_batch(input, output, arguments, model, device, dtype, quantize, compile, batch_size, skip_bad, ray, workers)
         return
     _refuse({"output": output, "skip_bad": skip_bad, "ray": ray, "workers": workers}, "needs input; give --input FILE")
     if prompt is None:

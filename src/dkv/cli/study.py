@@ -51,6 +51,7 @@ def study(
     seed: _Seed = 0,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    compile: options.Compile = False,  # noqa: A002 - named as its option
     as_json: options.Json = False,
 ) -> None:
     """Run the field's experiments, and judge each claim by a rule; without a NAME list them."""
@@ -66,7 +67,7 @@ def study(
 
     number = (_QUICK if quick else _COUNT) if count is None else count
     effort = Effort(quick, number, seed, model)
-    with Kit(model, device, dtype, seed=seed, out=out) as kit:
+    with Kit(model, device, dtype, compile, seed=seed, out=out) as kit:
         finished = _run(studies, effort, kit, out)
     if as_json:
         from dkv.cli.record import print_json

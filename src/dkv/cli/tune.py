@@ -70,6 +70,7 @@ def tune(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
+    compile: options.Compile = False,  # noqa: A002 - named as its option
     as_json: options.Json = False,
 ) -> None:
     """Find the fastest cache and decoder that stay within a budget; `--cache auto` then uses them."""
@@ -89,7 +90,7 @@ def tune(
     )
     suites = suites_of(tasks, prompts, gen_length, count + held_out, budget)
     _check(plan.caches, plan.decoders)
-    lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize)
+    lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize, compile=compile)
     out.mkdir(parents=True, exist_ok=True)
     with Session(lm, suites, plan, seed, out / "answers.jsonl") as session:
         outcomes = _run(session, out)

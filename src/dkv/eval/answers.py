@@ -16,7 +16,7 @@ from dkv.generation import Generation
 from dkv.lm import DiffusionLM
 from dkv.version import installed_version
 
-__all__ = ["Asker", "common_of", "key_of", "record_of", "warm_up"]
+__all__ = ["Asker", "common_of", "compiled_as", "key_of", "record_of", "warm_up"]
 
 _WARM_UP_LENGTH = 8
 
@@ -29,9 +29,16 @@ def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
         "device": lm.model.device.type,
         "dtype": str(lm.model.dtype).removeprefix("torch."),
         "quantize": lm.quantize,
+        **compiled_as(lm.compiled),
         "seed": seed,
         "version": installed_version(),
     }
+
+
+def compiled_as(compiled: bool) -> dict[str, bool]:
+    """What is noted of how answers are computed: nothing where nothing is compiled, so that files from before that was
+    asked go on."""
+    return {"compile": True} if compiled else {}
 
 
 def key_of(question: Question, setting: Setting) -> str:

@@ -62,6 +62,7 @@ class Wanted:
     device: str = "auto"
     dtype: str = "auto"
     quantize: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("count", "batch_size", "gen_length", "block_length", "steps", "mc_samples"):
@@ -116,7 +117,9 @@ class Session:
         own = {suite.name for suite in self._suites}
         foreign = tuple(name for name in wanted.names if name not in own)
         self._manager: Any = Tasks(foreign, wanted.include_path).manager() if foreign else None
-        lm = load(wanted.model, device=wanted.device, dtype=wanted.dtype, quantize=wanted.quantize)
+        lm = load(
+            wanted.model, device=wanted.device, dtype=wanted.dtype, quantize=wanted.quantize, compile=wanted.compile
+        )
         chat = wanted.chat if wanted.chat is not None else bool(lm.tokenizer and lm.tokenizer.has_template)
         self._tasks = Tasks(
             foreign, wanted.include_path, wanted.count, chat, wanted.num_fewshot, wanted.unconfined_code, wanted.seed,

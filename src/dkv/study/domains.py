@@ -47,7 +47,7 @@ def _turns(task: str) -> Cell:
 def exact(kit: Kit) -> DiffusionLM:
     """The studied model in float32, whatever the kit's dtype: small drifts are beyond bfloat16. Raises what `load`
     raises."""
-    return Kit(kit.model, kit.device, "float32", kit.tell).lm()
+    return Kit(kit.model, kit.device, "float32", kit.compile, kit.tell).lm()
 
 
 def snapshots(lm: DiffusionLM, cell: Cell) -> Iterator[Snapshot]:

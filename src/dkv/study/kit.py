@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dkv.eval.answers import Asker
+from dkv.eval.answers import Asker, compiled_as
 from dkv.eval.store import Kind, Store
 from dkv.fingerprint import fingerprint
 from dkv.lm import DiffusionLM
@@ -26,12 +26,14 @@ _ANSWERS = Kind("dkv-study-answers 1", "dkv study", "give another directory")
 
 @dataclass
 class Kit:
-    """model: what `load` takes, studied unless a cell names another; tell: takes a line of progress; seed: of all
-    answers; out: the directory of the answers' files, None = none are kept. A context manager that closes them."""
+    """model, device, dtype, compile: as `load` takes them; the model is studied unless a cell names another. tell:
+    takes a line of progress; seed: of all answers; out: the directory of the answers' files, None = none are kept. A
+    context manager that closes them."""
 
     model: str = "tiny"
     device: str = "auto"
     dtype: str = "auto"
+    compile: bool = False
     tell: Callable[[str], None] = lambda note: None
     seed: int = 0
     out: Path | None = None
@@ -42,7 +44,7 @@ class Kit:
         """A model by name, the studied one by default. Raises what `load` raises."""
         name = name or self.model
         if name not in self._loaded:
-            self._loaded[name] = load(name, device=self.device, dtype=self.dtype)
+            self._loaded[name] = load(name, device=self.device, dtype=self.dtype, compile=self.compile)
         return self._loaded[name]
 
     def asker(self, name: str | None = None) -> Asker:
@@ -63,6 +65,7 @@ class Kit:
             "fingerprint": fingerprint(find_model(name)),
             "device": place.type,
             "dtype": str(find_dtype(self.dtype, place)).removeprefix("torch."),
+            **compiled_as(self.compile),
             "seed": self.seed,
             "version": installed_version(),
         }

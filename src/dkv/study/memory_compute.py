@@ -77,7 +77,7 @@ class MemoryCompute:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Each cell beside no cache in float32. Raises what loading raises."""
-        lm = load(kit.model, device=kit.device, dtype="float32") if cells else None
+        lm = load(kit.model, device=kit.device, dtype="float32", compile=kit.compile) if cells else None
         none: dict[Example, Generation] = {}
         for cell in cells:
             if lm is not None:
