@@ -18,7 +18,7 @@ from tests.support.runs import POLICIES, start
 from tests.support.syncs import Syncs
 
 RAGGED = [[3, 4, 5], [9] * 20, [8, 1]]
-DECODERS = ("confidence", "random", "threshold:tau=0.9", "factor", "entropy-bound", "local-leap")
+DECODERS = ("confidence", "random", "threshold:tau=0.9", "factor", "entropy-bound", "local-leap", "credit")
 DREAMS = ("entropy", "maskgit-plus", "topk-margin", "origin")
 
 
@@ -79,6 +79,7 @@ ONES = torch.ones(3)
         lambda x: x.masked_select(x > 0),
         lambda x: torch.repeat_interleave(x, x.long()),
         lambda x: x.unique(),
+        lambda x: torch.tensor([1, 2], device=x.device),
     ],
 )
 def test_what_waits_is_found(wait: Callable[[Tensor], object]) -> None:

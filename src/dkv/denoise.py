@@ -18,7 +18,7 @@ from dkv.errors import AuditError
 from dkv.guidance import Guidance
 from dkv.memory import Memory
 from dkv.model import Model, best_of
-from dkv.place import At, Bucket, exact, narrow, pack
+from dkv.place import At, Bucket, Counted, exact, narrow, pack
 from dkv.plan import CachePolicy, Decoder, Noting, Plan, Step, notes_of
 from dkv.rules import DENSE, Rules
 from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key, summit
@@ -133,9 +133,7 @@ def advance(state: State) -> Tick | None:
         return None
     read = None
     if any(counts):  # else a step without work: the schedule has more steps than tokens
-        at = pack(rows, counts, _mask(state, rows, plan), state.bucket)
-        if plan.rules != DENSE:
-            at = replace(at, narrow=narrow(at, counts, picked, plan.forced, plan.frozen, state.bucket))
+        at = _places(state, plan, rows, Counted(counts, carried), Counted(picked, picks))
         tokens = F.pad(state.canvas.tokens, (0, 1)).view(-1)[at.flat]
         hidden = state.model.forward(tokens, at, state.memory, plan.rules)
         if state.guidance is not None and plan.rest is not None:  # also where nothing is read: a later step may need it
@@ -172,6 +170,14 @@ def _with_new(state: State, plan: Plan) -> Plan:
         frozen=None if plan.frozen is None else plan.frozen & ~new,
         rest=None if plan.rest is None else plan.rest & ~new.any(1),
     )
+
+
+def _places(state: State, plan: Plan, rows: Tensor, counts: Counted, picks: Counted) -> At:
+    """Where the rows [B, T] sit, `counts` of them, and the `picks` of layers that pick."""
+    at = pack(rows, counts.told, _mask(state, rows, plan), state.bucket, counts.each)
+    if plan.rules == DENSE:
+        return at
+    return replace(at, narrow=narrow(at, counts, picks, plan.forced, plan.frozen, state.bucket))
 
 
 def _read_by(step: Step) -> Tensor:

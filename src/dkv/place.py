@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Apart", "At", "Attention", "Bucket", "Grouping", "Narrowing", "exact", "narrow", "pack"]
+__all__ = ["Apart", "At", "Attention", "Bucket", "Counted", "Grouping", "Narrowing", "exact", "narrow", "pack"]
 
 
 class Apart(NamedTuple):
@@ -162,35 +162,45 @@ class Narrowing:
         return index, At(self.sequence, slot, self.base + slot, at.width, self.grouping, False, at.mask)
 
 
+class Counted(NamedTuple):
+    """How many rows each sequence has: told on the host, and each [B] on the device. Made from one another they would
+    cost a wait."""
+
+    told: list[int]
+    each: Tensor
+
+
 def narrow(
-    at: At, counts: list[int], picks: list[int], forced: Tensor | None, frozen: Tensor | None, bucket: Bucket
+    at: At, counts: Counted, picks: Counted, forced: Tensor | None, frozen: Tensor | None, bucket: Bucket
 ) -> Narrowing:
     """Prepare every layer's pick of `picks` rows of each sequence, of which `counts` are carried; forced and frozen
     [B, T] or None."""
-    batch, most, device = len(counts), max(counts), at.slot.device
-    starts = torch.tensor(_spans(counts)[0], device=device)
+    batch, most, device = len(counts.told), max(counts.told), at.slot.device
+    starts = _before(counts.each)
     source = (starts[:, None] + torch.arange(most, device=device)).clamp(max=len(at.slot) - 1)
-    own = torch.tensor(counts, device=device)
-    total = sum(picks)
+    total = sum(picks.told)
     size = bucket(total) if total else 0
-    amount = torch.tensor(picks, device=device)
-    sequence = torch.repeat_interleave(torch.arange(batch, device=device), amount, output_size=total)
-    before = F.pad(amount.cumsum(0), (1, 0))[:-1]
-    order = torch.arange(total, device=device) - before[sequence]
+    sequence = torch.repeat_interleave(torch.arange(batch, device=device), picks.each, output_size=total)
+    order = torch.arange(total, device=device) - _before(picks.each)[sequence]
     sequence, order = (F.pad(x, (0, size - total)) for x in (sequence, order))
     held = _carried(frozen, at)
     return Narrowing(
         frozen=held,
         source=source,
-        bias=_bias(source, _carried(forced, at), held, torch.arange(most, device=device) >= own[:, None]),
-        picks=amount,
+        bias=_bias(source, _carried(forced, at), held, torch.arange(most, device=device) >= counts.each[:, None]),
+        picks=picks.each,
         sequence=sequence,
         base=sequence * (at.width + 1),
         ranked=sequence * most + order,
         first=starts[sequence],
         real=torch.arange(size, device=device) < total,
-        grouping=_grouping(picks, size, sequence, device),
+        grouping=_grouping(picks, size, sequence),
     )
+
+
+def _before(each: Tensor) -> Tensor:
+    """[B] how many there are of the sequences before, where each [B] has so many."""
+    return each.cumsum(0) - each
 
 
 def _bias(source: Tensor, forced: Tensor | None, frozen: Tensor | None, absent: Tensor) -> Tensor:
@@ -217,8 +227,11 @@ def exact(rows: int) -> int:
     return rows
 
 
-def pack(rows: Tensor, counts: list[int], mask: Tensor | None, bucket: Bucket = exact) -> At:
+def pack(
+    rows: Tensor, counts: list[int], mask: Tensor | None, bucket: Bucket = exact, carried: Tensor | None = None
+) -> At:
     """Turn rows [B, T] bool, of which `counts` per sequence are set, into the places of N = bucket(sum) carried rows.
+    carried [B]: the counts on the device, where they are there already.
 
     Ascending by sequence and slot. Rows that only fill the bucket point at sequence 0's scratch slot T, which nothing
     ever reads, so raggedness needs no branch and their writes do no harm.
@@ -230,30 +243,31 @@ def pack(rows: Tensor, counts: list[int], mask: Tensor | None, bucket: Bucket = 
     grid = F.pad(rows, (0, 1)).view(-1)
     flat = torch.nonzero_static(grid, size=size, fill_value=width).view(-1)
     sequence, slot = flat // (width + 1), flat % (width + 1)
-    return At(sequence, slot, flat, width, _grouping(counts, size, sequence, rows.device), whole, mask)
+    each = rows.sum(1) if carried is None else carried
+    return At(sequence, slot, flat, width, _grouping(Counted(counts, each), size, sequence), whole, mask)
 
 
 _UNEVEN = 2
 """Attention may take so many times the rows that are carried; beyond, the longest sequences attend alone."""
 
 
-def _grouping(counts: list[int], size: int, sequence: Tensor, device: torch.device) -> Grouping:
-    """How `size` rows, `counts` of each sequence in turn, regroup by sequence."""
+def _grouping(numbers: Counted, size: int, sequence: Tensor) -> Grouping:
+    """How `size` rows, so many of each sequence in turn, regroup by sequence."""
+    counts, device = numbers.told, sequence.device
     batch, total = len(counts), sum(counts)
     if batch == 1 or (size == total == batch * counts[0] and len(set(counts)) == 1):
         return Grouping((batch, size // batch))
     order, rank = sorted(range(batch), key=lambda row: -counts[row]), 0
     while rank < batch - 1 and batch * counts[order[rank]] > _UNEVEN * total:
         rank += 1
-    spans, most = _spans(counts)[1], max(counts[order[rank]], 1)
-    first = torch.tensor([span.start for span in spans], device=device)
+    spans, most = _spans(counts), max(counts[order[rank]], 1)
+    first = _before(numbers.each)
     group = (first[:, None] + torch.arange(most, device=device)).clamp(max=size - 1)
     within = (torch.arange(size, device=device) - first[sequence]).clamp(max=most - 1)
     return Grouping((batch, most), group, sequence * most + within, tuple((row, spans[row]) for row in order[:rank]))
 
 
-def _spans(counts: list[int]) -> tuple[list[int], list[slice]]:
-    """Where the rows of each sequence lie among all: their starts, and their slices."""
+def _spans(counts: list[int]) -> list[slice]:
+    """Where the rows of each sequence lie among all."""
     ends = list(accumulate(counts))
-    starts = [end - count for end, count in zip(ends, counts, strict=True)]
-    return starts, [slice(a, b) for a, b in zip(starts, ends, strict=True)]
+    return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]

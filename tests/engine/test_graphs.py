@@ -22,7 +22,7 @@ from dkv.lm import DiffusionLM
 from dkv.memory import Memory
 from dkv.models import Transformer
 from dkv.models.layers import sixteenths
-from dkv.place import exact, narrow, pack
+from dkv.place import Counted, exact, narrow, pack
 from dkv.plan import rules_of
 from dkv.rules import DENSE
 from tests.support.capture import Replayed
@@ -114,7 +114,9 @@ def test_a_rehearsal_leaves_no_trace(model: Transformer) -> None:
     before = copied_memory(state.memory)
     whole = state.canvas.live
     at = pack(whole, [17], None)
-    at = replace(at, narrow=narrow(at, [17], [3], None, None, exact))
+    at = replace(
+        at, narrow=narrow(at, Counted([17], torch.tensor([17])), Counted([3], torch.tensor([3])), None, None, exact)
+    )
     places, tokens = sheltering(fitted(at, exact)), torch.zeros(17, dtype=torch.int64)
     with torch.inference_mode():
         model.forward(tokens, places, state.memory, rules_of(state.policy))

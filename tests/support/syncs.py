@@ -1,4 +1,5 @@
-"""Counts where the host waits for the device, on any device: reads of a value, and shapes that depend on values.
+"""Counts where the host waits for the device, on any device: reads of a value, values sent to it, and shapes that
+depend on values.
 
 A CPU tensor answers `tolist()` without a dispatch, so calls are counted where Python makes them, and operations whose
 result's shape hangs on their values (`nonzero`, a boolean index, ...) where torch dispatches them.
@@ -23,6 +24,9 @@ _READS = {
 }
 """Calls that bring values to the host."""
 
+_SENDS = {torch.tensor: "tensor", torch.as_tensor: "as_tensor", torch.asarray: "asarray"}
+"""Calls that send values to the device that they name; the host waits until they are there."""
+
 _SHAPES = {
     "aten::nonzero", "aten::masked_select", "aten::unique_dim", "aten::_unique2", "aten::unique_consecutive",
     "aten::repeat_interleave", "aten::equal", "aten::is_nonzero", "aten::argwhere", "aten::bincount",
@@ -41,6 +45,8 @@ class _Calls(TorchFunctionMode):
     ) -> Any:  # fmt: skip
         if func in _READS:
             self._found.append(_READS[func])
+        if func in _SENDS and "device" in (kwargs or {}):
+            self._found.append(_SENDS[func])
         return func(*args, **(kwargs or {}))
 
 

@@ -32,7 +32,7 @@ def share(step: Step, eps: float) -> Tensor:
 def _time(index: Tensor, steps: Tensor, eps: float) -> Tensor:
     """Entry `index` of linspace(1, eps, steps + 1) in float32 as torch.linspace rounds it: a float32 step, counted from
     the nearer end, multiplied and added in one rounding. The counts of the schedule hang on the last bit."""
-    end = torch.tensor(eps, dtype=torch.float32, device=index.device)
+    end = torch.full((), eps, dtype=torch.float32, device=index.device)  # made there, not sent there
     width, near = ((end - 1) / steps).double(), index < (steps + 1) // 2
     return torch.where(near, 1 + width * index, end.double() - width * (steps - index)).float()
 
