@@ -50,6 +50,8 @@ def test_what_is_compared_can_be_compiled(cli: Cli, checkpoint: Path) -> None:
     where = ["--model", str(checkpoint), *SHORT, "--json"]
     plain, fast = (json.loads(cli("compare", "hello", *where, *more).stdout) for more in ([], ["--compile"]))
     assert (plain["compile"], fast["compile"]) == (False, True)
+    examined = json.loads(cli("doctor", *where[:2], "--gen-length", "8", "--count", "1", "--compile", "--json").stdout)
+    assert examined["compile"]
     assert [one["token_ids"] for one in plain["results"]] == [one["token_ids"] for one in fast["results"]]
 
 

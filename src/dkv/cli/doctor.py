@@ -51,6 +51,7 @@ def doctor(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
+    compile: options.Compile = False,  # noqa: A002 - named as its option
     as_json: options.Json = False,
 ) -> None:
     """Measure what can go wrong with a cache here, and what to set against it."""
@@ -64,7 +65,7 @@ def doctor(
     for spec in specs:
         dkv.caches.make_cache(spec)  # a misspelled one should not cost the loading
     given = None if prompts is None else read_prompts(prompts, count)
-    lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize)
+    lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize, compile=compile)
     given = default_prompts(lm, count, gen_length, chat) if given is None else given
     asked = Asked(gen_length, block_length, steps, decoder, chat)
     with region(stderr_console()) as show:
@@ -76,6 +77,7 @@ def doctor(
             {
                 "model": model,
                 "quantize": quantize,
+                "compile": compile,
                 "prompts": len(given),
                 **asdict(asked),
                 "caches": [asdict(d) for d in found],
