@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from dkv.eval.measured import ALL
 from dkv.eval.session import FEW, Wanted
 from dkv.tiny import TASKS
 from dkv.tiny.tasks.sandbox import can_cut_network
@@ -68,7 +69,7 @@ def test_tables(cli: Cli, common: list[str]) -> None:
 def test_a_few_of_each_embedded_task_are_the_default(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     options = ["--model", str(checkpoint), "--cache", "none", "--gen-length", "2", "--out", str(tmp_path / "out")]
     found = results(cli("eval", *options, "--json").stdout)
-    assert [(r["task"], r["count"]) for r in found] == [(task, FEW) for task in TASKS]
+    assert [(r["task"], r["count"]) for r in found] == [*((task, FEW) for task in TASKS), (ALL, FEW * len(TASKS))]
     found = results(cli("eval", *options, "--count", "3", "--tasks", "words,words", "--json").stdout)
     assert [(r["task"], r["count"]) for r in found] == [("words", 3)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import dkv
 from dkv.eval.answers import Asker, key_of, warm_up
-from dkv.eval.measured import Measured, Outcome, summaries
+from dkv.eval.measured import ALL, Measured, Outcome, pooled, summaries
 from dkv.eval.questions import Question, batches
 from dkv.eval.run import gather, missing, run
 from dkv.eval.settings import Setting
@@ -154,6 +154,26 @@ def test_rows_stand_task_by_task() -> None:
     assert [(row.task, row.setting) for row in summaries(made)] == [
         ("t", NONE), ("t", SETTINGS[1]), ("u", NONE), ("u", SETTINGS[1]),
     ]  # fmt: skip
+
+
+def test_tasks_are_pooled_by_their_examples() -> None:
+    """An example is paired with the same of its own task; what has no right or wrong is left out."""
+    other = SETTINGS[1]
+
+    def of(task: str, setting: Setting, *values: float) -> Measured:
+        return Measured(task, setting, outcomes={str(n): Outcome(value, f"{value}") for n, value in enumerate(values)})
+
+    one = [of("a", NONE, 1, 0), of("a", other, 1, 1)]
+    assert pooled(one) == []
+    judged = [*one, of("b", NONE, 1, 1, 1), of("b", other, 0, 1)]
+    graded = [of("c", NONE, 0.5), of("c", other, 0.25)]
+    first, second = summaries(pooled([*judged, *graded]))
+    assert (first.task, first.setting, first.count) == (ALL, NONE, 5)
+    assert (second.task, second.setting, second.count) == (ALL, other, 4)
+    assert second.share is not None
+    assert second.share.right == 3
+    assert second.difference is not None
+    assert (second.difference.count, second.difference.gained, second.difference.lost) == (4, 1, 1)
 
 
 def test_every_difference_has_its_count_and_interval() -> None:

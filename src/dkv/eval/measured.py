@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from dkv.eval.settings import Setting
 from dkv.eval.statistics import Difference, Share
 
-__all__ = ["Measured", "Outcome", "Row", "summaries"]
+__all__ = ["ALL", "Measured", "Outcome", "Row", "pooled", "summaries"]
+
+ALL = "all"
+"""In place of a task: the examples of all of them."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,22 @@ class Row:
         if self.share is not None:
             return str(self.share)
         return f"{self.mean:.4g} ± {self.error:.2g} (standard error), n={self.count}"
+
+
+def pooled(measured: Sequence[Measured]) -> list[Measured]:
+    """Right and wrong answers of all tasks together, setting by setting; nothing where there are not several tasks. An
+    example counts as one, so a task counts by its examples."""
+    judged = [m for m in measured if m.binary and m.outcomes]
+    if len({m.task for m in judged}) < 2:
+        return []
+    return [
+        Measured(
+            ALL,
+            setting,
+            outcomes={f"{m.task} {n}": o for m in judged if m.setting == setting for n, o in m.outcomes.items()},
+        )
+        for setting in dict.fromkeys(m.setting for m in judged)
+    ]
 
 
 def summaries(measured: Sequence[Measured]) -> list[Row]:

@@ -14,7 +14,7 @@ from dkv.eval.answers import Asker, common_of, warm_up
 from dkv.eval.gsm8k import gsm8k
 from dkv.eval.humaneval import humaneval
 from dkv.eval.lm_harness import Tasks
-from dkv.eval.measured import Measured, Row, summaries
+from dkv.eval.measured import Measured, Row, pooled, summaries
 from dkv.eval.run import gather, missing, run
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
@@ -138,7 +138,7 @@ class Session:
         if self._tasks.names:
             self._run_foreign(tell)
         own = [m for suite in self._suites for m in gather(self.store, suite, self._settings)]
-        return summaries([*own, *self._measured])
+        return summaries([*own, *pooled(own), *self._measured])
 
     def _run(self, suite: Suite, tell: Callable[[str], None]) -> None:
         total = left = missing(self.store, suite, self._settings)

@@ -1,4 +1,5 @@
-"""The demonstration: one problem for the embedded model, without a cache and with dKV-Cache.
+"""The demonstration: one problem for the embedded model, without a cache, with dKV-Cache, and with our own cache and a
+decoder that fixes several tokens a step.
 
 `python -m dkv.tiny.demo`, which is what `make demo` runs.
 """
@@ -16,26 +17,30 @@ __all__ = ["main"]
 EXAMPLE = 0
 """Which problem of the frozen evaluation set."""
 
+WAYS = (("none", "confidence"), ("dkv-decode", "confidence"), ("dkv-fill:rows=40", "threshold:tau=0.999"))
+"""Caches and decoders; what the last one costs in accuracy stands in docs/speed.md."""
+
 REPEATS = 5
-"""Timed runs of each cache, in turn; the median is shown."""
+"""Timed runs of each, in turn; the median is shown."""
 
 
 def main() -> None:
-    """Print the problem, and for each cache the worked answer, whether it is right, and its speed."""
+    """Print the problem, and for each way the worked answer, whether it is right, and its speed."""
     torch.set_num_threads(1)  # so small a model is slower on several, on a busy machine many times
     console = Console(highlight=False)
     example = load_eval("words")[EXAMPLE]
     lm = dkv.load("tiny")
     console.print(f"[bold]Problem[/]: {example.prompt}\n")
-    runs: dict[str, list[dkv.Generation]] = {"none": [], "dkv-decode": []}
+    runs: dict[tuple[str, str], list[dkv.Generation]] = {way: [] for way in WAYS}
     for _ in range(REPEATS + 1):
-        for cache, made in runs.items():
-            made += lm.generate(example.prompt, gen_length=example.gen_length, cache=cache)
-    for cache, made in runs.items():
+        for (cache, decoder), made in runs.items():
+            made += lm.generate(example.prompt, gen_length=example.gen_length, cache=cache, decoder=decoder)
+    for (cache, decoder), made in runs.items():
         result = sorted(made[1:], key=lambda g: g.stats.seconds)[REPEATS // 2]  # the first run also builds kernels
         text, stats = result.text or "", result.stats
         verdict = "right" if TASKS["words"].check(example, text) else "wrong"
-        console.print(f"[bold]{cache}[/] ({verdict})\n{text}")
+        way = cache if decoder == lm.model.config.default_decoder else f"{cache}, {decoder}"
+        console.print(f"[bold]{way}[/] ({verdict})\n{text}")
         console.print(
             f"{stats.new_tokens} tokens in {stats.forwards} steps, {stats.seconds:.2f} s, "
             f"[bold]{stats.tokens_per_second:.1f} tokens/s[/], {stats.rows_computed / stats.rows_total:.0%} of rows\n"
