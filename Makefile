@@ -71,16 +71,15 @@ test-ray: .venv-ray/ready
 
 # What docs/results holds: every figure of it, from nothing. Hours on two cores; interrupt it and run it again to go on.
 RESULTS := docs/results
-HURT := --decoder confidence --cache dkv-decode:refresh=4 --cache dkv-decode:refresh=8 --cache dkv-decode:refresh=8,delay=0
+EVAL := --count 100 --compile --decoder confidence --cache dkv-decode:refresh=2 --cache dkv-decode:refresh=4 \
+	--cache dkv-decode --cache dkv-decode:refresh=4,delay=0 --cache dkv-prefill --cache dkv-pd --cache dkv-pd:refresh=8 \
+	--cache dkv-greedy --cache dkv-greedy:refresh=8 --cache dllm-cache --cache dllm-cache:rho=0 \
+	--cache dllm-cache:kr=2,rho=0.5 --cache fast-prefix --cache fast-dual --cache dkv-fill --cache dkv-fill:rows=40
 results: setup
 	mkdir -p $(RESULTS)/bench $(RESULTS)/eval
 	$(BIN)/dkv bench --out $(RESULTS)/bench/bench.jsonl
 	$(BIN)/dkv report $(RESULTS)/bench/bench.jsonl --out $(RESULTS)/bench/bench.html
-	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.tiny.jsonl --markdown > $(RESULTS)/eval/table.md
-	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.hurt.jsonl --markdown --tasks words,lists,code --count 100 $(HURT) \
-		> $(RESULTS)/eval/hurt.md
-	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.none.jsonl --markdown --tasks dialogue,spanish,convert,lookup --count 100 \
-		--decoder confidence --cache none > $(RESULTS)/eval/none.md
+	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.tiny.jsonl --markdown $(EVAL) > $(RESULTS)/eval/table.md
 	$(BIN)/dkv study all --out $(RESULTS)/study --count 30
 	$(BIN)/dkv study fill parallel --out $(RESULTS)/speed --count 120
 
