@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from torch.nn import functional as F
 import dkv
 from dkv.memory import LayerMemory
 from dkv.models import Transformer, load_model
+from dkv.models.layers import sixteenths
 from dkv.models.native import BuildError, Native, build, native, one_runtime
 from dkv.models.passes import Passes
-from dkv.place import pack
+from dkv.place import Counted, narrow, pack
 from dkv.rules import Turn
 from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint
 from tests.support.runs import POLICIES, start_and_play
@@ -199,6 +201,39 @@ def test_what_cells_hold_is_added(
     before = x.clone()
     assert made.onto(features, numbers, x).equal(TORCHS.onto(features, numbers, x))
     assert x.equal(before)
+
+
+@given(batch=st.integers(1, 3), width=st.integers(1, 40), kinds=st.integers(1, 9), seed=st.integers(0, 999))
+def test_the_same_rows_are_picked(made: Native, batch: int, width: int, kinds: int, seed: int) -> None:
+    """Forced ones before all others, frozen ones after them, of equals the first."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def some(share: float) -> Tensor:
+        return torch.rand(batch, width, generator=draw) < share
+
+    carried, forced = some(0.7), some(0.2)
+    counts = carried.sum(1)
+    picks = torch.minimum((carried & forced).sum(1) + torch.randint(0, 5, (batch,), generator=draw), counts)
+    if not picks.any():
+        return
+    at = pack(carried, counts.tolist(), None, sixteenths)
+    all_of, some_of = (Counted(each.tolist(), each) for each in (counts, picks))
+    at = replace(at, narrow=narrow(at, all_of, some_of, forced, some(0.2) & ~forced, sixteenths))
+    score = torch.randint(0, kinds, (len(at.slot),), generator=draw).float()
+    if seed % 10 == 0:
+        score[:] = torch.nan  # then the first, unless some are forced
+    rows = [rows_of(torch.bfloat16, len(score), 3, seed=seed), score, torch.arange(len(score))]
+    (mine, found), (torchs, expected) = (passes.pick(at, score, rows) for passes in (made, TORCHS))
+    real = int(picks.sum())
+    order, others = (each[2][:real].sort().indices for each in (found, expected))
+    for own, other in zip(
+        (mine.slot, mine.flat, mine.sequence, *found),
+        (torchs.slot, torchs.flat, torchs.sequence, *expected),
+        strict=True,
+    ):
+        torch.testing.assert_close(own[:real][order], other[:real][others], rtol=0, atol=0, equal_nan=True)
+    assert (mine.slot[real:] == at.width).all()
+    assert (mine.flat[real:] == at.width).all()
 
 
 @given(

@@ -213,8 +213,8 @@ static void pick_some(const float *score, const int64_t *source, const float *bi
 }
 
 /* What `dkv.place.Narrowing.pick` does, for picks [batch] of `rows` carried rows of each sequence: index [n] of those
- * picked, their slots and cells, n - sum of picks of them in sequence 0's scratch slot, `width`; and of up to three
- * arrays of rows, which are `wide` bytes each, those of the picked */
+ * picked, their slots and cells, n - sum of picks of them in sequence 0's scratch slot, `width`; and of three arrays of
+ * rows, which are `wide` bytes each, those of the picked */
 void pick_rows(const float *score, const int64_t *source, const float *bias, const int64_t *picks, const int64_t *slots,
                int64_t *index, int64_t *slot, int64_t *flat, int64_t n, int64_t batch, int64_t rows, int64_t width,
                const char *a, char *to_a, int64_t wide_a, const char *b, char *to_b, int64_t wide_b, const char *c,
@@ -250,7 +250,7 @@ void pick_rows(const float *score, const int64_t *source, const float *bias, con
             T *to = out + i * c;                                                                                       \
             _Pragma("omp simd")                                                                                        \
             for (int64_t j = 0; j < c; j++)                                                                            \
-                to[j] = write_##D(round_##D(read_##D(a[j]) + read_##D(row[j])) + read_##D(b[j]));            \
+                to[j] = write_##D(round_##D(read_##D(a[j]) + read_##D(row[j])) + read_##D(b[j]));                      \
         }                                                                                                              \
     }
 
