@@ -48,7 +48,7 @@ static inline float round_b(float value) { /* as if written and read again */
             float scale = 1 / sqrtf(sum / c + eps);                                                                    \
             _Pragma("omp simd")                                                                                        \
             for (int64_t j = 0; j < c; j++)                                                                            \
-                to[j] = write_##D(round_##D(read_##D(row[j]) * scale) * read_##D(weight[j]));                \
+                to[j] = write_##D(round_##D(read_##D(row[j]) * scale) * read_##D(weight[j]));                          \
         }                                                                                                              \
     }
 
