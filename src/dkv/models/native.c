@@ -20,8 +20,10 @@ static inline float read_b(uint16_t value) {
     return wide;
 }
 
-static inline uint32_t nearest_b(float value) { /* bits of which the upper half is the nearest, ties to even. NaN stays */
-    uint32_t bits;                              /* NaN, since those that come of bfloat16 or arithmetic end in zeros */
+/* bits of which the upper half is the nearest, ties to even. What is no number stays none, since those that come of
+ * bfloat16 or of arithmetic end in zeros */
+static inline uint32_t nearest_b(float value) {
+    uint32_t bits;
     memcpy(&bits, &value, 4);
     return bits + 0x7fff + ((bits >> 16) & 1);
 }
@@ -83,9 +85,10 @@ static inline float round_b(float value) { /* as if written and read again */
 GATHER(float, f)
 GATHER(uint16_t, b)
 
-/* out [n]: how far the cells of each row moved to new [n, heads, d], as dkv.drift has it: 1 - cosine, or else the distance;
- * what is less than `least` of the length is rounding. Then new takes their place, but where frozen [n] (or null) says no.
- * Head h of row i lies in cell starts[i] + h * apart, of d numbers; rows share one only where nobody reads it. */
+/* out [n]: how far the cells of each row moved to new [n, heads, d], as dkv.drift has it: 1 - cosine, or else the
+ * distance; what is less than `least` of the length is rounding. Then new takes their place, but where frozen [n] (or
+ * null) says no. Head h of row i lies in cell starts[i] + h * apart, of d numbers; rows share one only where nobody reads
+ * it */
 #define RENEW(T, D)                                                                                                    \
     void renew_##D(T *cells, const int64_t *starts, const T *new, const uint8_t *frozen, float *out, int64_t n,        \
                    int64_t heads, int64_t apart, int64_t d, int cosine, float least, int threads) {                    \
@@ -179,7 +182,7 @@ void write_rows(char *cells, const int64_t *starts, const char *rows, int64_t n,
             memcpy(cells + (starts[i] + h * apart) * size, rows + i * pitch + h * size, size);
 }
 
-static float greatest_but(float *keys, int64_t n, int64_t rank) { /* the rank-th greatest, 0 first; reorders keys */
+static float nth_greatest(float *keys, int64_t n, int64_t rank) { /* the rank-th greatest, 0 first; reorders keys */
     for (int64_t low = 0, high = n - 1;;) {
         float middle = keys[low + (high - low) / 2];
         int64_t i = low, j = high;
@@ -197,15 +200,15 @@ static float greatest_but(float *keys, int64_t n, int64_t rank) { /* the rank-th
     }
 }
 
-/* index [picks]: the entries of source [n] whose keys, score [.] there + bias [n], are greatest, of equals the first; in
- * the order of source. keys, spare: room for n numbers each */
-static void pick_some(const float *score, const int64_t *source, const float *bias, float *keys, float *spare, int64_t n,
-                      int64_t picks, int64_t *index) {
+/* index [picks]: the entries of source [n] whose keys, score [.] there + bias [n], are greatest, of equals the first;
+ * in the order of source. keys, spare: room for n numbers each */
+static void pick_some(const float *score, const int64_t *source, const float *bias, float *keys, float *spare,
+                      int64_t n, int64_t picks, int64_t *index) {
     for (int64_t r = 0; r < n; r++) {
         float key = score[source[r]] + bias[r];
         keys[r] = spare[r] = key == key ? key : INFINITY; /* no number comes first, as where they are sorted */
     }
-    float least = greatest_but(spare, n, picks - 1);
+    float least = nth_greatest(spare, n, picks - 1);
     int64_t equals = picks;
     for (int64_t r = 0; r < n; r++) equals -= keys[r] > least;
     for (int64_t r = 0; r < n; r++)
