@@ -87,8 +87,8 @@ GATHER(uint16_t, b)
 
 /* out [n]: how far the cells of each row moved to new [n, heads, d], as dkv.drift has it: 1 - cosine, or else the
  * distance; what is less than `least` of the length is rounding. Then new takes their place, but where frozen [n] (or
- * null) says no. Head h of row i lies in cell starts[i] + h * apart, of d numbers; rows share one only where nobody reads
- * it */
+ * null) says no. Head h of row i lies in cell starts[i] + h * apart, of d numbers; rows share one only where nobody
+ * reads it */
 #define RENEW(T, D)                                                                                                    \
     void renew_##D(T *cells, const int64_t *starts, const T *new, const uint8_t *frozen, float *out, int64_t n,        \
                    int64_t heads, int64_t apart, int64_t d, int cosine, float least, int threads) {                    \
