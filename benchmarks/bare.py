@@ -124,7 +124,7 @@ class Bare:
             if kind.dense or not number:
                 x = self._layer(block, x, x, turn, kv)
             elif picked:
-                part = self._layer(block, x, x[:picked], turn.at(torch.arange(picked)), kv)
+                part = self._layer(block, x, x[:picked], Turn(turn.phase.index_select(0, torch.arange(picked))), kv)
                 x = torch.cat((part, x[picked:]))
             else:
                 block.value(block.norm(x, block.attn_norm))

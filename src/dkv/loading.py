@@ -23,7 +23,7 @@ from dkv.parallel.team import join, rank_device
 from dkv.settings import drawn_seed
 from dkv.tokens import load_tokenizer
 
-__all__ = ["built", "find_device", "find_dtype", "find_model", "load"]
+__all__ = ["arranged", "built", "find_device", "find_dtype", "find_model", "load"]
 
 
 def load(
@@ -68,10 +68,15 @@ def load(
     kind = find_dtype(dtype, place)
     check_extra(quantize, place, kind)
     directory = find_model(model) if team is None else team.after_first(partial(find_model, model))
-    network = load_model(directory, place, kind, team, quantize, arrange=place.type == "cpu" or not compile)
+    network = load_model(directory, place, kind, team, quantize, arrange=arranged(place, compile))
     fast: Model = built(network, place) if compile else network
     ready = Graphed(fast, CudaCapture()) if cuda_graphs else fast
     return DiffusionLM(ready, load_tokenizer(directory), str(model), audit, directory, draw)
+
+
+def arranged(place: torch.device, compile: bool) -> bool:  # noqa: A002 - as `load` has it
+    """Whether weights are laid out as the kernels multiply them: torch.compile, off the CPU, knows the usual layout."""
+    return place.type == "cpu" or not compile
 
 
 def built(network: Transformer, place: torch.device) -> Transformer:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dkv.canvas import NEVER
-from dkv.drift import drift
+from dkv.drift import Lengths, drift, whole_lengths
 from dkv.errors import AuditError
 from dkv.place import Apart, At
 from dkv.rules import Rules
@@ -38,10 +38,17 @@ class Moves:
         cells.index_copy_(0, at.cells(apart), source)
 
     def renew(
-        self, cells: Tensor, at: At, apart: Apart, rows: Tensor, similarity: str, frozen: Tensor | None
+        self,
+        cells: Tensor,
+        at: At,
+        apart: Apart,
+        rows: Tensor,
+        similarity: str,
+        frozen: Tensor | None,
+        lengths: Lengths = whole_lengths,
     ) -> Tensor:
         """Put rows [N, heads, D] into their cells, but the frozen [N] ones, and say how far each moved, [N] float32."""
-        moved = drift(rows, cells.index_select(0, at.cells(apart)).view(rows.shape), similarity)
+        moved = drift(rows, cells.index_select(0, at.cells(apart)).view(rows.shape), similarity, lengths)
         self.write(cells, at if frozen is None else at.sheltered(frozen), apart, rows.to(cells.dtype))
         return moved
 
@@ -79,11 +86,19 @@ class LayerMemory:
             same = value.dtype == views.cells.dtype
             self.moves.write(views.cells, at, views.apart, value if same else value.to(views.cells.dtype))
 
-    def renew(self, name: str, at: At, value: Tensor, similarity: str, frozen: Tensor | None) -> Tensor:
+    def renew(
+        self,
+        name: str,
+        at: At,
+        value: Tensor,
+        similarity: str,
+        frozen: Tensor | None,
+        lengths: Lengths = whole_lengths,
+    ) -> Tensor:
         """Write value [N, kv_heads, head_dim] of the carried rows into their own slots, but that of frozen [N] rows;
-        how far each moved from what its slot held, by "cosine" or "l2", [N] float32."""
+        how far each moved from what its slot held, by "cosine" or "l2", [N] float32. lengths: of the vectors."""
         views = self._of(name)
-        return self.moves.renew(views.cells, at, views.apart, value, similarity, frozen)
+        return self.moves.renew(views.cells, at, views.apart, value, similarity, frozen, lengths)
 
     def take(self, name: str, at: At) -> Tensor:
         """What the slots of the carried rows hold, [N, heads, D]."""

@@ -25,10 +25,6 @@ class Turn:
 
     phase: Tensor
 
-    def at(self, index: Tensor) -> Turn:
-        """The rotation of some of the rows."""
-        return Turn(self.phase.index_select(0, index))
-
     def __call__(self, x: Tensor) -> Tensor:
         """Rotate x [N, heads, D], whose channels lie in pairs, in float32."""
         wide, phase = x.float(), torch.view_as_complex(self.phase)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Warmth"]
+__all__ = ["Warmth", "compiled_as"]
 
 
 @dataclass
@@ -33,3 +33,9 @@ class Warmth:
         if not self.note:
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
             self.note = f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def compiled_as(compiled: bool) -> dict[str, bool]:
+    """What files of answers note of it: nothing where nothing is compiled, so that those from before that could be
+    asked for go on."""
+    return {"compile": True} if compiled else {}

@@ -23,6 +23,7 @@ from dkv.fingerprint import fingerprint
 from dkv.loading import find_device, find_dtype, find_model, load
 from dkv.models.quantized import check_kind
 from dkv.version import installed_version
+from dkv.warmth import compiled_as
 
 __all__ = ["Job", "Wanted"]
 
@@ -151,7 +152,7 @@ def _header(wanted: Wanted, digest: str, begun: Mapping[str, Any] | None) -> dic
         "device": device.type,
         "dtype": str(find_dtype(wanted.dtype, device)).removeprefix("torch."),
         "quantize": wanted.quantize,
-        **({"compile": True} if wanted.compile else {}),
+        **compiled_as(wanted.compile),
         "seed": seed,
         **wanted.arguments,
         "version": installed_version(),

@@ -20,7 +20,7 @@ from dkv.bench.shapes import random_model
 from dkv.dtypes import named_dtype
 from dkv.errors import SettingError
 from dkv.lm import DiffusionLM
-from dkv.loading import built, find_model, load
+from dkv.loading import arranged, built, find_model, load
 from dkv.model import ModelConfig
 from dkv.models import Transformer, architecture_of
 from dkv.models.fields import read_json
@@ -127,7 +127,7 @@ class Session:
 
     def _draw(self, cell: Cell, dtype: torch.dtype) -> Transformer:
         """A model of the shape, as `load` would make it."""
-        arrange = self._device.type == "cpu" or not cell.compile
+        arrange = arranged(self._device, cell.compile)
         drawn = random_model(self._config, dtype, device=self._device, quantize=cell.quantize, arrange=arrange)
         return built(drawn, self._device) if cell.compile else drawn
 

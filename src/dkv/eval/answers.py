@@ -15,8 +15,9 @@ from dkv.fingerprint import fingerprint
 from dkv.generation import Generation
 from dkv.lm import DiffusionLM
 from dkv.version import installed_version
+from dkv.warmth import compiled_as
 
-__all__ = ["Asker", "common_of", "compiled_as", "key_of", "record_of", "warm_up"]
+__all__ = ["Asker", "common_of", "key_of", "record_of", "warm_up"]
 
 _WARM_UP_LENGTH = 8
 
@@ -33,12 +34,6 @@ def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
         "seed": seed,
         "version": installed_version(),
     }
-
-
-def compiled_as(compiled: bool) -> dict[str, bool]:
-    """What is noted of how answers are computed: nothing where nothing is compiled, so that files from before that was
-    asked go on."""
-    return {"compile": True} if compiled else {}
 
 
 def key_of(question: Question, setting: Setting) -> str:

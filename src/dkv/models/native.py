@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dkv.drift import ROUNDING
+from dkv.drift import ROUNDING, Lengths, whole_lengths
 from dkv.models.passes import Passes
 from dkv.place import Apart, At
 from dkv.rules import Turn
@@ -53,15 +53,13 @@ _SIGNATURES = {
     "renew": (*(_POINTER,) * 5, *(_COUNT,) * 4, _INT, _FLOAT, _INT),
     "onto": (*(_POINTER,) * 5, _COUNT, _COUNT, _INT),
 }
-
-
-_WRITE = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _COUNT, _COUNT)
 _FEATURES = 2
-"""A layer's: what its attention and what its feed-forward added."""
-_PICK = (*(_POINTER,) * 8, *(_COUNT,) * 4, *(_POINTER, _POINTER, _COUNT) * 3)
+"""What `onto` adds: what a layer's attention and what its feed-forward gave."""
 _PICKED = 3
-"""Arrays of rows that a layer takes the picked ones of: normed, as they are, and their rotation."""
-_BEST = (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _INT)
+"""Arrays of rows that `pick` takes the picked ones of: a layer's normed rows, the rows, and their rotation."""
+_WRITE = (*(_POINTER,) * 3, *(_COUNT,) * 5)
+_PICK = (*(_POINTER,) * 8, *(_COUNT,) * 4, *(_POINTER, _POINTER, _COUNT) * _PICKED)
+_BEST = (*(_POINTER,) * 3, *(_COUNT,) * 3, _INT)
 
 
 class BuildError(RuntimeError):
@@ -117,12 +115,19 @@ class Native(Passes):
                     rows.stride(0) * width)  # fmt: skip
 
     def renew(
-        self, cells: Tensor, at: At, apart: Apart, rows: Tensor, similarity: str, frozen: Tensor | None
+        self,
+        cells: Tensor,
+        at: At,
+        apart: Apart,
+        rows: Tensor,
+        similarity: str,
+        frozen: Tensor | None,
+        lengths: Lengths = whole_lengths,
     ) -> Tensor:
         """Put rows [N, heads, D] into their cells, but the frozen ones, and say how far each moved, [N] float32."""
-        run = self._of("renew", cells, rows)
+        run = self._of("renew", cells, rows) if lengths is whole_lengths else None
         if run is None:
-            return super().renew(cells, at, apart, rows, similarity, frozen)
+            return super().renew(cells, at, apart, rows, similarity, frozen, lengths)
         out = torch.empty(len(rows))
         run(cells.data_ptr(), at.starts(apart).data_ptr(), rows.data_ptr(), 0 if frozen is None else frozen.data_ptr(),
             out.data_ptr(), *rows.shape[:2], apart.head, rows.shape[2], similarity == "cosine", ROUNDING,
@@ -141,8 +146,8 @@ class Native(Passes):
 
     def pick(self, at: At, score: Tensor, rows: Sequence[Tensor]) -> tuple[At, list[Tensor]]:
         """Where the rows of the highest score [N] sit, and theirs of each of `rows` [N, ...]; in the rows' order."""
-        narrow, plain = at.picking, all(x.device.type == "cpu" and x.is_contiguous() for x in (score, *rows))
-        if self._pick is None or not plain or score.dtype != torch.float32 or len(rows) != _PICKED:
+        narrow, fits = at.picking, score.dtype == torch.float32 and len(rows) == _PICKED
+        if self._pick is None or not fits or not _plain(score, *rows):
             return super().pick(at, score, rows)
         size, (batch, most) = len(narrow.base), narrow.source.shape
         index, slot, flat = torch.empty(3, size, dtype=torch.int64).unbind()
@@ -156,8 +161,7 @@ class Native(Passes):
 
     def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""
-        plain = logits.dtype == torch.float32 and logits.is_contiguous() and logits.device.type == "cpu"
-        if self._best is None or not plain:
+        if self._best is None or logits.dtype != torch.float32 or not _plain(logits):
             return super().best(logits, mask_id)
         token, confidence = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
         self._best(logits.data_ptr(), token.data_ptr(), confidence.data_ptr(), *logits.shape, mask_id,
@@ -167,8 +171,12 @@ class Native(Passes):
     def _of(self, name: str, *given: Tensor) -> Callable[..., None] | None:
         """The function for these tensors, if there is one."""
         dtype = given[0].dtype
-        fits = all(x.device.type == "cpu" and x.dtype == dtype and x.is_contiguous() for x in given)
-        return self._made.get((name, dtype)) if fits else None
+        return self._made.get((name, dtype)) if _plain(*given) and all(x.dtype == dtype for x in given) else None
+
+
+def _plain(*given: Tensor) -> bool:
+    """Whether the source can read them all: on the CPU, without gaps."""
+    return all(x.device.type == "cpu" and x.is_contiguous() for x in given)
 
 
 def native() -> Native:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.drift import drift
 from dkv.errors import SettingError
 from dkv.memory import LayerMemory
 from dkv.model import ModelConfig
@@ -64,9 +63,7 @@ class ShardedBlock(Block):
     def renew(self, value: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None) -> Tensor:
         """Put values [N, G, D] into their slots, but those of frozen [N], and say how far each moved over the heads of
         all ranks, [N] float32; the same bits on every rank."""
-        moved = drift(value, memory.take("v", at), similarity, self._lengths)
-        memory.put("v", at if frozen is None else at.sheltered(frozen), value)
-        return moved
+        return memory.renew("v", at, value, similarity, frozen, self._lengths)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected, over all ranks' heads: [N, C]."""

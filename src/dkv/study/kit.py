@@ -9,12 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dkv.eval.answers import Asker, compiled_as
+from dkv.eval.answers import Asker
 from dkv.eval.store import Kind, Store
 from dkv.fingerprint import fingerprint
 from dkv.lm import DiffusionLM
 from dkv.loading import find_device, find_dtype, find_model, load
 from dkv.version import installed_version
+from dkv.warmth import compiled_as
 
 __all__ = ["BATCH", "Kit"]
 
