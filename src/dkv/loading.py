@@ -19,6 +19,7 @@ from dkv.models.compiled import Compiled
 from dkv.models.hub import find_directory
 from dkv.models.native import native
 from dkv.models.quantized import check_extra, check_kind
+from dkv.models.whole import whole
 from dkv.parallel.team import join, rank_device
 from dkv.settings import drawn_seed
 from dkv.tokens import load_tokenizer
@@ -81,7 +82,7 @@ def arranged(place: torch.device, compile: bool) -> bool:  # noqa: A002 - as `lo
 
 def built(network: Transformer, place: torch.device) -> Transformer:
     """The network with what `compile` builds for a device."""
-    return network.passing(native()) if place.type == "cpu" else replace(network, layer=Compiled())
+    return whole(network, native()) if place.type == "cpu" else replace(network, layer=Compiled())
 
 
 def find_model(model: str | Path) -> Path:

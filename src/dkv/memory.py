@@ -111,6 +111,11 @@ class LayerMemory:
         views = [self._of(name) for name in names]  # which lie alike: `Memory.keep`
         return self.moves.onto([one.cells for one in views], at.starts(views[0].apart), x)
 
+    def cells(self, name: str) -> tuple[Tensor, Apart]:
+        """A buffer's cells [M, D], and how they lie."""
+        views = self._of(name)
+        return views.cells, views.apart
+
     @property
     def kv(self) -> tuple[Tensor, Tensor]:
         """Keys and values of every slot but scratch, [B, kv_heads, T, head_dim] each."""

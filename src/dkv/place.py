@@ -111,13 +111,15 @@ class Grouping:
 
     group [B, R] indexes the rows of each sequence, None where they are regular (every sequence has R rows, in order);
     place [N] is the way back. alone: sequences with many more rows than the others, each with its rows, which would
-    make R large for all: they attend by themselves, and what `flatten` gives for them is to be overwritten.
+    make R large for all: they attend by themselves, and what `flatten` gives for them is to be overwritten. counts [B]:
+    how many rows each sequence has, told on the host, where they are not regular.
     """
 
     shape: tuple[int, int]
     group: Tensor | None = None
     place: Tensor | None = None
     alone: tuple[tuple[int, slice], ...] = ()
+    counts: tuple[int, ...] = ()
 
     def regroup(self, x: Tensor) -> Tensor:
         """[N, H, D] of rows to [B, H, R, D] by sequence."""
@@ -264,7 +266,8 @@ def _grouping(numbers: Counted, size: int, sequence: Tensor) -> Grouping:
     first = _before(numbers.each)
     group = (first[:, None] + torch.arange(most, device=device)).clamp(max=size - 1)
     within = (torch.arange(size, device=device) - first[sequence]).clamp(max=most - 1)
-    return Grouping((batch, most), group, sequence * most + within, tuple((row, spans[row]) for row in order[:rank]))
+    alone = tuple((row, spans[row]) for row in order[:rank])
+    return Grouping((batch, most), group, sequence * most + within, alone, tuple(counts))
 
 
 def _spans(counts: list[int]) -> list[slice]:

@@ -54,9 +54,12 @@ class Parts(Protocol):
         """Values [N, G, D] of h [N, C]."""
         ...
 
-    def renew(self, value: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None) -> Tensor:
-        """Put values [N, G, D] of the carried rows into their slots, but those of frozen [N] (None = none is), and say
-        how far each moved over all heads of the model, [N] float32: "cosine" or "l2"."""
+    def renew(
+        self, x: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x [N, C] of the carried rows, normed: their values go into their slots, but those of frozen [N] (None = none
+        is). The normed rows [N, C], and how far each value moved over all heads of the model, [N] float32: "cosine" or
+        "l2"."""
         ...
 
     def pick(self, at: At, score: Tensor, *rows: Tensor) -> tuple[At, list[Tensor]]:
@@ -66,6 +69,11 @@ class Parts(Protocol):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries over every slot, projected: [N, C]."""
+        ...
+
+    def mix(self, h: Tensor, at: At, turn: Turn, memory: LayerMemory, values: bool = True) -> Tensor:
+        """What attention adds to the carried rows, [N, C], of which h [N, C] are the normed ones: their keys go into
+        their slots, and with `values` their values; then they attend."""
         ...
 
     def mlp(self, x: Tensor) -> Tensor:

@@ -41,14 +41,13 @@ class Verify:
 
     def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
-        h = block.norm(x, block.attn_norm)
-        inner, (h, own, phase) = self.pick(block, h, at, memory, h, x, turn.phase)
+        if self.adaptive:
+            h, score = block.renew(x, at, memory, self.similarity, at.picking.frozen)
+        else:
+            h, score = block.norm(x, block.attn_norm), torch.zeros(len(x), device=x.device)
+        inner, (h, own, phase) = block.pick(at, score, h, x, turn.phase)
         if len(own):
-            if not self.adaptive:
-                memory.put("v", inner, block.value(h))
-            q, k = block.qk(h, Turn(phase))
-            memory.put("k", inner, k)
-            attended = block.attend(q, *memory.kv, inner)
+            attended = block.mix(h, inner, Turn(phase), memory, values=not self.adaptive)
             memory.put("attn", inner, attended.unsqueeze(1))
             memory.put("mlp", inner, block.mlp(own.add_(attended)).unsqueeze(1))
         return memory.onto(self.buffers, at, x)
@@ -56,15 +55,6 @@ class Verify:
     def projected(self, carried: int, picked: int) -> int:
         """Looking at a row means projecting its values."""
         return carried if self.adaptive else picked
-
-    def pick(self, block: Parts, h: Tensor, at: At, memory: LayerMemory, *rows: Tensor) -> tuple[At, list[Tensor]]:
-        """Renew the values of h [N, C], if these are looked at, and choose the rows to recompute: where they sit, and
-        theirs of `rows` [N, ...]."""
-        if self.adaptive:
-            score = block.renew(block.value(h), at, memory, self.similarity, at.picking.frozen)
-        else:
-            score = torch.zeros(len(h), device=h.device)
-        return block.pick(at, score, *rows)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dkv.drift import Lengths, whole_lengths
 from dkv.memory import LayerMemory, Memory
 from dkv.model import ModelConfig
 from dkv.models.layout import Gates, gated, linear
@@ -32,6 +33,7 @@ __all__ = [
     "bucket_for",
     "dense",
     "eager",
+    "has_tiles",
     "sixteenths",
 ]
 
@@ -43,14 +45,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     # Without tiles for bfloat16 (AMX) the CPU's fused kernel takes twice as long as two plain products, once these are
     # large; with them two thirds.
     large = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] >= 8192
-    if mask is not None or not large or _has_tiles():
+    if mask is not None or not large or has_tiles():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     return torch.matmul(scores.softmax(dim=-1), v)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _has_tiles() -> bool:
+def has_tiles() -> bool:
     """Whether the processor multiplies tiles of bfloat16."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
@@ -88,9 +90,18 @@ class Block:
         """Values [N, G, D] of h [N, C]."""
         return linear(h, self.v_weight, self.v_bias).view(-1, self.config.kv_heads, self.config.head_dim)
 
-    def renew(self, value: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None) -> Tensor:
-        """Put values [N, G, D] into their slots, but those of frozen [N], and say how far each moved, [N] float32."""
-        return memory.renew("v", at, value, similarity, frozen)
+    def renew(
+        self, x: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x [N, C] normed, and how far each of its values moved, [N] float32; these go into their slots, but those of
+        frozen [N]."""
+        h = self.norm(x, self.attn_norm)
+        return h, memory.renew("v", at, self.value(h), similarity, frozen, self.lengths)
+
+    @property
+    def lengths(self) -> Lengths:
+        """How long values are over all heads of the model."""
+        return whole_lengths
 
     def pick(self, at: At, score: Tensor, *rows: Tensor) -> tuple[At, list[Tensor]]:
         """Where the rows of the highest score [N] sit, and what they have of each of `rows` [N, ...]."""
@@ -102,20 +113,29 @@ class Block:
             k, v = k.to(q.dtype), v.to(q.dtype)
         return linear(at.attend(q, k, v, attention), self.out_weight)
 
+    def mix(self, h: Tensor, at: At, turn: Turn, memory: LayerMemory, values: bool = True) -> Tensor:
+        """What attention adds to the carried rows, h [N, C] once normed, after their keys (and values) went into their
+        slots: [N, C]."""
+        q, k = self.qk(h, turn)
+        memory.put("k", at, k)
+        if values:
+            memory.put("v", at, self.value(h))
+        return self.attend(q, *memory.kv, at)
+
     def mlp(self, x: Tensor) -> Tensor:
         """The gated feed-forward of x [N, C], norm included, residual not."""
         return linear(gated(self.norm(x, self.mlp_norm), self.gate_up_weight), self.down_weight)
 
+    def dense(self, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+        """The ordinary layer: every carried row writes its slot, attends and passes through the MLP."""
+        # Into what was just made, so that nothing is allocated for a sum.
+        x = self.mix(self.norm(x, self.attn_norm), at, turn, memory).add_(x)
+        return self.mlp(x).add_(x)
+
 
 def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
-    """The ordinary layer: every carried row writes its slot, attends and passes through the MLP."""
-    h = block.norm(x, block.attn_norm)
-    q, k = block.qk(h, turn)
-    memory.put("k", at, k)
-    memory.put("v", at, block.value(h))
-    # Into what was just made, so that nothing is allocated for a sum.
-    x = block.attend(q, *memory.kv, at).add_(x)
-    return block.mlp(x).add_(x)
+    """The rule of layers that have none."""
+    return block.dense(x, at, turn, memory)
 
 
 Rule = Callable[[Block, Tensor, At, Turn, LayerMemory], Tensor]

@@ -1,8 +1,8 @@
 """The passes between products in C, built on the machine that runs them: a third to a half of the time that torch's
 operations take, each of which reads and writes all rows, and of which few rows need as many as many do.
 
-The source (`native.c`) is compiled when asked for, in a quarter of a second, by the system's C compiler. Nothing built
-is kept on disk, so that nobody else's can be loaded.
+The source (`native.c`, with `layer.c`) is compiled when asked for, in less than a second, by the system's C compiler.
+Nothing built is kept on disk, so that nobody else's can be loaded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dkv.warmth import Warmth
 
 __all__ = ["BuildError", "Native", "build", "native", "one_runtime"]
 
-_SOURCE = Path(__file__).with_suffix(".c")
+_SOURCE = Path(__file__).with_name("layer.c")
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = (
     ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
@@ -71,7 +71,7 @@ class Native(Passes):
     result does not depend on its company. warmth: what building took, or why there is no library (None)."""
 
     def __init__(self, library: ctypes.CDLL | None, warmth: Warmth) -> None:
-        self.warmth, self._shared = warmth, one_runtime()
+        self.library, self.warmth, self._shared = library, warmth, one_runtime()
         self._made = dict[tuple[str, torch.dtype], Callable[..., None]]()
         self._write: Callable[..., None] | None = None
         self._pick: Callable[..., None] | None = None

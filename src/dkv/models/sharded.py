@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dkv.drift import Lengths
 from dkv.errors import SettingError
-from dkv.memory import LayerMemory
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer
 from dkv.models.layout import linear
@@ -60,11 +60,6 @@ class ShardedBlock(Block):
 
     team: Team = field(kw_only=True)
 
-    def renew(self, value: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None) -> Tensor:
-        """Put values [N, G, D] into their slots, but those of frozen [N], and say how far each moved over the heads of
-        all ranks, [N] float32; the same bits on every rank."""
-        return memory.renew("v", at, value, similarity, frozen, self._lengths)
-
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected, over all ranks' heads: [N, C]."""
         return self.team.sum(super().attend(q, k, v, at))
@@ -72,6 +67,11 @@ class ShardedBlock(Block):
     def mlp(self, x: Tensor) -> Tensor:
         """The gated feed-forward of x [N, C], over all ranks' columns."""
         return self.team.sum(super().mlp(x))
+
+    @property
+    def lengths(self) -> Lengths:
+        """How long values are over the heads of all ranks; the same bits on every rank."""
+        return self._lengths
 
     def _lengths(self, new: Tensor, old: Tensor) -> Sequence[Tensor]:
         squares = torch.stack([v.square().sum(1) for v in (new, old, new - old)])

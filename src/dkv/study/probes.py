@@ -36,11 +36,7 @@ class Keep:
 
     def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
-        h = block.norm(x, block.attn_norm)
-        q, k = block.qk(h, turn)
-        memory.put("k", at, k)
-        memory.put("v", at, block.value(h))
-        attended = block.attend(q, *memory.kv, at)
+        attended = block.mix(block.norm(x, block.attn_norm), at, turn, memory)
         memory.put("attn", at, attended.unsqueeze(1))
         x = x + attended
         fed = block.mlp(x)

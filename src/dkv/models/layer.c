@@ -1,0 +1,254 @@
+/* A whole layer in one call: the passes of native.c between products and attention that are torch's own, which are
+ * called by torch's C interface. The rows of a layer take as long; what lies between them need not wait for Python.
+ */
+#include "native.c"
+
+#include <stdlib.h>
+
+typedef void *Tensor; /* of torch */
+
+/* Functions of torch, by their addresses; each returns 0, or else what went wrong was an exception */
+typedef struct {
+    int32_t (*product)(Tensor x, Tensor weight, Tensor *bias, const char *active, const double **scalars,
+                       int64_t scalar_count, const char **algorithm, Tensor *made);
+    int32_t (*combined)(Tensor x, Tensor other, Tensor weight, Tensor *bias, const char *how, Tensor *made);
+    int32_t (*attention)(Tensor q, Tensor k, Tensor v, double dropout, int32_t causal, Tensor *mask, double *scale,
+                         Tensor *made, Tensor *sums);
+    int32_t (*view)(void *data, int64_t dims, const int64_t *sizes, const int64_t *strides, int64_t offset,
+                    int32_t dtype, int32_t device_type, int32_t device, Tensor *made);
+    int32_t (*data)(Tensor x, void **data);
+    int32_t (*strides)(Tensor x, int64_t **strides);
+    int32_t (*release)(Tensor x);
+} Torch;
+
+/* A layer's weights, heads of queries and of keys, numbers of a head and of a row; dtype: torch's number of it, size:
+ * bytes of one, 4 = float32, 2 = bfloat16 */
+typedef struct {
+    Tensor qk, v, out, gate, up, down, qk_bias, v_bias;
+    const void *attn_norm, *mlp_norm;
+    int64_t heads, kv_heads, head_dim, width;
+    float eps;
+    int32_t dtype, size;
+} Layer;
+
+/* n carried rows: their rotation, their first cells; counts [batch]: of each sequence in turn, null = as many
+ * of each; mask [batch, slots]: what may be read, null = all. k, v: cells that lie apart as dkv.place.Apart has it */
+typedef struct {
+    const float *phase;
+    const int64_t *starts, *counts;
+    const uint8_t *mask;
+    char *k, *v;
+    int64_t n, batch, slots, sequence, head;
+    int32_t threads;
+} Place;
+
+enum { HELD = 24 };
+
+/* What a call holds of torch's tensors; once something has failed nothing more is done */
+typedef struct {
+    const Torch *torch;
+    const Layer *layer;
+    int failed, count;
+    Tensor held[HELD];
+} Work;
+
+static Tensor hold(Work *w, int32_t failed, const Tensor *made) { /* by its address: it is made as `failed` is told */
+    if (failed) w->failed = 1;
+    else w->held[w->count++] = *made;
+    return failed ? NULL : *made;
+}
+
+static void let_go(Work *w, int down_to) {
+    while (w->count > down_to) w->torch->release(w->held[--w->count]);
+}
+
+static Tensor view(Work *w, const void *data, int64_t dims, const int64_t *sizes, const int64_t *strides) {
+    Tensor made = NULL;
+    if (w->failed) return made;
+    return hold(w, w->torch->view((void *)data, dims, sizes, strides, 0, w->layer->dtype, 0, 0, &made), &made);
+}
+
+static Tensor rows(Work *w, const void *data, int64_t n, int64_t c) {
+    return view(w, data, 2, (int64_t[]){n, c}, (int64_t[]){c, 1});
+}
+
+static Tensor product(Work *w, Tensor x, Tensor weight, Tensor bias, const char *active) {
+    Tensor made = NULL;
+    if (w->failed) return made;
+    return hold(w, w->torch->product(x, weight, bias ? &bias : NULL, active, NULL, 0, NULL, &made), &made);
+}
+
+static Tensor times(Work *w, Tensor x, Tensor weight, Tensor other) {
+    Tensor made = NULL;
+    if (w->failed) return made;
+    return hold(w, w->torch->combined(x, other, weight, NULL, "mul", &made), &made);
+}
+
+static char *data(Work *w, Tensor x) {
+    void *found = NULL;
+    if (!w->failed && w->torch->data(x, &found)) w->failed = 1;
+    return found;
+}
+
+static char *room(Work *w, int64_t numbers) {
+    char *made = w->failed ? NULL : aligned_alloc(64, (numbers * w->layer->size + 63) / 64 * 64);
+    if (!made) w->failed = 1;
+    return made;
+}
+
+static void norm(const Layer *l, const void *x, const void *weight, void *out, int64_t n, int threads) {
+    if (l->size == 4) norm_f(x, weight, out, n, l->width, l->eps, threads);
+    else norm_b(x, weight, out, n, l->width, l->eps, threads);
+}
+
+static void turn(const Layer *l, void *x, const float *phase, int64_t n, int64_t heads, int threads) {
+    if (l->size == 4) turn_f(x, phase, n, heads, l->head_dim, threads);
+    else turn_b(x, phase, n, heads, l->head_dim, threads);
+}
+
+static void moves(const Layer *l, const Place *p, const void *value, float *moved, const uint8_t *frozen, int cosine,
+                  float least) {
+    void *cells = p->v;
+    if (l->size == 4)
+        renew_f(cells, p->starts, value, frozen, moved, p->n, l->kv_heads, p->head, l->head_dim, cosine, least, p->threads);
+    else
+        renew_b(cells, p->starts, value, frozen, moved, p->n, l->kv_heads, p->head, l->head_dim, cosine, least, p->threads);
+}
+
+/* x [n] += y [n] */
+static void add(const Layer *l, void *x, const void *y, int64_t n) {
+    float *wide = x;
+    uint16_t *half = x;
+    const float *wide_y = y;
+    const uint16_t *half_y = y;
+    if (l->size == 4)
+        for (int64_t i = 0; i < n; i++) wide[i] += wide_y[i];
+    else
+        for (int64_t i = 0; i < n; i++) half[i] = write_b(read_b(half[i]) + read_b(half_y[i]));
+}
+
+/* What is added to the scores of one sequence's slots: 0 or, where mask [slots] says no, minus infinity */
+static Tensor barred(Work *w, const uint8_t *mask, int64_t slots, void *bias) {
+    float *wide = bias;
+    uint16_t *half = bias;
+    if (w->layer->size == 4)
+        for (int64_t t = 0; t < slots; t++) wide[t] = mask[t] ? 0 : -INFINITY;
+    else
+        for (int64_t t = 0; t < slots; t++) half[t] = mask[t] ? 0 : 0xff80;
+    return view(w, bias, 4, (int64_t[]){1, 1, 1, slots}, (int64_t[]){slots, slots, slots, 1});
+}
+
+/* Attention of n rows of one sequence, queries at q and `pitch` numbers apart, over its slots from cell `first` on, to
+ * mixed [n, heads, head_dim]. Heads that share keys stand side by side: batches of torch's, which all read the same */
+static void attend_one(Work *w, const Place *p, const char *q, int64_t pitch, int64_t n, int64_t first, Tensor mask,
+                       char *mixed) {
+    const Layer *l = w->layer;
+    int64_t d = l->head_dim, groups = l->kv_heads, each = l->heads / groups, start = w->count;
+    const int64_t keys[] = {groups, each, p->slots, d}, apart[] = {p->head * d, 0, d, 1};
+    Tensor read = view(w, q, 4, (int64_t[]){groups, each, n, d}, (int64_t[]){each * d, d, pitch, 1});
+    Tensor k = view(w, p->k + first * d * l->size, 4, keys, apart), v = view(w, p->v + first * d * l->size, 4, keys, apart);
+    Tensor made = NULL, sums = NULL;
+    if (w->failed) return;
+    hold(w, w->torch->attention(read, k, v, 0, 0, mask ? &mask : NULL, NULL, &made, &sums), &made);
+    if (!w->failed) hold(w, 0, &sums);
+    const char *found = data(w, made);
+    int64_t *by = NULL; /* how it lies is torch's business */
+    if (!w->failed && w->torch->strides(made, &by)) w->failed = 1;
+    for (int64_t h = 0; h < l->heads && !w->failed; h++)
+        for (int64_t i = 0; i < n; i++)
+            memcpy(mixed + (i * l->heads + h) * d * l->size, found + (h / each * by[0] + h % each * by[1] + i * by[2]) * l->size,
+                   d * l->size);
+    let_go(w, start);
+}
+
+/* Attention of all carried rows, q [n, ...], `pitch` numbers apart, to mixed [n, heads, head_dim] */
+static void attend(Work *w, const Place *p, const char *q, int64_t pitch, char *mixed) {
+    const Layer *l = w->layer;
+    int64_t row = l->heads * l->head_dim * l->size, from = 0, start = w->count;
+    char *bias = p->mask ? room(w, p->slots) : NULL;
+    for (int64_t s = 0; s < p->batch && !w->failed; s++) {
+        int64_t n = p->counts ? p->counts[s] : p->n / p->batch;
+        if (!n) continue;
+        Tensor mask = p->mask ? barred(w, p->mask + s * p->slots, p->slots, bias) : NULL;
+        attend_one(w, p, q + from * pitch * l->size, pitch, n, s * p->sequence, mask, mixed + from * row);
+        let_go(w, start);
+        from += n;
+    }
+    memset(mixed + from * row, 0, (p->n - from) * row); /* rows that only fill the bucket are nobody's */
+    free(bias);
+}
+
+/* What attention adds to rows whose normed ones are h [n, width]: their keys, and with `values` their values, go into
+ * their cells; then they attend. A tensor [n, width] */
+static Tensor mixed_in(Work *w, const Place *p, const char *h, int values) {
+    const Layer *l = w->layer;
+    int64_t d = l->head_dim, heads = l->heads + l->kv_heads, q = l->heads * d * l->size, k = l->kv_heads * d * l->size;
+    Tensor x = rows(w, h, p->n, l->width), qk = product(w, x, l->qk, l->qk_bias, "none");
+    char *turned = data(w, qk), *value = values ? data(w, product(w, x, l->v, l->v_bias, "none")) : NULL;
+    char *mixed = room(w, p->n * l->heads * d);
+    if (!w->failed) {
+        turn(l, turned, p->phase, p->n, heads, p->threads);
+        write_rows(p->k, p->starts, turned + q, p->n, l->kv_heads, p->head, d * l->size, q + k);
+        if (values) write_rows(p->v, p->starts, value, p->n, l->kv_heads, p->head, d * l->size, k);
+        attend(w, p, turned, heads * d, mixed);
+    }
+    Tensor out = product(w, rows(w, mixed, p->n, l->heads * d), l->out, NULL, "none");
+    free(mixed);
+    return out;
+}
+
+/* What the feed-forward adds to x [n, width]; a tensor [n, width] */
+static Tensor fed(Work *w, const char *x, int64_t n, int threads) {
+    const Layer *l = w->layer;
+    char *normed = room(w, n * l->width);
+    if (normed) norm(l, x, l->mlp_norm, normed, n, threads);
+    Tensor h = rows(w, normed, n, l->width), gate = product(w, h, l->gate, NULL, "swish");
+    Tensor down = product(w, times(w, h, l->up, gate), l->down, NULL, "none");
+    free(normed);
+    return down;
+}
+
+/* Copy n numbers of a tensor, if there is one: whether all went well */
+static int kept(Work *w, Tensor made, char *out, int64_t n) {
+    const char *found = data(w, made);
+    if (!w->failed) memcpy(out, found, n * w->layer->size);
+    let_go(w, 0);
+    return !w->failed;
+}
+
+/* These return whether all went well. x [n, width] normed, h; how far each value moved, as native.c has it; the values
+ * go into their cells */
+int renew(const Torch *torch, const Layer *layer, const Place *place, const char *x, char *h, float *moved,
+          const uint8_t *frozen, int cosine, float least) {
+    Work w = {.torch = torch, .layer = layer};
+    norm(layer, x, layer->attn_norm, h, place->n, place->threads);
+    const char *value = data(&w, product(&w, rows(&w, h, place->n, layer->width), layer->v, layer->v_bias, "none"));
+    if (!w.failed) moves(layer, place, value, moved, frozen, cosine, least);
+    let_go(&w, 0);
+    return !w.failed;
+}
+
+/* What attention adds to rows, h [n, width] once normed: out [n, width] */
+int mix(const Torch *torch, const Layer *layer, const Place *place, const char *h, char *out, int values) {
+    Work w = {.torch = torch, .layer = layer};
+    return kept(&w, mixed_in(&w, place, h, values), out, place->n * layer->width);
+}
+
+/* What the feed-forward adds to x [n, width]: out [n, width] */
+int feed(const Torch *torch, const Layer *layer, const char *x, char *out, int64_t n, int threads) {
+    Work w = {.torch = torch, .layer = layer};
+    return kept(&w, fed(&w, x, n, threads), out, n * layer->width);
+}
+
+/* The ordinary layer: x [n, width] to out [n, width] */
+int dense(const Torch *torch, const Layer *layer, const Place *place, const char *x, char *out) {
+    Work w = {.torch = torch, .layer = layer};
+    int64_t size = place->n * layer->width;
+    norm(layer, x, layer->attn_norm, out, place->n, place->threads);
+    if (!kept(&w, mixed_in(&w, place, out, 1), out, size)) return 0;
+    add(layer, out, x, size);
+    const char *more = data(&w, fed(&w, out, place->n, place->threads));
+    if (!w.failed) add(layer, out, more, size);
+    let_go(&w, 0);
+    return !w.failed;
+}

@@ -1,0 +1,206 @@
+"""Layers in one call each: what `layer.c` makes of the passes in C and of torch's own products and attention, which it
+calls by torch's C interface.
+
+Between two products the processor has read megabytes of weights, and finds neither Python nor torch's bindings in its
+caches again: some thirty calls cost a layer of few rows as much as half of its products. The numbers are the same to
+the last bit. What does not fit (packed weights, a memory of another dtype, shards) is done call by call as ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dkv.drift import ROUNDING
+from dkv.memory import LayerMemory
+from dkv.models.layers import Block, Transformer, has_tiles
+from dkv.models.layout import Gates
+from dkv.models.native import Native, one_runtime
+from dkv.place import At
+from dkv.rules import Turn
+
+__all__ = ["Calls", "Whole", "whole"]
+
+_TORCHS = (
+    "aoti_torch_cpu__linear_pointwise",
+    "aoti_torch_cpu__linear_pointwise_binary",
+    "aoti_torch_cpu__scaled_dot_product_flash_attention_for_cpu",
+    "aoti_torch_create_tensor_from_blob",
+    "aoti_torch_get_data_ptr",
+    "aoti_torch_get_strides",
+    "aoti_torch_delete_tensor_object",
+)
+"""Of torch's C interface, in the order of `Torch` in the source."""
+_FILES = ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll")
+_DTYPES = {torch.float32: 6, torch.bfloat16: 15}
+"""What torch's C interface calls them."""
+_POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+_SIGNATURES = {
+    "dense": (_POINTER,) * 5,
+    "mix": (*(_POINTER,) * 5, _INT),
+    "renew": (*(_POINTER,) * 7, _INT, ctypes.c_float),
+    "feed": (*(_POINTER,) * 4, _COUNT, _INT),
+}
+"""Each takes torch's functions and the layer, rows and room for what it makes of them; all but `feed` the place."""
+_TENSORS = ("qk", "v", "out", "gate", "up", "down", "qk_bias", "v_bias")
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, _POINTER) for name in (*_TENSORS, "attn_norm", "mlp_norm")),
+        *((name, _COUNT) for name in ("heads", "kv_heads", "head_dim", "width")),
+        ("eps", ctypes.c_float),
+        ("dtype", _INT),
+        ("size", _INT),
+    )
+
+
+class _Place(ctypes.Structure):
+    _fields_ = (
+        *((name, _POINTER) for name in ("phase", "starts", "counts", "mask", "k", "v")),
+        *((name, _COUNT) for name in ("n", "batch", "slots", "sequence", "head")),
+        ("threads", _INT),
+    )
+
+
+class Calls:
+    """The functions of a built library, and those of torch that they need. Raises OSError and AttributeError where
+    this torch lacks any."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        directory = Path(torch.__file__).parent / "lib"
+        own = ctypes.CDLL(str(next((path for name in _FILES if (path := directory / name).exists()), _FILES[0])))
+        found = [ctypes.cast(getattr(own, name), _POINTER).value for name in _TORCHS]
+        self._torch = (_POINTER * len(found))(*found)
+        self._shared = one_runtime()
+        self._release = own[_TORCHS[-1]]
+        self._release.argtypes = (_POINTER,)
+        self.dense, self.mix, self.renew, self.feed = (self._of(library, name) for name in _SIGNATURES)
+
+    @property
+    def threads(self) -> int:
+        """That a call may use between products."""
+        return torch.get_num_threads() if self._shared else 1
+
+    def handle(self, x: Tensor, owner: object) -> int:
+        """A tensor as torch's C interface knows it, as long as its owner lives."""
+        capsule = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor(x)
+        made: int = _pointer_of(capsule, None)
+        weakref.finalize(owner, self._release, made)
+        return made
+
+    def _of(self, library: ctypes.CDLL, name: str) -> Callable[..., bool]:
+        made, torchs = library[name], ctypes.addressof(self._torch)
+        made.argtypes, made.restype = _SIGNATURES[name], ctypes.c_bool
+        return lambda *given: made(torchs, *given)
+
+
+_pointer_of = ctypes.PYFUNCTYPE(_POINTER, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
+
+
+@dataclass(frozen=True, eq=False)
+class Whole(Block):
+    """A block whose verbs are one call each, and the dense layer too."""
+
+    calls: Calls = field(kw_only=True)
+    own: _Layer = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        c, dtype = self.config, self.attn_norm.dtype
+        biases = (None if bias is None else self.calls.handle(bias, self) for bias in (self.qk_bias, self.v_bias))
+        handles = (self.calls.handle(weight, self) for weight in _weights(self))
+        norms = (self.attn_norm.data_ptr(), self.mlp_norm.data_ptr())
+        sizes = (c.heads, c.kv_heads, c.head_dim, c.width, c.norm_eps, _DTYPES[dtype], dtype.itemsize)
+        object.__setattr__(self, "own", _Layer(*handles, *biases, *norms, *sizes))
+
+    def dense(self, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+        """The ordinary layer of x [N, C]: [N, C]."""
+        out = self._made(self.calls.dense, x, at, turn, memory)
+        return super().dense(x, at, turn, memory) if out is None else out
+
+    def renew(
+        self, x: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """x [N, C] normed, and how far each of its values moved, [N] float32; these go into their slots, but those of
+        frozen [N]."""
+        moved, held = torch.empty(len(x)), _address(frozen)
+        given = moved.data_ptr(), held, similarity == "cosine", ROUNDING
+        h = self._made(self.calls.renew, x, at, None, memory, *given)
+        return super().renew(x, at, memory, similarity, frozen) if h is None else (h, moved)
+
+    def mix(self, h: Tensor, at: At, turn: Turn, memory: LayerMemory, values: bool = True) -> Tensor:
+        """What attention adds to the carried rows, h [N, C] once normed, after their keys (and values) went into their
+        slots: [N, C]."""
+        out = self._made(self.calls.mix, h, at, turn, memory, values)
+        return super().mix(h, at, turn, memory, values) if out is None else out
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The gated feed-forward of x [N, C], norm included, residual not."""
+        out, calls = torch.empty_like(x), self.calls
+        given = ctypes.byref(self.own), x.data_ptr(), out.data_ptr(), len(x), calls.threads
+        return out if self._fits(x) and calls.feed(*given) else super().mlp(x)
+
+    def _made(
+        self, call: Callable[..., bool], x: Tensor, at: At, turn: Turn | None, memory: LayerMemory, *more: Any
+    ) -> Tensor | None:
+        """What a call makes of x [N, C], [N, C]; None where x does not fit, or the call fails, so that torch does the
+        same and can say why."""
+        (k, apart), (v, _) = memory.cells("k"), memory.cells("v")
+        mask, grouping, phase = at.mask, at.grouping, None if turn is None else turn.phase
+        regular = grouping.group is None or bool(grouping.counts)
+        if not (self._fits(x, k, v) and regular and all(y is None or y.is_contiguous() for y in (mask, phase))):
+            return None
+        starts, out = at.starts(apart), torch.empty_like(x)
+        told = (_COUNT * len(grouping.counts))(*grouping.counts)
+        counts = ctypes.addressof(told) if grouping.counts else None
+        place = _Place(
+            _address(phase), starts.data_ptr(), counts, _address(mask),
+            k.data_ptr(), v.data_ptr(), len(x), grouping.shape[0], at.width, apart.sequence, apart.head,
+            self.calls.threads,
+        )  # fmt: skip
+        done = call(ctypes.byref(self.own), ctypes.byref(place), x.data_ptr(), out.data_ptr(), *more)
+        return out if done else None
+
+    def _fits(self, *given: Tensor) -> bool:
+        """Whether these can be read as numbers of the weights' dtype, one after the other."""
+        return all(x.dtype == self.attn_norm.dtype and x.is_contiguous() for x in given)
+
+
+def _address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def _weights(block: Block) -> Sequence[Tensor]:
+    """Those that are multiplied by, as `_TENSORS` has them; none where gate and up are not apart."""
+    gates = block.gate_up_weight
+    if not isinstance(gates, Gates):
+        return ()
+    return block.qk_weight, block.v_weight, block.out_weight, gates.gate, gates.up, block.down_weight
+
+
+def whole(network: Transformer, passes: Native) -> Transformer:
+    """The network with these passes, and with layers in one call where torch has what that takes."""
+    network = network.passing(passes)
+    if passes.library is None:
+        return network
+    try:
+        calls = Calls(passes.library)
+    except (OSError, AttributeError):  # another torch, whose C interface lacks something
+        return network
+    passes.warmth.note = f"layers were built in {passes.warmth.seconds:.1f} s"
+    return replace(network, blocks=tuple(_whole(block, calls) for block in network.blocks))
+
+
+def _whole(block: Block, calls: Calls) -> Block:
+    weights, dtype = _weights(block), block.attn_norm.dtype
+    fused = dtype == torch.float32 or (dtype == torch.bfloat16 and has_tiles())  # else `attention` takes two products
+    if type(block) is not Block or not fused or not weights or not all(weight.is_mkldnn for weight in weights):
+        return block
+    return Whole(**{one.name: getattr(block, one.name) for one in fields(block)}, calls=calls)

@@ -1,0 +1,189 @@
+"""A layer in one call computes what the same layer does call by call, to the last bit; what does not fit goes that way
+as ever."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+import dkv
+from dkv.denoise import State
+from dkv.models import Transformer, load_model
+from dkv.models.layers import Block, has_tiles
+from dkv.models.layout import laid_out
+from dkv.models.native import Native, native
+from dkv.models.whole import Whole, whole
+from dkv.place import pack
+from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint
+from tests.support.runs import POLICIES, start_and_play
+
+ONE = [[3, 4, 5, 6, 7]]
+EVEN = [[3, 4, 5, 6, 7], [9, 10, 11, 12, 13]]
+UNEVEN = [[3] * 40, [8], [9, 10], [11], [12]]
+RAGGED = [[3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14], [8], [9, 10, 11]]
+
+
+@pytest.fixture(scope="module")
+def passes() -> Native:
+    """Built, on machines with a C compiler."""
+    made = native()
+    if made.library is None:
+        pytest.skip(str(made.warmth))
+    return made
+
+
+@pytest.fixture(scope="module", params=["llada-float32", "llada-bfloat16", "dream-float32", "dream-bfloat16"])
+def models(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, passes: Native
+) -> tuple[Transformer, Transformer]:
+    """A model whose layers are done call by call, and in one."""
+    family, dtype = request.param.split("-")
+    if dtype == "bfloat16" and not has_tiles():
+        pytest.skip("attention in bfloat16 is two products on this processor")
+    config = config_of() if family == "llada" else dream_config_of()
+    directory = write_checkpoint(tmp_path_factory.mktemp("model"), config)
+    model = load_model(directory, torch.device("cpu"), getattr(torch, dtype))
+    made = whole(model, passes)
+    assert all(isinstance(block, Whole) for block in made.blocks)
+    return model.passing(passes), made
+
+
+@pytest.fixture
+def no_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where a layer is done call by call."""
+
+    def refuse(*_: object, **__: object) -> Tensor:
+        raise AssertionError("done call by call")
+
+    for name in ("dense", "mix", "mlp", "renew"):
+        monkeypatch.setattr(Block, name, refuse)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """torch's own setting, for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def played(model: Transformer, cache: str, prompts: list[list[int]], **settings: Any) -> State:
+    return start_and_play(model, prompts, 12, 6, cache=cache, **settings)[0]
+
+
+def same_bits(one: State, other: State) -> None:
+    assert one.canvas.tokens.equal(other.canvas.tokens)
+    assert one.score.equal(other.score)
+    for mine, its in zip(one.memory.layers, other.memory.layers, strict=True):
+        for name, buffer in mine.buffers.items():
+            assert its.buffers[name][:, :, :-1].equal(buffer[:, :, :-1])
+
+
+@pytest.mark.parametrize("prompts", [ONE, EVEN, RAGGED], ids=["one", "even", "ragged"])
+@pytest.mark.parametrize("cache", POLICIES)
+def test_every_cache_computes_the_same_bits(
+    models: tuple[Transformer, Transformer], cache: str, prompts: list[list[int]]
+) -> None:
+    same_bits(*(played(model, cache, prompts) for model in models))
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("cache", ["none", "dkv-fill:rows=6", "dllm-cache:kp=4,kr=3"])
+def test_two_threads_too(models: tuple[Transformer, Transformer], cache: str) -> None:
+    same_bits(*(played(model, cache, RAGGED) for model in models))
+
+
+@pytest.mark.usefixtures("no_way_back")
+@pytest.mark.parametrize("prompts", [ONE, EVEN, RAGGED, UNEVEN], ids=["one", "even", "ragged", "uneven"])
+@pytest.mark.parametrize("cache", POLICIES)
+def test_every_layer_is_one_call(models: tuple[Transformer, Transformer], cache: str, prompts: list[list[int]]) -> None:
+    """Whatever the sequences, how many rows each has, and which slots may be read."""
+    played(models[1], cache, prompts)
+
+
+def test_sequences_with_many_rows_beside_few(models: tuple[Transformer, Transformer]) -> None:
+    """By torch's calls these attend alone, in C all do: the same rows, in other company."""
+    runs = [played(model, "dkv-prefill", UNEVEN) for model in models]
+    assert runs[0].canvas.tokens.equal(runs[1].canvas.tokens)
+    for one, other in zip(runs[0].memory.layers, runs[1].memory.layers, strict=True):
+        torch.testing.assert_close(other.buffers["v"][:, :, :-1], one.buffers["v"][:, :, :-1], rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.usefixtures("no_way_back")
+def test_a_memory_of_another_dtype_goes_call_by_call(models: tuple[Transformer, Transformer]) -> None:
+    model = models[1]
+    tokens, at = torch.tensor([3, 4, 5]), pack(torch.ones(1, 3, dtype=torch.bool), [3], None)
+    with torch.inference_mode(), pytest.raises(AssertionError, match="call by call"):
+        model.forward(tokens, at, model.remember(1, 3, torch.float16))
+
+
+@pytest.mark.parametrize("name", ["dense", "mix", "renew", "feed"])
+def test_what_fails_is_done_call_by_call(models: tuple[Transformer, Transformer], name: str) -> None:
+    """A call of torch's that raises, as for want of memory, must not end in wrong numbers."""
+    passes, made = models
+    blocks = cast("tuple[Whole, ...]", made.blocks)
+    calls = copy(blocks[0].calls)
+    setattr(calls, name, lambda *_: False)
+    without = replace(made, blocks=tuple(replace(block, calls=calls) for block in blocks))
+    same_bits(*(played(model, "dllm-cache:kp=4,kr=3", RAGGED) for model in (passes, without)))
+
+
+def test_a_call_says_that_torch_failed(models: tuple[Transformer, Transformer]) -> None:
+    """Here a product by a weight of another width: nothing is written beyond its row, nothing crashes."""
+    block = models[1].blocks[0]
+    assert isinstance(block, Whole)
+    wrong = torch.ones(8, 8 + block.config.width, dtype=block.attn_norm.dtype)
+    broken = replace(block, down_weight=laid_out(wrong))
+    x, room = torch.ones(3, block.config.width, dtype=wrong.dtype), torch.zeros(3, block.config.width)
+    with torch.inference_mode():
+        assert not block.calls.feed(ctypes.byref(broken.own), x.data_ptr(), room.data_ptr(), 3, 1)
+    assert not room.any()
+
+
+def test_weights_that_are_packed_stay_as_they_are(passes: Native, tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path, config_of())
+    for quantize, arrange in (("int8", True), (None, False)):
+        model = load_model(directory, torch.device("cpu"), torch.float32, quantize=quantize, arrange=arrange)
+        assert all(type(block) is Block and block.passes is passes for block in whole(model, passes).blocks)
+
+
+def test_another_torch_does_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, passes: Native) -> None:
+    monkeypatch.setattr("dkv.models.whole._TORCHS", ("aoti_torch_of_another_release",))
+    model = load_model(write_checkpoint(tmp_path, config_of()), torch.device("cpu"), torch.float32)
+    assert all(type(block) is Block and block.passes is passes for block in whole(model, passes).blocks)
+
+
+def test_weights_go_with_the_model(passes: Native, tmp_path: Path) -> None:
+    """What C holds of them keeps none alive."""
+    model = whole(load_model(write_checkpoint(tmp_path, config_of()), torch.device("cpu"), torch.float32), passes)
+    first = cast("Whole", model.blocks[0])
+    calls, released = copy(first.calls), list[int]()
+    release = calls._release
+
+    def spy(handle: int) -> None:
+        released.append(handle)
+        release(handle)
+
+    setattr(calls, "_release", spy)  # noqa: B010 - typed as a function of C
+    block = replace(first, calls=calls)
+    held = (block.own.qk, block.own.v, block.own.out, block.own.gate, block.own.up, block.own.down)
+    del block
+    gc.collect()
+    assert sorted(released) == sorted(held)
+
+
+def test_loading_builds_layers(passes: Native) -> None:
+    lm = dkv.load("tiny", dtype="float32", compile=True)
+    assert "layers were built in" in str(lm.warmth["compile"])
+    assert isinstance(lm.network, Transformer)
+    assert all(isinstance(block, Whole) for block in lm.network.blocks)
