@@ -5,9 +5,11 @@
     python benchmarks/bare.py --widths 512 --batches 1 --prompts 64 --dtypes bfloat16
     python benchmarks/bare.py --prompts 512 --gen 128 --steps 64 --cache dllm-cache     # the published setting
 
-A *bare forward* is what a perfect engine would run: the same weights and products on as many rows, attention over as
-many keys, the head where it is read; no plan, no cache, no decoder. One process, one thread by default, processor time,
-engine and bare in turn.
+A *bare forward* is the same weights and products on as many rows, attention over as many keys, the head where it is
+read; no plan, no cache, no decoder. One process, one thread by default, processor time, engine and bare in turn. With
+`--compile` its passes between products are in C as well, but its products and attention are called one by one, as
+Python calls torch. *In the forward*: the share of a step that the engine's own forward and head take, the rest being
+the plan, the decoder and what goes between them.
 
 A generation is walked twice, by a stub in place of the model. First to learn which kinds of steps there are; the second
 time, some steps of each kind are taken by the model as well, several times from the same point. A kind's time depends
@@ -23,7 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from random_model import random_model, shape
@@ -39,6 +41,7 @@ from dkv.models.layers import Block, Transformer, attention, bucket_for
 from dkv.models.layout import linear
 from dkv.models.native import Native, native
 from dkv.models.passes import COMPOSED, Passes
+from dkv.models.whole import whole
 from dkv.rules import DENSE, Turn
 from dkv.sampling import Sampling
 
@@ -53,8 +56,8 @@ MOST = 10
 
 
 HEADINGS = (
-    "policy", "ms a step", "engine / bare", "worst kind", "rows saved", "bare speed-up", "engine speed-up",
-    "of the bare",
+    "policy", "ms a step", "engine / bare", "worst kind", "in the forward", "rows saved", "bare speed-up",
+    "engine speed-up", "of the bare",
 )  # fmt: skip
 
 
@@ -146,6 +149,31 @@ class Bare:
         return block.mlp(y).add_(y)
 
 
+@dataclass
+class Clocked:
+    """A model that keeps how long its forwards and heads took, in seconds."""
+
+    inner: Transformer
+    seconds: float = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def forward(self, *given: Any) -> Tensor:
+        """The network's."""
+        return self._timed(self.inner.forward, *given)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The network's."""
+        return self._timed(self.inner.logits, x)
+
+    def _timed(self, call: Callable[..., Tensor], *given: Any) -> Tensor:
+        began = time.process_time()
+        made = call(*given)
+        self.seconds += time.process_time() - began
+        return made
+
+
 def seconds(work: Callable[[], object]) -> tuple[float, object]:
     """Processor time of a call, and its result."""
     began = time.process_time()
@@ -175,9 +203,10 @@ def chosen(kinds: Sequence[Kind]) -> set[int]:
 
 @dataclass
 class Times:
-    """Processor seconds of the engine and of bare forwards, by work."""
+    """Processor seconds of the engine, of its own forwards in it, and of bare forwards, by work."""
 
     engine: dict[int, list[float]]
+    forward: dict[int, list[float]]
     bare: dict[int, list[float]]
 
     def total(self, which: str, kinds: Sequence[Kind]) -> float:
@@ -205,17 +234,20 @@ def timed(state: State, model: Transformer, bare: Bare, repeats: int, times: Tim
     """Time the next step several times from the same point, and its bare forward, in turn: as in a generation, a step
     comes right after another forward. The first of each does not count: a new shape's products build their kernels."""
     for repeat in range(repeats + 1):
-        same = again(state, model)
+        clocked = Clocked(model)
+        same = again(state, clocked)
         engine, tick = seconds(lambda s=same: advance(s))  # type: ignore[misc]
         kind = Kind.of(tick)  # type: ignore[arg-type]
         other = seconds(lambda k=kind: bare(k))[0]  # type: ignore[misc]
         if repeat:
             times.engine.setdefault(kind.work, []).append(engine)
+            times.forward.setdefault(kind.work, []).append(clocked.seconds)
             times.bare.setdefault(kind.work, []).append(other)
 
 
 def measure(
     model: Transformer,
+    plain: Transformer,
     spec: str,
     case: Case,
     kinds: Sequence[Kind],
@@ -224,8 +256,8 @@ def measure(
     stub: Stub,
 ) -> Times:
     """Time the chosen steps of one policy, between steps of the stub. shared: what was timed of steps that compute
-    every row, which are the same whatever the policy."""
-    bare, times, everything = Bare(model, case), Times({}, {}), max(shared, default=0)
+    every row, which are the same whatever the policy. plain: the same model call by call, for bare forwards."""
+    bare, times, everything = Bare(plain, case), Times({}, {}, {}), max(shared, default=0)
     picked, state = chosen(kinds), begin(model, spec, case)
     state.model = stub
     for step in range(max(picked) + 1):
@@ -234,7 +266,8 @@ def measure(
         advance(state)
     for work, known in shared.items():
         if any(kind.work == work for kind in kinds):
-            times.engine[work], times.bare[work] = known.engine[work], known.bare[work]
+            for mine, its in zip(vars(times).values(), vars(known).values(), strict=True):
+                mine[work] = its[work]
     return times
 
 
@@ -243,7 +276,8 @@ def table(
 ) -> None:
     """All policies on one case."""
     config = shape(width, 8, width // 64, width * 43 // 16, 2048)
-    model = random_model(config, getattr(torch, dtype)).passing(passes)
+    plain = random_model(config, getattr(torch, dtype)).passing(passes)
+    model = whole(plain, passes) if isinstance(passes, Native) else plain
     stub = Stub(model)
     shared: dict[int, Times] = {}
     base: tuple[float, float, int] | None = None
@@ -253,16 +287,17 @@ def table(
     )
     for spec in dict.fromkeys(("none", *policies)):
         kinds = kinds_of(model, spec, case, stub)
-        times = measure(model, spec, case, kinds, repeats, shared, stub)
+        times = measure(model, plain, spec, case, kinds, repeats, shared, stub)
         if spec == "none":
             shared[kinds[-1].work] = times
-        engine, bare = times.total("engine", kinds), times.total("bare", kinds)
+        engine, forward, bare = (times.total(which, kinds) for which in ("engine", "forward", "bare"))
         rows = sum(kind.work for kind in kinds)
         base = base or (engine, bare, rows)
         gain, bare_gain = base[0] / engine, base[1] / bare
         print(
             f"| `{spec}` | {1000 * engine / len(kinds):.1f} | {engine / bare:.3f} | {times.worst:.3f} | "
-            f"{base[2] / rows:.2f}x | {bare_gain:.2f}x | {gain:.2f}x | {gain / bare_gain:.3f} |",
+            f"{forward / engine:.1%} | {base[2] / rows:.2f}x | {bare_gain:.2f}x | {gain:.2f}x | "
+            f"{gain / bare_gain:.3f} |",
             flush=True,
         )
         record = {
@@ -274,7 +309,7 @@ def table(
             "steps_run": len(kinds),
             "rows": rows,
         }
-        print(json.dumps(record | {"engine": times.engine, "bare": times.bare}), file=log, flush=True)
+        print(json.dumps(record | vars(times)), file=log, flush=True)
 
 
 def main() -> None:
@@ -289,7 +324,9 @@ def main() -> None:
     parser.add_argument("--cache", action="append", help="default: every policy")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="what lies between products in C, for engine and bare")
+    parser.add_argument(
+        "--compile", action="store_true", help="layers in C; of bare forwards the passes between products"
+    )
     parser.add_argument("--out", default="bare.jsonl", help="every measurement is appended here")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -1,5 +1,5 @@
-"""What compiling gains and costs: the passes between products in C (native), or by torch.compile the whole forward, a
-layer, or the parts of a layer as one graph.
+"""What compiling gains and costs: the passes between products in C, with them a layer in one call (in C), or by
+torch.compile the whole forward, a layer, or the parts of a layer as one graph.
 
     python benchmarks/compiled.py
     python benchmarks/compiled.py --embedded      # generations of the embedded model, without and with `compile`
@@ -25,6 +25,7 @@ from dkv.memory import LayerMemory
 from dkv.models.compiled import Compiled
 from dkv.models.layers import Block, Rule, Transformer, attention
 from dkv.models.native import native
+from dkv.models.whole import whole
 from dkv.place import At, pack
 from dkv.rules import DENSE, Turn
 
@@ -64,8 +65,9 @@ class Parts:
 
 
 def ways_of(laid_out: Transformer, model: Transformer) -> dict[str, Forward]:
-    """Forwards by name, `eager` first, on weights laid out for the kernels, also with the passes between products in C;
-    what torch.compile builds, on usual weights."""
+    """Forwards by name, `eager` first, on weights laid out for the kernels, also with the passes between products in C,
+    and with layers in one call; what torch.compile builds, on usual weights."""
+    passes = native()
 
     def of(network: Transformer) -> Forward:
         memory = network.remember(1, SLOTS)
@@ -73,7 +75,8 @@ def ways_of(laid_out: Transformer, model: Transformer) -> dict[str, Forward]:
 
     return {
         "eager": of(laid_out),
-        "native": of(laid_out.passing(native())),
+        "passes": of(laid_out.passing(passes)),
+        "in C": of(whole(laid_out, passes)),
         "layer": of(replace(model, layer=Compiled())),
         "parts": of(replace(model, layer=Parts())),
         "forward": torch.compile(of(model), fullgraph=True),

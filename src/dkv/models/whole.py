@@ -12,6 +12,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from dkv.models.native import Native, one_runtime
 from dkv.place import At
 from dkv.rules import Turn
 
-__all__ = ["Calls", "Whole", "whole"]
+__all__ = ["Calls", "Whole", "torchs", "whole"]
 
 _TORCHS = (
     "aoti_torch_cpu__linear_pointwise",
@@ -70,18 +71,20 @@ class _Place(ctypes.Structure):
     )
 
 
-class Calls:
-    """The functions of a built library, and those of torch that they need. Raises OSError and AttributeError where
+def torchs() -> ctypes.Array[Any]:
+    """The addresses of the functions of torch's C interface that a layer needs. Raises OSError and AttributeError where
     this torch lacks any."""
+    directory = Path(torch.__file__).parent / "lib"
+    library = ctypes.CDLL(str(next((path for name in _FILES if (path := directory / name).exists()), _FILES[0])))
+    return (_POINTER * len(_TORCHS))(*(ctypes.cast(library[name], _POINTER).value for name in _TORCHS))
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        directory = Path(torch.__file__).parent / "lib"
-        own = ctypes.CDLL(str(next((path for name in _FILES if (path := directory / name).exists()), _FILES[0])))
-        found = [ctypes.cast(getattr(own, name), _POINTER).value for name in _TORCHS]
-        self._torch = (_POINTER * len(found))(*found)
-        self._shared = one_runtime()
-        self._release = own[_TORCHS[-1]]
-        self._release.argtypes = (_POINTER,)
+
+class Calls:
+    """The functions of a built library, which call those of torch (`torchs`)."""
+
+    def __init__(self, library: ctypes.CDLL, given: ctypes.Array[Any]) -> None:
+        self._torchs, self._shared = given, one_runtime()
+        self._release = ctypes.CFUNCTYPE(_INT, _POINTER)(given[-1])
         self.dense, self.mix, self.renew, self.feed = (self._of(library, name) for name in _SIGNATURES)
 
     @property
@@ -97,9 +100,9 @@ class Calls:
         return made
 
     def _of(self, library: ctypes.CDLL, name: str) -> Callable[..., bool]:
-        made, torchs = library[name], ctypes.addressof(self._torch)
+        made, address = library[name], ctypes.addressof(self._torchs)
         made.argtypes, made.restype = _SIGNATURES[name], ctypes.c_bool
-        return lambda *given: made(torchs, *given)
+        return partial(made, address)
 
 
 _pointer_of = ctypes.PYFUNCTYPE(_POINTER, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
@@ -191,7 +194,7 @@ def whole(network: Transformer, passes: Native) -> Transformer:
     if passes.library is None:
         return network
     try:
-        calls = Calls(passes.library)
+        calls = Calls(passes.library, torchs())
     except (OSError, AttributeError):  # another torch, whose C interface lacks something
         return network
     passes.warmth.note = f"layers were built in {passes.warmth.seconds:.1f} s"
