@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from dkv.memory import LayerMemory
 from dkv.models import Transformer, load_model
 from dkv.place import At
 from dkv.plan import CachePolicy, Plan, Step
-from dkv.rules import DENSE, Parts, Rules
+from dkv.rules import DENSE, Parts, Rules, Turn
 from tests.support.runs import Watched, play, start
 
 HOME = Path(__file__).parent / "reference" / "dllm"
@@ -68,10 +68,24 @@ class Spied(Verify):
 
     log: list[At] = field(default_factory=list)
 
-    def pick(self, block: Parts, h: Tensor, at: At, memory: LayerMemory, *rows: Tensor) -> tuple[At, list[Tensor]]:
-        inner, found = super().pick(block, h, at, memory, *rows)
-        self.log.append(inner)
-        return inner, found
+    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+        return super().__call__(cast("Parts", Logged(block, self.log)), x, at, turn, memory)
+
+
+@dataclass
+class Logged:
+    """A block that notes where the rows sit that it is asked to pick."""
+
+    inner: Parts
+    log: list[At]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def pick(self, at: At, score: Tensor, *rows: Tensor) -> tuple[At, list[Tensor]]:
+        picked, found = self.inner.pick(at, score, *rows)
+        self.log.append(picked)
+        return picked, found
 
 
 @dataclass
