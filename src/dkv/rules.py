@@ -5,6 +5,7 @@ Most caches need none: every carried row passes through every layer (`DENSE`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -74,6 +75,13 @@ class Parts(Protocol):
     def mix(self, h: Tensor, at: At, turn: Turn, memory: LayerMemory, values: bool = True) -> Tensor:
         """What attention adds to the carried rows, [N, C], of which h [N, C] are the normed ones: their keys go into
         their slots, and with `values` their values; then they attend."""
+        ...
+
+    def recompute(
+        self, h: Tensor, x: Tensor, at: At, turn: Turn, memory: LayerMemory, names: Sequence[str], values: bool = True
+    ) -> None:
+        """`mix` and `mlp` of the carried rows x [N, C], h [N, C] once normed; what they add to x goes into the two
+        feature buffers `names`."""
         ...
 
     def mlp(self, x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@ as ever."""
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Iterator
 from copy import copy
@@ -64,7 +63,7 @@ def no_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> Tensor:
         raise AssertionError("done call by call")
 
-    for name in ("dense", "mix", "mlp", "renew"):
+    for name in ("dense", "mix", "mlp", "recompute", "renew"):
         monkeypatch.setattr(Block, name, refuse)
 
 
@@ -127,7 +126,7 @@ def test_a_memory_of_another_dtype_goes_call_by_call(models: tuple[Transformer, 
         model.forward(tokens, at, model.remember(1, 3, torch.float16))
 
 
-@pytest.mark.parametrize("name", ["dense", "mix", "renew", "feed"])
+@pytest.mark.parametrize("name", ["dense", "recompute", "renew"])
 def test_what_fails_is_done_call_by_call(models: tuple[Transformer, Transformer], name: str) -> None:
     """A call of torch's that raises, as for want of memory, must not end in wrong numbers."""
     passes, made = models
@@ -139,15 +138,15 @@ def test_what_fails_is_done_call_by_call(models: tuple[Transformer, Transformer]
 
 
 def test_a_call_says_that_torch_failed(models: tuple[Transformer, Transformer]) -> None:
-    """Here a product by a weight of another width: nothing is written beyond its row, nothing crashes."""
-    block = models[1].blocks[0]
-    assert isinstance(block, Whole)
-    wrong = torch.ones(8, 8 + block.config.width, dtype=block.attn_norm.dtype)
-    broken = replace(block, down_weight=laid_out(wrong))
-    x, room = torch.ones(3, block.config.width, dtype=wrong.dtype), torch.zeros(3, block.config.width)
-    with torch.inference_mode():
-        assert not block.calls.feed(ctypes.byref(broken.own), x.data_ptr(), room.data_ptr(), 3, 1)
-    assert not room.any()
+    """Here a product by a weight of another width: it is found out, and nothing crashes."""
+    model = models[1]
+    block, memory = cast("Whole", model.blocks[0]), model.remember(1, 3)
+    wide = torch.ones(8, 8 + block.config.width, dtype=model.dtype)
+    broken = replace(block, down_weight=laid_out(wide))
+    at = pack(torch.ones(1, 3, dtype=torch.bool), [3], None)
+    x, turn = torch.ones(3, block.config.width, dtype=model.dtype), model.rotary.turn(at.slot)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inner product"):
+        broken.dense(x, at, turn, memory.layers[0])
 
 
 def test_weights_that_are_packed_stay_as_they_are(passes: Native, tmp_path: Path) -> None:

@@ -47,9 +47,7 @@ class Verify:
             h, score = block.norm(x, block.attn_norm), torch.zeros(len(x), device=x.device)
         inner, (h, own, phase) = block.pick(at, score, h, x, turn.phase)
         if len(own):
-            attended = block.mix(h, inner, Turn(phase), memory, values=not self.adaptive)
-            memory.put("attn", inner, attended.unsqueeze(1))
-            memory.put("mlp", inner, block.mlp(own.add_(attended)).unsqueeze(1))
+            block.recompute(h, own, inner, Turn(phase), memory, self.buffers, values=not self.adaptive)
         return memory.onto(self.buffers, at, x)
 
     def projected(self, carried: int, picked: int) -> int:

@@ -115,16 +115,14 @@ static void moves(const Layer *l, const Place *p, const void *value, float *move
         renew_b(cells, p->starts, value, frozen, moved, p->n, l->kv_heads, p->head, l->head_dim, cosine, least, p->threads);
 }
 
-/* x [n] += y [n] */
-static void add(const Layer *l, void *x, const void *y, int64_t n) {
-    float *wide = x;
-    uint16_t *half = x;
-    const float *wide_y = y;
-    const uint16_t *half_y = y;
+/* out [n] = x [n] + y [n] */
+static void add(const Layer *l, const void *x, const void *y, void *out, int64_t n) {
+    const float *wide[] = {x, y};
+    const uint16_t *half[] = {x, y};
     if (l->size == 4)
-        for (int64_t i = 0; i < n; i++) wide[i] += wide_y[i];
+        for (int64_t i = 0; i < n; i++) ((float *)out)[i] = wide[0][i] + wide[1][i];
     else
-        for (int64_t i = 0; i < n; i++) half[i] = write_b(read_b(half[i]) + read_b(half_y[i]));
+        for (int64_t i = 0; i < n; i++) ((uint16_t *)out)[i] = write_b(read_b(half[0][i]) + read_b(half[1][i]));
 }
 
 /* What is added to the scores of one sequence's slots: 0 or, where mask [slots] says no, minus infinity */
@@ -208,14 +206,6 @@ static Tensor fed(Work *w, const char *x, int64_t n, int threads) {
     return down;
 }
 
-/* Copy n numbers of a tensor, if there is one: whether all went well */
-static int kept(Work *w, Tensor made, char *out, int64_t n) {
-    const char *found = data(w, made);
-    if (!w->failed) memcpy(out, found, n * w->layer->size);
-    let_go(w, 0);
-    return !w->failed;
-}
-
 /* These return whether all went well. x [n, width] normed, h; how far each value moved, as native.c has it; the values
  * go into their cells */
 int renew(const Torch *torch, const Layer *layer, const Place *place, const char *x, char *h, float *moved,
@@ -228,16 +218,24 @@ int renew(const Torch *torch, const Layer *layer, const Place *place, const char
     return !w.failed;
 }
 
-/* What attention adds to rows, h [n, width] once normed: out [n, width] */
-int mix(const Torch *torch, const Layer *layer, const Place *place, const char *h, char *out, int values) {
+/* Rows x [n, width], h once normed: what attention and the feed-forward add to them, to cells `numbers` [n] of attn and
+ * of mlp, width numbers each; with `values` their values go into their cells too */
+int recompute(const Torch *torch, const Layer *layer, const Place *place, const char *x, const char *h, char *attn,
+              char *mlp, const int64_t *numbers, int values) {
     Work w = {.torch = torch, .layer = layer};
-    return kept(&w, mixed_in(&w, place, h, values), out, place->n * layer->width);
-}
-
-/* What the feed-forward adds to x [n, width]: out [n, width] */
-int feed(const Torch *torch, const Layer *layer, const char *x, char *out, int64_t n, int threads) {
-    Work w = {.torch = torch, .layer = layer};
-    return kept(&w, fed(&w, x, n, threads), out, n * layer->width);
+    int64_t n = place->n, row = layer->width * layer->size;
+    char *sum = room(&w, n * layer->width);
+    const char *more = data(&w, mixed_in(&w, place, h, values));
+    if (!w.failed) {
+        write_rows(attn, numbers, more, n, 1, 0, row, row);
+        add(layer, x, more, sum, n * layer->width);
+    }
+    let_go(&w, 0);
+    more = data(&w, fed(&w, sum, n, place->threads));
+    if (!w.failed) write_rows(mlp, numbers, more, n, 1, 0, row, row);
+    let_go(&w, 0);
+    free(sum);
+    return !w.failed;
 }
 
 /* The ordinary layer: x [n, width] to out [n, width] */
@@ -245,10 +243,11 @@ int dense(const Torch *torch, const Layer *layer, const Place *place, const char
     Work w = {.torch = torch, .layer = layer};
     int64_t size = place->n * layer->width;
     norm(layer, x, layer->attn_norm, out, place->n, place->threads);
-    if (!kept(&w, mixed_in(&w, place, out, 1), out, size)) return 0;
-    add(layer, out, x, size);
-    const char *more = data(&w, fed(&w, out, place->n, place->threads));
-    if (!w.failed) add(layer, out, more, size);
+    const char *more = data(&w, mixed_in(&w, place, out, 1));
+    if (!w.failed) add(layer, x, more, out, size);
+    let_go(&w, 0);
+    more = data(&w, fed(&w, out, place->n, place->threads));
+    if (!w.failed) add(layer, out, more, out, size);
     let_go(&w, 0);
     return !w.failed;
 }

@@ -6,7 +6,7 @@ Plain tensors, inference only. N carried rows, C model width, H query and G key/
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -125,6 +125,15 @@ class Block:
     def mlp(self, x: Tensor) -> Tensor:
         """The gated feed-forward of x [N, C], norm included, residual not."""
         return linear(gated(self.norm(x, self.mlp_norm), self.gate_up_weight), self.down_weight)
+
+    def recompute(
+        self, h: Tensor, x: Tensor, at: At, turn: Turn, memory: LayerMemory, names: Sequence[str], values: bool = True
+    ) -> None:
+        """Put what attention and the feed-forward add to x [N, C], h [N, C] once normed, into the feature buffers
+        `names`."""
+        attended = self.mix(h, at, turn, memory, values)
+        memory.put(names[0], at, attended.unsqueeze(1))
+        memory.put(names[1], at, self.mlp(x + attended).unsqueeze(1))
 
     def dense(self, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """The ordinary layer: every carried row writes its slot, attends and passes through the MLP."""

@@ -45,11 +45,10 @@ _DTYPES = {torch.float32: 6, torch.bfloat16: 15}
 _POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _SIGNATURES = {
     "dense": (_POINTER,) * 5,
-    "mix": (*(_POINTER,) * 5, _INT),
     "renew": (*(_POINTER,) * 7, _INT, ctypes.c_float),
-    "feed": (*(_POINTER,) * 4, _COUNT, _INT),
+    "recompute": (*(_POINTER,) * 8, _INT),
 }
-"""Each takes torch's functions and the layer, rows and room for what it makes of them; all but `feed` the place."""
+"""Each takes torch's functions, the layer, the place and rows."""
 _TENSORS = ("qk", "v", "out", "gate", "up", "down", "qk_bias", "v_bias")
 
 
@@ -85,7 +84,7 @@ class Calls:
     def __init__(self, library: ctypes.CDLL, given: ctypes.Array[Any]) -> None:
         self._torchs, self._shared = given, one_runtime()
         self._release = ctypes.CFUNCTYPE(_INT, _POINTER)(given[-1])
-        self.dense, self.mix, self.renew, self.feed = (self._of(library, name) for name in _SIGNATURES)
+        self.dense, self.renew, self.recompute = (self._of(library, name) for name in _SIGNATURES)
 
     @property
     def threads(self) -> int:
@@ -125,51 +124,47 @@ class Whole(Block):
 
     def dense(self, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """The ordinary layer of x [N, C]: [N, C]."""
-        out = self._made(self.calls.dense, x, at, turn, memory)
-        return super().dense(x, at, turn, memory) if out is None else out
+        out = torch.empty_like(x)
+        done = self._done(self.calls.dense, x, at, turn.phase, memory, out.data_ptr())
+        return out if done else super().dense(x, at, turn, memory)
 
     def renew(
         self, x: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """x [N, C] normed, and how far each of its values moved, [N] float32; these go into their slots, but those of
         frozen [N]."""
-        moved, held = torch.empty(len(x)), _address(frozen)
-        given = moved.data_ptr(), held, similarity == "cosine", ROUNDING
-        h = self._made(self.calls.renew, x, at, None, memory, *given)
-        return super().renew(x, at, memory, similarity, frozen) if h is None else (h, moved)
+        h, moved = torch.empty_like(x), torch.empty(len(x))
+        given = h.data_ptr(), moved.data_ptr(), _address(frozen), similarity == "cosine", ROUNDING
+        done = self._done(self.calls.renew, x, at, None, memory, *given)
+        return (h, moved) if done else super().renew(x, at, memory, similarity, frozen)
 
-    def mix(self, h: Tensor, at: At, turn: Turn, memory: LayerMemory, values: bool = True) -> Tensor:
-        """What attention adds to the carried rows, h [N, C] once normed, after their keys (and values) went into their
-        slots: [N, C]."""
-        out = self._made(self.calls.mix, h, at, turn, memory, values)
-        return super().mix(h, at, turn, memory, values) if out is None else out
+    def recompute(
+        self, h: Tensor, x: Tensor, at: At, turn: Turn, memory: LayerMemory, names: Sequence[str], values: bool = True
+    ) -> None:
+        """Put what attention and the feed-forward add to x [N, C], h [N, C] once normed, into the feature buffers
+        `names`."""
+        (attn, apart), (mlp, _) = (memory.cells(name) for name in names)
+        given = h.data_ptr(), attn.data_ptr(), mlp.data_ptr(), at.starts(apart).data_ptr(), values
+        fits = self._fits(h, attn, mlp)
+        if not (fits and self._done(self.calls.recompute, x, at, turn.phase, memory, *given)):
+            super().recompute(h, x, at, turn, memory, names, values)
 
-    def mlp(self, x: Tensor) -> Tensor:
-        """The gated feed-forward of x [N, C], norm included, residual not."""
-        out, calls = torch.empty_like(x), self.calls
-        given = ctypes.byref(self.own), x.data_ptr(), out.data_ptr(), len(x), calls.threads
-        return out if self._fits(x) and calls.feed(*given) else super().mlp(x)
-
-    def _made(
-        self, call: Callable[..., bool], x: Tensor, at: At, turn: Turn | None, memory: LayerMemory, *more: Any
-    ) -> Tensor | None:
-        """What a call makes of x [N, C], [N, C]; None where x does not fit, or the call fails, so that torch does the
-        same and can say why."""
+    def _done(
+        self, call: Callable[..., bool], x: Tensor, at: At, phase: Tensor | None, memory: LayerMemory, *more: Any
+    ) -> bool:
+        """Whether a call was made, of rows x [N, C], and went well: else torch does the same, and can say why."""
         (k, apart), (v, _) = memory.cells("k"), memory.cells("v")
-        mask, grouping, phase = at.mask, at.grouping, None if turn is None else turn.phase
+        mask, grouping = at.mask, at.grouping
         regular = grouping.group is None or bool(grouping.counts)
         if not (self._fits(x, k, v) and regular and all(y is None or y.is_contiguous() for y in (mask, phase))):
-            return None
-        starts, out = at.starts(apart), torch.empty_like(x)
-        told = (_COUNT * len(grouping.counts))(*grouping.counts)
-        counts = ctypes.addressof(told) if grouping.counts else None
+            return False
+        starts, told = at.starts(apart), (_COUNT * len(grouping.counts))(*grouping.counts)
         place = _Place(
-            _address(phase), starts.data_ptr(), counts, _address(mask),
+            _address(phase), starts.data_ptr(), ctypes.addressof(told) if grouping.counts else None, _address(mask),
             k.data_ptr(), v.data_ptr(), len(x), grouping.shape[0], at.width, apart.sequence, apart.head,
             self.calls.threads,
         )  # fmt: skip
-        done = call(ctypes.byref(self.own), ctypes.byref(place), x.data_ptr(), out.data_ptr(), *more)
-        return out if done else None
+        return call(ctypes.byref(self.own), ctypes.byref(place), x.data_ptr(), *more)
 
     def _fits(self, *given: Tensor) -> bool:
         """Whether these can be read as numbers of the weights' dtype, one after the other."""

@@ -36,12 +36,8 @@ class Keep:
 
     def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
-        attended = block.mix(block.norm(x, block.attn_norm), at, turn, memory)
-        memory.put("attn", at, attended.unsqueeze(1))
-        x = x + attended
-        fed = block.mlp(x)
-        memory.put("mlp", at, fed.unsqueeze(1))
-        return x + fed
+        block.recompute(block.norm(x, block.attn_norm), x, at, turn, memory, self.buffers)
+        return memory.onto(self.buffers, at, x)
 
 
 @dataclass(frozen=True)
