@@ -7,9 +7,9 @@
 
 A *bare forward* is the same weights and products on as many rows, attention over as many keys, the head where it is
 read; no plan, no cache, no decoder. One process, one thread by default, processor time, engine and bare in turn. With
-`--compile` its passes between products are in C as well, but its products and attention are called one by one, as
-Python calls torch. *In the forward*: the share of a step that the engine's own forward and head take, the rest being
-the plan, the decoder and what goes between them.
+`--compile` its layers are one call in C, as the engine's; *called* is another one, by torch's calls one by one, with
+only the passes between products in C. *In the forward*: the share of a step that the engine's own forward and head
+take, the rest being the plan, the decoder and what goes between them.
 
 A generation is walked twice, by a stub in place of the model. First to learn which kinds of steps there are; the second
 time, some steps of each kind are taken by the model as well, several times from the same point. A kind's time depends
@@ -37,11 +37,12 @@ from dkv.caches import make_cache
 from dkv.canvas import lay_out
 from dkv.decoders import make_decoder
 from dkv.denoise import Schedule, State, Tick, advance
-from dkv.models.layers import Block, Transformer, attention, bucket_for
-from dkv.models.layout import linear
+from dkv.memory import LayerMemory
+from dkv.models.layers import Block, Transformer, bucket_for
 from dkv.models.native import Native, native
 from dkv.models.passes import COMPOSED, Passes
-from dkv.models.whole import whole
+from dkv.models.whole import Whole, whole
+from dkv.place import At, pack
 from dkv.rules import DENSE, Turn
 from dkv.sampling import Sampling
 
@@ -56,8 +57,8 @@ MOST = 10
 
 
 HEADINGS = (
-    "policy", "ms a step", "engine / bare", "worst kind", "in the forward", "rows saved", "bare speed-up",
-    "engine speed-up", "of the bare",
+    "policy", "ms a step", "engine / bare", "worst kind", "engine / called", "in the forward", "rows saved",
+    "bare speed-up", "engine speed-up", "of the bare",
 )  # fmt: skip
 
 
@@ -110,42 +111,46 @@ def begin(model: Transformer, spec: str, case: Case) -> State:
 
 
 class Bare:
-    """The bare forward of a kind of step, over `keys` keys of each of `batch` sequences, every layer with its own."""
+    """The bare forward of a kind of step: every row attends over all slots of one of `batch` sequences, every layer to
+    keys of its own."""
 
     def __init__(self, model: Transformer, case: Case) -> None:
-        c, self.model, self.batch = model.config, model, case.batch
-        width = (case.batch, c.kv_heads, case.prompt + case.gen, c.head_dim)
-        self.kv = [[torch.randn(width).to(model.dtype) for _ in "kv"] for _ in model.blocks]
+        self.model, self.batch, width = model, case.batch, case.prompt + case.gen
+        self.memory = model.remember(case.batch, width)
+        self.memory.computed_at.zero_()
 
     @torch.inference_mode()
     def __call__(self, kind: Kind) -> None:
         """One forward."""
-        model, carried, picked = self.model, self._even(kind.carried), self._even(kind.picked)
-        x = F.embedding(torch.zeros(carried, dtype=torch.int64), model.embedding)
-        turn = model.rotary.turn(torch.arange(carried) % len(model.rotary.table))
-        for number, (block, kv) in enumerate(zip(model.blocks, self.kv, strict=True)):
+        model, carried, picked = self.model, self._at(kind.carried), self._at(kind.picked)
+        x = F.embedding(torch.zeros(len(carried.slot), dtype=torch.int64), model.embedding)
+        turn, own = (model.rotary.turn(at.slot) for at in (carried, picked))
+        for number, (block, layer) in enumerate(zip(model.blocks, self.memory.layers, strict=True)):
             if kind.dense or not number:
-                x = self._layer(block, x, x, turn, kv)
-            elif picked:
-                part = self._layer(block, x, x[:picked], Turn(turn.phase.index_select(0, torch.arange(picked))), kv)
-                x = torch.cat((part, x[picked:]))
-            else:
-                block.value(block.norm(x, block.attn_norm))
+                x = self._layer(block, x, carried, turn, layer)
+                continue
+            some, others = x[: len(picked.slot)], x[len(picked.slot) :]
+            if len(others):
+                block.value(block.norm(others, block.attn_norm))
+            x = torch.cat((self._layer(block, some, picked, own, layer), others)) if len(some) else x
         if kind.reads:
             model.logits(x[: kind.reads] if kind.reads <= len(x) else x)
 
-    def _even(self, rows: int) -> int:
-        """So many for each sequence."""
-        return -(-rows // self.batch) * self.batch
+    def _at(self, rows: int) -> At:
+        """So many rows, as many of each sequence, at its first slots."""
+        grid = torch.zeros(self.memory.computed_at.shape, dtype=torch.bool)
+        grid[:, : -(-rows // self.batch)] = True
+        return pack(grid, grid.sum(1).tolist(), None)
 
-    def _layer(self, block: Block, x: Tensor, some: Tensor, turn: Turn, kv: Sequence[Tensor]) -> Tensor:
-        """Values of x, all else of some of its rows."""
+    @staticmethod
+    def _layer(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+        """In C in one call, which writes keys and values as well; else without that."""
+        if isinstance(block, Whole):
+            return block.dense(x, at, turn, memory)
         h = block.norm(x, block.attn_norm)
         block.value(h)
-        q, _ = block.qk(h[: len(some)], turn)
-        grouped = q.view(self.batch, -1, *q.shape[1:]).transpose(1, 2)
-        mixed = attention(grouped, kv[0], kv[1], None).transpose(1, 2).flatten(0, 1).flatten(1)
-        y = linear(mixed, block.out_weight).add_(some)
+        q, _ = block.qk(h, turn)
+        y = block.attend(q, *memory.kv, at).add_(x)
         return block.mlp(y).add_(y)
 
 
@@ -203,11 +208,12 @@ def chosen(kinds: Sequence[Kind]) -> set[int]:
 
 @dataclass
 class Times:
-    """Processor seconds of the engine, of its own forwards in it, and of bare forwards, by work."""
+    """Processor seconds by work: of the engine, its own forwards in it, bare forwards, and these call by call."""
 
     engine: dict[int, list[float]]
     forward: dict[int, list[float]]
     bare: dict[int, list[float]]
+    called: dict[int, list[float]]
 
     def total(self, which: str, kinds: Sequence[Kind]) -> float:
         """Of a whole generation: medians, and straight lines between them."""
@@ -230,19 +236,20 @@ def _between(known: Sequence[tuple[int, float]], work: int) -> float:
     return first + (last - first) * (work - low) / (high - low)
 
 
-def timed(state: State, model: Transformer, bare: Bare, repeats: int, times: Times) -> None:
-    """Time the next step several times from the same point, and its bare forward, in turn: as in a generation, a step
+def timed(state: State, model: Transformer, bares: Sequence[Bare], repeats: int, times: Times) -> None:
+    """Time the next step several times from the same point, and its bare forwards, in turn: as in a generation, a step
     comes right after another forward. The first of each does not count: a new shape's products build their kernels."""
     for repeat in range(repeats + 1):
         clocked = Clocked(model)
         same = again(state, clocked)
         engine, tick = seconds(lambda s=same: advance(s))  # type: ignore[misc]
         kind = Kind.of(tick)  # type: ignore[arg-type]
-        other = seconds(lambda k=kind: bare(k))[0]  # type: ignore[misc]
+        others = [seconds(lambda b=bare, k=kind: b(k))[0] for bare in bares]  # type: ignore[misc]
         if repeat:
             times.engine.setdefault(kind.work, []).append(engine)
             times.forward.setdefault(kind.work, []).append(clocked.seconds)
-            times.bare.setdefault(kind.work, []).append(other)
+            for known, other in zip((times.bare, times.called), others, strict=True):
+                known.setdefault(kind.work, []).append(other)
 
 
 def measure(
@@ -257,12 +264,12 @@ def measure(
 ) -> Times:
     """Time the chosen steps of one policy, between steps of the stub. shared: what was timed of steps that compute
     every row, which are the same whatever the policy. plain: the same model call by call, for bare forwards."""
-    bare, times, everything = Bare(plain, case), Times({}, {}, {}), max(shared, default=0)
+    bares, times, everything = (Bare(model, case), Bare(plain, case)), Times({}, {}, {}, {}), max(shared, default=0)
     picked, state = chosen(kinds), begin(model, spec, case)
     state.model = stub
     for step in range(max(picked) + 1):
         if step in picked and kinds[step].work != everything:
-            timed(state, model, bare, repeats, times)
+            timed(state, model, bares, repeats, times)
         advance(state)
     for work, known in shared.items():
         if any(kind.work == work for kind in kinds):
@@ -290,14 +297,14 @@ def table(
         times = measure(model, plain, spec, case, kinds, repeats, shared, stub)
         if spec == "none":
             shared[kinds[-1].work] = times
-        engine, forward, bare = (times.total(which, kinds) for which in ("engine", "forward", "bare"))
+        engine, forward, bare, called = (times.total(which, kinds) for which in ("engine", "forward", "bare", "called"))
         rows = sum(kind.work for kind in kinds)
         base = base or (engine, bare, rows)
         gain, bare_gain = base[0] / engine, base[1] / bare
         print(
             f"| `{spec}` | {1000 * engine / len(kinds):.1f} | {engine / bare:.3f} | {times.worst:.3f} | "
-            f"{forward / engine:.1%} | {base[2] / rows:.2f}x | {bare_gain:.2f}x | {gain:.2f}x | "
-            f"{gain / bare_gain:.3f} |",
+            f"{engine / called:.3f} | {forward / engine:.1%} | {base[2] / rows:.2f}x | {bare_gain:.2f}x | "
+            f"{gain:.2f}x | {gain / bare_gain:.3f} |",
             flush=True,
         )
         record = {

@@ -82,10 +82,9 @@ class Logged:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def pick(self, at: At, score: Tensor, *rows: Tensor) -> tuple[At, list[Tensor]]:
-        picked, found = self.inner.pick(at, score, *rows)
-        self.log.append(picked)
-        return picked, found
+    def pick(self, at: At, score: Tensor) -> At:
+        self.log.append(self.inner.pick(at, score))
+        return self.log[-1]
 
 
 @dataclass

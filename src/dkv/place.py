@@ -33,7 +33,8 @@ class At:
 
     sequence [N] and slot [N], flat [N] = sequence * (T + 1) + slot; width T; grouping: the carried rows by sequence;
     whole: every slot is carried; mask [B, 1, 1, T]: slots that attention may read, None = all; narrow: for layers that
-    pick rows of their own, None = no layer does; numbers: what `cells` found, the same for all layers.
+    pick rows of their own, None = no layer does; index [N]: of rows that a layer picked, which of those that it carries
+    they are, None = they are all that it carries; numbers: what `cells` found, the same for all layers.
     """
 
     sequence: Tensor
@@ -44,6 +45,7 @@ class At:
     whole: bool
     mask: Tensor | None
     narrow: Narrowing | None = None
+    index: Tensor | None = None
     numbers: dict[Apart, Tensor] = field(init=False, default_factory=dict)
 
     def starts(self, apart: Apart) -> Tensor:
@@ -154,14 +156,15 @@ class Narrowing:
     real: Tensor
     grouping: Grouping
 
-    def pick(self, at: At, score: Tensor) -> tuple[Tensor, At]:
-        """The carried rows [M] with the highest score [N], ties to the lowest position, and where they sit."""
+    def pick(self, at: At, score: Tensor) -> At:
+        """The carried rows with the highest score [N], ties to the lowest position."""
         # A sequence that is alone, and fills its bucket, has its scores side by side already.
         grid = score.view(1, -1) if self.source.shape == (1, len(score)) else score[self.source]
         order = (grid + self.bias).sort(dim=1, descending=True, stable=True).indices
         index = order.view(-1).index_select(0, self.ranked).add_(self.first)
         slot = torch.where(self.real, at.slot.index_select(0, index), at.width)
-        return index, At(self.sequence, slot, self.base + slot, at.width, self.grouping, False, at.mask)
+        flat = self.base + slot
+        return At(self.sequence, slot, flat, at.width, self.grouping, False, at.mask, index=index)
 
 
 class Counted(NamedTuple):

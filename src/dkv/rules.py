@@ -63,9 +63,9 @@ class Parts(Protocol):
         "l2"."""
         ...
 
-    def pick(self, at: At, score: Tensor, *rows: Tensor) -> tuple[At, list[Tensor]]:
-        """Where the carried rows of the highest score [N] sit, as many of each sequence as the plan asked for, and what
-        they have of each of `rows` [N, ...]. Raises RuntimeError where the plan did not say how many."""
+    def pick(self, at: At, score: Tensor) -> At:
+        """The carried rows of the highest score [N], as many of each sequence as the plan asked for. Raises
+        RuntimeError where the plan did not say how many."""
         ...
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
@@ -78,10 +78,18 @@ class Parts(Protocol):
         ...
 
     def recompute(
-        self, h: Tensor, x: Tensor, at: At, turn: Turn, memory: LayerMemory, names: Sequence[str], values: bool = True
-    ) -> None:
-        """`mix` and `mlp` of the carried rows x [N, C], h [N, C] once normed; what they add to x goes into the two
-        feature buffers `names`."""
+        self,
+        x: Tensor,
+        h: Tensor,
+        at: At,
+        picked: At,
+        turn: Turn,
+        memory: LayerMemory,
+        names: Sequence[str],
+        values: bool = True,
+    ) -> Tensor:
+        """`mix` and `mlp` of the picked ones of the carried rows x [N, C], h [N, C] once normed: what these add is kept
+        in the two feature buffers `names`. Then x plus what is kept there of every row, [N, C]."""
         ...
 
     def mlp(self, x: Tensor) -> Tensor:

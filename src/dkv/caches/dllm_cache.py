@@ -45,10 +45,8 @@ class Verify:
             h, score = block.renew(x, at, memory, self.similarity, at.picking.frozen)
         else:
             h, score = block.norm(x, block.attn_norm), torch.zeros(len(x), device=x.device)
-        inner, (h, own, phase) = block.pick(at, score, h, x, turn.phase)
-        if len(own):
-            block.recompute(h, own, inner, Turn(phase), memory, self.buffers, values=not self.adaptive)
-        return memory.onto(self.buffers, at, x)
+        picked = block.pick(at, score)
+        return block.recompute(x, h, at, picked, turn, memory, self.buffers, values=not self.adaptive)
 
     def projected(self, carried: int, picked: int) -> int:
         """Looking at a row means projecting its values."""

@@ -125,6 +125,16 @@ static void add(const Layer *l, const void *x, const void *y, void *out, int64_t
         for (int64_t i = 0; i < n; i++) ((uint16_t *)out)[i] = write_b(read_b(half[0][i]) + read_b(half[1][i]));
 }
 
+static void added(const Layer *l, const void *one, const void *other, const int64_t *numbers, const void *x, void *out,
+                  int64_t n, int threads) {
+    if (l->size == 4) onto_f(one, other, numbers, x, out, n, l->width, threads);
+    else onto_b(one, other, numbers, x, out, n, l->width, threads);
+}
+
+static void gather(char *to, const char *from, const int64_t *index, int64_t n, int64_t size) {
+    for (int64_t i = 0; i < n; i++) memcpy(to + i * size, from + index[i] * size, size);
+}
+
 /* What is added to the scores of one sequence's slots: 0 or, where mask [slots] says no, minus infinity */
 static Tensor barred(Work *w, const uint8_t *mask, int64_t slots, void *bias) {
     float *wide = bias;
@@ -218,23 +228,37 @@ int renew(const Torch *torch, const Layer *layer, const Place *place, const char
     return !w.failed;
 }
 
-/* Rows x [n, width], h once normed: what attention and the feed-forward add to them, to cells `numbers` [n] of attn and
- * of mlp, width numbers each; with `values` their values go into their cells too */
-int recompute(const Torch *torch, const Layer *layer, const Place *place, const char *x, const char *h, char *attn,
-              char *mlp, const int64_t *numbers, int values) {
+/* Of the rows x [all, width], h once normed, those that sit at `place`, index [n] of them (null = all): what attention
+ * and the feed-forward add to them goes to cells `kept` [n] of attn and of mlp, width numbers each, with `values` their
+ * values into theirs. Then out [all, width] = x + what cells numbers [all] hold */
+int recompute(const Torch *torch, const Layer *layer, const Place *place, const char *x, const char *h,
+              const int64_t *index, char *attn, char *mlp, const int64_t *kept, const int64_t *numbers, char *out,
+              int64_t all, int values) {
     Work w = {.torch = torch, .layer = layer};
-    int64_t n = place->n, row = layer->width * layer->size;
-    char *sum = room(&w, n * layer->width);
-    const char *more = data(&w, mixed_in(&w, place, h, values));
+    int64_t n = place->n, row = layer->width * layer->size, turned = layer->head_dim * sizeof(float);
+    char *some = room(&w, n * layer->width), *phase = index ? malloc(n * turned) : NULL;
+    Place own = *place;
+    if (index && !phase) w.failed = 1;
+    if (index && !w.failed) {
+        gather(some, h, index, n, row);
+        gather(phase, (const char *)place->phase, index, n, turned);
+        own.phase = (const float *)phase;
+    }
+    const char *more = data(&w, mixed_in(&w, &own, index ? some : h, values));
     if (!w.failed) {
-        write_rows(attn, numbers, more, n, 1, 0, row, row);
-        add(layer, x, more, sum, n * layer->width);
+        write_rows(attn, kept, more, n, 1, 0, row, row);
+        if (index) gather(some, x, index, n, row);
+        add(layer, index ? some : x, more, some, n * layer->width);
     }
     let_go(&w, 0);
-    more = data(&w, fed(&w, sum, n, place->threads));
-    if (!w.failed) write_rows(mlp, numbers, more, n, 1, 0, row, row);
+    more = data(&w, fed(&w, some, n, place->threads));
+    if (!w.failed) {
+        write_rows(mlp, kept, more, n, 1, 0, row, row);
+        added(layer, attn, mlp, numbers, x, out, all, place->threads);
+    }
     let_go(&w, 0);
-    free(sum);
+    free(some);
+    free(phase);
     return !w.failed;
 }
 

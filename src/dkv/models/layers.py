@@ -103,9 +103,9 @@ class Block:
         """How long values are over all heads of the model."""
         return whole_lengths
 
-    def pick(self, at: At, score: Tensor, *rows: Tensor) -> tuple[At, list[Tensor]]:
-        """Where the rows of the highest score [N] sit, and what they have of each of `rows` [N, ...]."""
-        return self.passes.pick(at, score, rows)
+    def pick(self, at: At, score: Tensor) -> At:
+        """The rows of the highest score [N], as many of each sequence as the plan asked for."""
+        return self.passes.pick(at, score)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
@@ -127,13 +127,26 @@ class Block:
         return linear(gated(self.norm(x, self.mlp_norm), self.gate_up_weight), self.down_weight)
 
     def recompute(
-        self, h: Tensor, x: Tensor, at: At, turn: Turn, memory: LayerMemory, names: Sequence[str], values: bool = True
-    ) -> None:
-        """Put what attention and the feed-forward add to x [N, C], h [N, C] once normed, into the feature buffers
-        `names`."""
-        attended = self.mix(h, at, turn, memory, values)
-        memory.put(names[0], at, attended.unsqueeze(1))
-        memory.put(names[1], at, self.mlp(x + attended).unsqueeze(1))
+        self,
+        x: Tensor,
+        h: Tensor,
+        at: At,
+        picked: At,
+        turn: Turn,
+        memory: LayerMemory,
+        names: Sequence[str],
+        values: bool = True,
+    ) -> Tensor:
+        """Put what attention and the feed-forward add to the picked ones of x [N, C], h [N, C] once normed, into the
+        feature buffers `names`; then x plus what these hold, [N, C]."""
+        if len(picked.slot):
+            own, normed, phase = (
+                rows if picked.index is None else rows.index_select(0, picked.index) for rows in (x, h, turn.phase)
+            )
+            attended = self.mix(normed, picked, Turn(phase), memory, values)
+            memory.put(names[0], picked, attended.unsqueeze(1))
+            memory.put(names[1], picked, self.mlp(own + attended).unsqueeze(1))
+        return memory.onto(names, at, x)
 
     def dense(self, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """The ordinary layer: every carried row writes its slot, attends and passes through the MLP."""

@@ -216,12 +216,9 @@ static void pick_some(const float *score, const int64_t *source, const float *bi
 }
 
 /* What `dkv.place.Narrowing.pick` does, for picks [batch] of `rows` carried rows of each sequence: index [n] of those
- * picked, their slots and cells, n - sum of picks of them in sequence 0's scratch slot, `width`; and of three arrays of
- * rows, which are `wide` bytes each, those of the picked */
+ * picked, their slots and cells, n - sum of picks of them in sequence 0's scratch slot, `width` */
 void pick_rows(const float *score, const int64_t *source, const float *bias, const int64_t *picks, const int64_t *slots,
-               int64_t *index, int64_t *slot, int64_t *flat, int64_t n, int64_t batch, int64_t rows, int64_t width,
-               const char *a, char *to_a, int64_t wide_a, const char *b, char *to_b, int64_t wide_b, const char *c,
-               char *to_c, int64_t wide_c) {
+               int64_t *index, int64_t *slot, int64_t *flat, int64_t n, int64_t batch, int64_t rows, int64_t width) {
     float keys[rows], spare[rows];
     int64_t i = 0;
     for (int64_t s = 0; s < batch; s++) {
@@ -235,11 +232,6 @@ void pick_rows(const float *score, const int64_t *source, const float *bias, con
     for (; i < n; i++) {
         index[i] = 0;
         slot[i] = flat[i] = width;
-    }
-    for (i = 0; i < n; i++) {
-        memcpy(to_a + i * wide_a, a + index[i] * wide_a, wide_a);
-        memcpy(to_b + i * wide_b, b + index[i] * wide_b, wide_b);
-        memcpy(to_c + i * wide_c, c + index[i] * wide_c, wide_c);
     }
 }
 

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,10 +54,8 @@ _SIGNATURES = {
 }
 _FEATURES = 2
 """What `onto` adds: what a layer's attention and what its feed-forward gave."""
-_PICKED = 3
-"""Arrays of rows that `pick` takes the picked ones of: a layer's normed rows, the rows, and their rotation."""
 _WRITE = (*(_POINTER,) * 3, *(_COUNT,) * 5)
-_PICK = (*(_POINTER,) * 8, *(_COUNT,) * 4, *(_POINTER, _POINTER, _COUNT) * _PICKED)
+_PICK = (*(_POINTER,) * 8, *(_COUNT,) * 4)
 _BEST = (*(_POINTER,) * 3, *(_COUNT,) * 3, _INT)
 
 
@@ -144,20 +141,16 @@ class Native(Passes):
             self._threads())  # fmt: skip
         return out
 
-    def pick(self, at: At, score: Tensor, rows: Sequence[Tensor]) -> tuple[At, list[Tensor]]:
-        """Where the rows of the highest score [N] sit, and theirs of each of `rows` [N, ...]; in the rows' order."""
-        narrow, fits = at.picking, score.dtype == torch.float32 and len(rows) == _PICKED
-        if self._pick is None or not fits or not _plain(score, *rows):
-            return super().pick(at, score, rows)
+    def pick(self, at: At, score: Tensor) -> At:
+        """The rows of the highest score [N], in their order."""
+        narrow = at.picking
+        if self._pick is None or score.dtype != torch.float32 or not _plain(score):
+            return super().pick(at, score)
         size, (batch, most) = len(narrow.base), narrow.source.shape
         index, slot, flat = torch.empty(3, size, dtype=torch.int64).unbind()
-        found = [x.new_empty(size, *x.shape[1:]) for x in rows]
         each = (score, narrow.source, narrow.bias, narrow.picks, at.slot, index, slot, flat)
-        copies = (
-            (x.data_ptr(), y.data_ptr(), y.element_size() * x.stride(0)) for x, y in zip(rows, found, strict=True)
-        )
-        self._pick(*(x.data_ptr() for x in each), size, batch, most, at.width, *chain.from_iterable(copies))
-        return At(narrow.sequence, slot, flat, at.width, narrow.grouping, False, at.mask), found
+        self._pick(*(x.data_ptr() for x in each), size, batch, most, at.width)
+        return At(narrow.sequence, slot, flat, at.width, narrow.grouping, False, at.mask, index=index)
 
     def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""

@@ -6,8 +6,6 @@ whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,11 +29,9 @@ class Passes(Moves):
         """x [N, heads, D] rotated; x itself may be written over."""
         return turn(x)
 
-    def pick(self, at: At, score: Tensor, rows: Sequence[Tensor]) -> tuple[At, list[Tensor]]:
-        """Where the rows of the highest score [N] sit that `at.narrow` asks for, and theirs of each of `rows` [N, ...].
-        Raises RuntimeError where it asks for none."""
-        index, inner = at.picking.pick(at, score)
-        return inner, [x.index_select(0, index) for x in rows]
+    def pick(self, at: At, score: Tensor) -> At:
+        """The rows of the highest score [N], as many as `at.narrow` says. Raises RuntimeError where there is none."""
+        return at.picking.pick(at, score)
 
     def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""

@@ -46,7 +46,7 @@ _POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _SIGNATURES = {
     "dense": (_POINTER,) * 5,
     "renew": (*(_POINTER,) * 7, _INT, ctypes.c_float),
-    "recompute": (*(_POINTER,) * 8, _INT),
+    "recompute": (*(_POINTER,) * 11, _COUNT, _INT),
 }
 """Each takes torch's functions, the layer, the place and rows."""
 _TENSORS = ("qk", "v", "out", "gate", "up", "down", "qk_bias", "v_bias")
@@ -139,20 +139,32 @@ class Whole(Block):
         return (h, moved) if done else super().renew(x, at, memory, similarity, frozen)
 
     def recompute(
-        self, h: Tensor, x: Tensor, at: At, turn: Turn, memory: LayerMemory, names: Sequence[str], values: bool = True
-    ) -> None:
-        """Put what attention and the feed-forward add to x [N, C], h [N, C] once normed, into the feature buffers
-        `names`."""
+        self,
+        x: Tensor,
+        h: Tensor,
+        at: At,
+        picked: At,
+        turn: Turn,
+        memory: LayerMemory,
+        names: Sequence[str],
+        values: bool = True,
+    ) -> Tensor:
+        """Put what attention and the feed-forward add to the picked ones of x [N, C], h [N, C] once normed, into the
+        feature buffers `names`; then x plus what these hold, [N, C]."""
+        if not len(picked.slot):
+            return memory.onto(names, at, x)
         (attn, apart), (mlp, _) = (memory.cells(name) for name in names)
-        given = h.data_ptr(), attn.data_ptr(), mlp.data_ptr(), at.starts(apart).data_ptr(), values
-        fits = self._fits(h, attn, mlp)
-        if not (fits and self._done(self.calls.recompute, x, at, turn.phase, memory, *given)):
-            super().recompute(h, x, at, turn, memory, names, values)
+        out = torch.empty_like(x)
+        rows = (h, picked.index, attn, mlp, picked.starts(apart), at.starts(apart), out)
+        given = (*map(_address, rows), len(x), values)
+        done = self._fits(h, attn, mlp) and self._done(self.calls.recompute, x, picked, turn.phase, memory, *given)
+        return out if done else super().recompute(x, h, at, picked, turn, memory, names, values)
 
     def _done(
         self, call: Callable[..., bool], x: Tensor, at: At, phase: Tensor | None, memory: LayerMemory, *more: Any
     ) -> bool:
-        """Whether a call was made, of rows x [N, C], and went well: else torch does the same, and can say why."""
+        """Whether a call was made, of rows x [N, C] and those that sit `at`, and went well: else torch does the same
+        and can say why."""
         (k, apart), (v, _) = memory.cells("k"), memory.cells("v")
         mask, grouping = at.mask, at.grouping
         regular = grouping.group is None or bool(grouping.counts)
@@ -161,7 +173,7 @@ class Whole(Block):
         starts, told = at.starts(apart), (_COUNT * len(grouping.counts))(*grouping.counts)
         place = _Place(
             _address(phase), starts.data_ptr(), ctypes.addressof(told) if grouping.counts else None, _address(mask),
-            k.data_ptr(), v.data_ptr(), len(x), grouping.shape[0], at.width, apart.sequence, apart.head,
+            k.data_ptr(), v.data_ptr(), len(starts), grouping.shape[0], at.width, apart.sequence, apart.head,
             self.calls.threads,
         )  # fmt: skip
         return call(ctypes.byref(self.own), ctypes.byref(place), x.data_ptr(), *more)

@@ -36,8 +36,7 @@ class Keep:
 
     def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
-        block.recompute(block.norm(x, block.attn_norm), x, at, turn, memory, self.buffers)
-        return memory.onto(self.buffers, at, x)
+        return block.recompute(x, block.norm(x, block.attn_norm), at, at, turn, memory, self.buffers)
 
 
 @dataclass(frozen=True)
