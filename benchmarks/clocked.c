@@ -5,7 +5,8 @@
 
 typedef void *Tensor;
 
-static int32_t (*real_product)(Tensor, Tensor, Tensor *, const char *, const double **, int64_t, const char **, Tensor *);
+static int32_t (*real_product)(Tensor, Tensor, Tensor *, const char *, const double **, int64_t, const char **,
+                               Tensor *);
 static int32_t (*real_combined)(Tensor, Tensor, Tensor, Tensor *, const char *, Tensor *);
 static int32_t (*real_attention)(Tensor, Tensor, Tensor, double, int32_t, Tensor *, double *, Tensor *, Tensor *);
 static double spent_products, spent_attention;
@@ -31,8 +32,8 @@ int32_t combined(Tensor x, Tensor other, Tensor weight, Tensor *bias, const char
     return failed;
 }
 
-int32_t attention(Tensor q, Tensor k, Tensor v, double dropout, int32_t causal, Tensor *mask, double *scale, Tensor *made,
-                  Tensor *sums) {
+int32_t attention(Tensor q, Tensor k, Tensor v, double dropout, int32_t causal, Tensor *mask, double *scale,
+                  Tensor *made, Tensor *sums) {
     double began = now();
     int32_t failed = real_attention(q, k, v, dropout, causal, mask, scale, made, sums);
     spent_attention += now() - began;

@@ -48,7 +48,7 @@ enum { HELD = 24 };
 typedef struct {
     const Torch *torch;
     const Layer *layer;
-    int failed, count;
+    int threads, failed, count;
     Tensor held[HELD];
 } Work;
 
@@ -96,39 +96,43 @@ static char *room(Work *w, int64_t numbers) {
     return made;
 }
 
-static void norm(const Layer *l, const void *x, const void *weight, void *out, int64_t n, int threads) {
-    if (l->size == 4) norm_f(x, weight, out, n, l->width, l->eps, threads);
-    else norm_b(x, weight, out, n, l->width, l->eps, threads);
+static void norm(const Work *w, const void *x, const void *weight, void *out, int64_t n) {
+    const Layer *l = w->layer;
+    if (l->size == 4) norm_f(x, weight, out, n, l->width, l->eps, w->threads);
+    else norm_b(x, weight, out, n, l->width, l->eps, w->threads);
 }
 
-static void turn(const Layer *l, void *x, const float *phase, int64_t n, int64_t heads, int threads) {
-    if (l->size == 4) turn_f(x, phase, n, heads, l->head_dim, threads);
-    else turn_b(x, phase, n, heads, l->head_dim, threads);
+static void turn(const Work *w, void *x, const float *phase, int64_t n, int64_t heads) {
+    if (w->layer->size == 4) turn_f(x, phase, n, heads, w->layer->head_dim, w->threads);
+    else turn_b(x, phase, n, heads, w->layer->head_dim, w->threads);
 }
 
-static void moves(const Layer *l, const Place *p, const void *value, float *moved, const uint8_t *frozen, int cosine,
+static void moves(const Work *w, const Place *p, const void *value, float *moved, const uint8_t *frozen, int cosine,
                   float least) {
-    void *cells = p->v;
-    if (l->size == 4)
-        renew_f(cells, p->starts, value, frozen, moved, p->n, l->kv_heads, p->head, l->head_dim, cosine, least, p->threads);
-    else
-        renew_b(cells, p->starts, value, frozen, moved, p->n, l->kv_heads, p->head, l->head_dim, cosine, least, p->threads);
+    int64_t heads = w->layer->kv_heads, d = w->layer->head_dim;
+    void *v = p->v;
+    if (w->layer->size == 4)
+        renew_f(v, p->starts, value, frozen, moved, p->n, heads, p->head, d, cosine, least, w->threads);
+    else renew_b(v, p->starts, value, frozen, moved, p->n, heads, p->head, d, cosine, least, w->threads);
+}
+
+static void added(const Work *w, const void *one, const void *other, const int64_t *numbers, const void *x, void *out,
+                  int64_t n) {
+    if (w->layer->size == 4) onto_f(one, other, numbers, x, out, n, w->layer->width, w->threads);
+    else onto_b(one, other, numbers, x, out, n, w->layer->width, w->threads);
 }
 
 /* out [n] = x [n] + y [n] */
-static void add(const Layer *l, const void *x, const void *y, void *out, int64_t n) {
+static void add(const Work *w, const void *x, const void *y, void *out, int64_t n) {
     const float *wide[] = {x, y};
     const uint16_t *half[] = {x, y};
-    if (l->size == 4)
+    int threads = n > FEW ? w->threads : 1;
+    if (w->layer->size == 4)
+#pragma omp parallel for simd num_threads(threads)
         for (int64_t i = 0; i < n; i++) ((float *)out)[i] = wide[0][i] + wide[1][i];
     else
+#pragma omp parallel for simd num_threads(threads)
         for (int64_t i = 0; i < n; i++) ((uint16_t *)out)[i] = write_b(read_b(half[0][i]) + read_b(half[1][i]));
-}
-
-static void added(const Layer *l, const void *one, const void *other, const int64_t *numbers, const void *x, void *out,
-                  int64_t n, int threads) {
-    if (l->size == 4) onto_f(one, other, numbers, x, out, n, l->width, threads);
-    else onto_b(one, other, numbers, x, out, n, l->width, threads);
 }
 
 static void gather(char *to, const char *from, const int64_t *index, int64_t n, int64_t size) {
@@ -151,10 +155,10 @@ static Tensor barred(Work *w, const uint8_t *mask, int64_t slots, void *bias) {
 static void attend_one(Work *w, const Place *p, const char *q, int64_t pitch, int64_t n, int64_t first, Tensor mask,
                        char *mixed) {
     const Layer *l = w->layer;
-    int64_t d = l->head_dim, groups = l->kv_heads, each = l->heads / groups, start = w->count;
+    int64_t d = l->head_dim, groups = l->kv_heads, each = l->heads / groups, start = w->count, size = l->size;
     const int64_t keys[] = {groups, each, p->slots, d}, apart[] = {p->head * d, 0, d, 1};
     Tensor read = view(w, q, 4, (int64_t[]){groups, each, n, d}, (int64_t[]){each * d, d, pitch, 1});
-    Tensor k = view(w, p->k + first * d * l->size, 4, keys, apart), v = view(w, p->v + first * d * l->size, 4, keys, apart);
+    Tensor k = view(w, p->k + first * d * size, 4, keys, apart), v = view(w, p->v + first * d * size, 4, keys, apart);
     Tensor made = NULL, sums = NULL;
     if (w->failed) return;
     hold(w, w->torch->attention(read, k, v, 0, 0, mask ? &mask : NULL, NULL, &made, &sums), &made);
@@ -162,10 +166,12 @@ static void attend_one(Work *w, const Place *p, const char *q, int64_t pitch, in
     const char *found = data(w, made);
     int64_t *by = NULL; /* how it lies is torch's business */
     if (!w->failed && w->torch->strides(made, &by)) w->failed = 1;
-    for (int64_t h = 0; h < l->heads && !w->failed; h++)
-        for (int64_t i = 0; i < n; i++)
-            memcpy(mixed + (i * l->heads + h) * d * l->size, found + (h / each * by[0] + h % each * by[1] + i * by[2]) * l->size,
-                   d * l->size);
+    int64_t heads = w->failed ? 0 : l->heads, one = d * size;
+#pragma omp parallel for num_threads(w->threads) if (n * heads * d > FEW)
+    for (int64_t h = 0; h < heads; h++) {
+        const char *from = found + (h / each * by[0] + h % each * by[1]) * size;
+        for (int64_t i = 0; i < n; i++) memcpy(mixed + (i * heads + h) * one, from + i * by[2] * size, one);
+    }
     let_go(w, start);
 }
 
@@ -195,9 +201,9 @@ static Tensor mixed_in(Work *w, const Place *p, const char *h, int values) {
     char *turned = data(w, qk), *value = values ? data(w, product(w, x, l->v, l->v_bias, "none")) : NULL;
     char *mixed = room(w, p->n * l->heads * d);
     if (!w->failed) {
-        turn(l, turned, p->phase, p->n, heads, p->threads);
-        write_rows(p->k, p->starts, turned + q, p->n, l->kv_heads, p->head, d * l->size, q + k);
-        if (values) write_rows(p->v, p->starts, value, p->n, l->kv_heads, p->head, d * l->size, k);
+        turn(w, turned, p->phase, p->n, heads);
+        write_rows(p->k, p->starts, turned + q, p->n, l->kv_heads, p->head, d * l->size, q + k, w->threads);
+        if (values) write_rows(p->v, p->starts, value, p->n, l->kv_heads, p->head, d * l->size, k, w->threads);
         attend(w, p, turned, heads * d, mixed);
     }
     Tensor out = product(w, rows(w, mixed, p->n, l->heads * d), l->out, NULL, "none");
@@ -206,10 +212,10 @@ static Tensor mixed_in(Work *w, const Place *p, const char *h, int values) {
 }
 
 /* What the feed-forward adds to x [n, width]; a tensor [n, width] */
-static Tensor fed(Work *w, const char *x, int64_t n, int threads) {
+static Tensor fed(Work *w, const char *x, int64_t n) {
     const Layer *l = w->layer;
     char *normed = room(w, n * l->width);
-    if (normed) norm(l, x, l->mlp_norm, normed, n, threads);
+    if (normed) norm(w, x, l->mlp_norm, normed, n);
     Tensor h = rows(w, normed, n, l->width), gate = product(w, h, l->gate, NULL, "swish");
     Tensor down = product(w, times(w, h, l->up, gate), l->down, NULL, "none");
     free(normed);
@@ -220,10 +226,10 @@ static Tensor fed(Work *w, const char *x, int64_t n, int threads) {
  * go into their cells */
 int renew(const Torch *torch, const Layer *layer, const Place *place, const char *x, char *h, float *moved,
           const uint8_t *frozen, int cosine, float least) {
-    Work w = {.torch = torch, .layer = layer};
-    norm(layer, x, layer->attn_norm, h, place->n, place->threads);
+    Work w = {.torch = torch, .layer = layer, .threads = place->threads};
+    norm(&w, x, layer->attn_norm, h, place->n);
     const char *value = data(&w, product(&w, rows(&w, h, place->n, layer->width), layer->v, layer->v_bias, "none"));
-    if (!w.failed) moves(layer, place, value, moved, frozen, cosine, least);
+    if (!w.failed) moves(&w, place, value, moved, frozen, cosine, least);
     let_go(&w, 0);
     return !w.failed;
 }
@@ -234,7 +240,7 @@ int renew(const Torch *torch, const Layer *layer, const Place *place, const char
 int recompute(const Torch *torch, const Layer *layer, const Place *place, const char *x, const char *h,
               const int64_t *index, char *attn, char *mlp, const int64_t *kept, const int64_t *numbers, char *out,
               int64_t all, int values) {
-    Work w = {.torch = torch, .layer = layer};
+    Work w = {.torch = torch, .layer = layer, .threads = place->threads};
     int64_t n = place->n, row = layer->width * layer->size, turned = layer->head_dim * sizeof(float);
     char *some = room(&w, n * layer->width), *phase = index ? malloc(n * turned) : NULL;
     Place own = *place;
@@ -246,15 +252,15 @@ int recompute(const Torch *torch, const Layer *layer, const Place *place, const 
     }
     const char *more = data(&w, mixed_in(&w, &own, index ? some : h, values));
     if (!w.failed) {
-        write_rows(attn, kept, more, n, 1, 0, row, row);
+        write_rows(attn, kept, more, n, 1, 0, row, row, w.threads);
         if (index) gather(some, x, index, n, row);
-        add(layer, index ? some : x, more, some, n * layer->width);
+        add(&w, index ? some : x, more, some, n * layer->width);
     }
     let_go(&w, 0);
-    more = data(&w, fed(&w, some, n, place->threads));
+    more = data(&w, fed(&w, some, n));
     if (!w.failed) {
-        write_rows(mlp, kept, more, n, 1, 0, row, row);
-        added(layer, attn, mlp, numbers, x, out, all, place->threads);
+        write_rows(mlp, kept, more, n, 1, 0, row, row, w.threads);
+        added(&w, attn, mlp, numbers, x, out, all);
     }
     let_go(&w, 0);
     free(some);
@@ -264,14 +270,14 @@ int recompute(const Torch *torch, const Layer *layer, const Place *place, const 
 
 /* The ordinary layer: x [n, width] to out [n, width] */
 int dense(const Torch *torch, const Layer *layer, const Place *place, const char *x, char *out) {
-    Work w = {.torch = torch, .layer = layer};
+    Work w = {.torch = torch, .layer = layer, .threads = place->threads};
     int64_t size = place->n * layer->width;
-    norm(layer, x, layer->attn_norm, out, place->n, place->threads);
+    norm(&w, x, layer->attn_norm, out, place->n);
     const char *more = data(&w, mixed_in(&w, place, out, 1));
-    if (!w.failed) add(layer, x, more, out, size);
+    if (!w.failed) add(&w, x, more, out, size);
     let_go(&w, 0);
-    more = data(&w, fed(&w, out, place->n, place->threads));
-    if (!w.failed) add(layer, out, more, out, size);
+    more = data(&w, fed(&w, out, place->n));
+    if (!w.failed) add(&w, out, more, out, size);
     let_go(&w, 0);
     return !w.failed;
 }

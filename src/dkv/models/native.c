@@ -176,7 +176,8 @@ void best_f(const float *logits, int64_t *token, float *confidence, int64_t n, i
 /* rows [n, heads], `size` bytes each, the heads of a row side by side and the rows `pitch` bytes apart, to their cells:
  * head h of row i to cell starts[i] + h * apart */
 void write_rows(char *cells, const int64_t *starts, const char *rows, int64_t n, int64_t heads, int64_t apart,
-                int64_t size, int64_t pitch) {
+                int64_t size, int64_t pitch, int threads) {
+#pragma omp parallel for num_threads(threads) if (threads > 1 && n * heads * size > 2 * FEW)
     for (int64_t i = 0; i < n; i++)
         for (int64_t h = 0; h < heads; h++)
             memcpy(cells + (starts[i] + h * apart) * size, rows + i * pitch + h * size, size);

@@ -54,7 +54,7 @@ _SIGNATURES = {
 }
 _FEATURES = 2
 """What `onto` adds: what a layer's attention and what its feed-forward gave."""
-_WRITE = (*(_POINTER,) * 3, *(_COUNT,) * 5)
+_WRITE = (*(_POINTER,) * 3, *(_COUNT,) * 5, _INT)
 _PICK = (*(_POINTER,) * 8, *(_COUNT,) * 4)
 _BEST = (*(_POINTER,) * 3, *(_COUNT,) * 3, _INT)
 
@@ -109,7 +109,7 @@ class Native(Passes):
             return
         width, starts = rows.element_size(), at.starts(apart)
         self._write(cells.data_ptr(), starts.data_ptr(), rows.data_ptr(), count, heads, apart.head, size * width,
-                    rows.stride(0) * width)  # fmt: skip
+                    rows.stride(0) * width, self._threads())  # fmt: skip
 
     def renew(
         self,
