@@ -82,9 +82,10 @@ class Logged:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def pick(self, at: At, score: Tensor) -> At:
-        self.log.append(self.inner.pick(at, score))
-        return self.log[-1]
+    def pick(self, x: Tensor, at: At, memory: LayerMemory, similarity: str | None) -> tuple[Tensor, At]:
+        h, picked = self.inner.pick(x, at, memory, similarity)
+        self.log.append(picked)
+        return h, picked
 
 
 @dataclass

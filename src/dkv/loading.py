@@ -45,10 +45,10 @@ def load(
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
     computed (slow; for tests of policies); tensor_parallel: over how many processes the model is split, of which this
     is one: each of them makes the same calls (docs/parallel.md); compile: build faster code for this machine: on a CPU
-    what lies between products, now, with its C compiler; elsewhere layers, with torch.compile, as they are first
-    needed; cuda_graphs: record forwards and replay them, on a GPU (docs/speed.md); what that took stands in
-    `lm.warmth`; quantize: "int8" or "int4" to keep the weights of the layers in 8 or 4 bits, each packed once it is
-    read (docs/quantize.md). A checkpoint without a tokenizer takes token ids only.
+    layers in C, now, with its compiler; elsewhere layers by torch.compile, as they are first needed; cuda_graphs:
+    record forwards and replay them, on a GPU (docs/speed.md); what that took stands in `lm.warmth`; quantize: "int8" or
+    "int4" to keep the weights of the layers in 8 or 4 bits, each packed once it is read (docs/quantize.md). A
+    checkpoint without a tokenizer takes token ids only.
 
     Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype,
     tensor_parallel, cuda_graphs or quantize, and RankError where another process is gone.

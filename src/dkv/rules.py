@@ -55,16 +55,10 @@ class Parts(Protocol):
         """Values [N, G, D] of h [N, C]."""
         ...
 
-    def renew(
-        self, x: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """x [N, C] of the carried rows, normed: their values go into their slots, but those of frozen [N] (None = none
-        is). The normed rows [N, C], and how far each value moved over all heads of the model, [N] float32: "cosine" or
-        "l2"."""
-        ...
-
-    def pick(self, at: At, score: Tensor) -> At:
-        """The carried rows of the highest score [N], as many of each sequence as the plan asked for. Raises
+    def pick(self, x: Tensor, at: At, memory: LayerMemory, similarity: str | None) -> tuple[Tensor, At]:
+        """x [N, C] of the carried rows once normed, and those to recompute, as many of each sequence as the plan asked
+        for: the ones whose values moved most over all heads of the model, by "cosine" or "l2". The values go into their
+        slots, but those of frozen rows. None: none is looked at or renewed, and the lowest positions are picked. Raises
         RuntimeError where the plan did not say how many."""
         ...
 

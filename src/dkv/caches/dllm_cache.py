@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from dkv.errors import SpecError
@@ -41,11 +40,7 @@ class Verify:
 
     def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
-        if self.adaptive:
-            h, score = block.renew(x, at, memory, self.similarity, at.picking.frozen)
-        else:
-            h, score = block.norm(x, block.attn_norm), torch.zeros(len(x), device=x.device)
-        picked = block.pick(at, score)
+        h, picked = block.pick(x, at, memory, self.similarity if self.adaptive else None)
         return block.recompute(x, h, at, picked, turn, memory, self.buffers, values=not self.adaptive)
 
     def projected(self, carried: int, picked: int) -> int:

@@ -9,6 +9,7 @@ most. There is no refresh after the first forward, and nothing is dropped betwee
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -44,8 +45,13 @@ def _changes(step: Step) -> Tensor:
     fixed_at = torch.where(step.masked, GIVEN, step.canvas.committed_at)
     around = F.pad(fixed_at, (_REACH, _REACH), value=GIVEN).unfold(1, 2 * _REACH + 1, 1)
     since = around >= step.computed_at[:, :, None]  # and what was given, before all that is computed
-    distance = (torch.arange(2 * _REACH + 1, device=around.device) - _REACH).abs()
-    return (since / (1 + distance)).sum(2)
+    return (since * _nearness(around.device)).sum(2)
+
+
+@cache
+def _nearness(device: torch.device) -> Tensor:
+    """[2 * _REACH + 1] what a change at each distance counts for."""
+    return 1 / (1 + (torch.arange(2 * _REACH + 1, device=device) - _REACH).abs())
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,15 @@ typedef struct {
     int32_t threads;
 } Place;
 
+/* What `pick_rows` takes, and gives */
+typedef struct {
+    const int64_t *source;
+    const float *bias;
+    const int64_t *picks, *slots;
+    int64_t *index, *slot, *flat;
+    int64_t n, rows;
+} Picks;
+
 enum { HELD = 24 };
 
 /* What a call holds of torch's tensors; once something has failed nothing more is done */
@@ -222,14 +231,18 @@ static Tensor fed(Work *w, const char *x, int64_t n) {
     return down;
 }
 
-/* These return whether all went well. x [n, width] normed, h; how far each value moved, as native.c has it; the values
- * go into their cells */
-int renew(const Torch *torch, const Layer *layer, const Place *place, const char *x, char *h, float *moved,
-          const uint8_t *frozen, int cosine, float least) {
+/* These return whether all went well. What `dkv.models.layers.Block.pick` does: x [n, width] normed, h; how far each
+ * value moved, moved [n], as native.c has it; the values go into their cells, and rows are picked by it */
+int pick(const Torch *torch, const Layer *layer, const Place *place, const char *x, char *h, float *moved,
+         const uint8_t *frozen, int cosine, float least, const Picks *p) {
     Work w = {.torch = torch, .layer = layer, .threads = place->threads};
     norm(&w, x, layer->attn_norm, h, place->n);
     const char *value = data(&w, product(&w, rows(&w, h, place->n, layer->width), layer->v, layer->v_bias, "none"));
-    if (!w.failed) moves(&w, place, value, moved, frozen, cosine, least);
+    if (!w.failed) {
+        moves(&w, place, value, moved, frozen, cosine, least);
+        pick_rows(moved, p->source, p->bias, p->picks, p->slots, p->index, p->slot, p->flat, p->n, place->batch,
+                  p->rows, place->slots);
+    }
     let_go(&w, 0);
     return !w.failed;
 }

@@ -90,22 +90,19 @@ class Block:
         """Values [N, G, D] of h [N, C]."""
         return linear(h, self.v_weight, self.v_bias).view(-1, self.config.kv_heads, self.config.head_dim)
 
-    def renew(
-        self, x: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """x [N, C] normed, and how far each of its values moved, [N] float32; these go into their slots, but those of
-        frozen [N]."""
-        h = self.norm(x, self.attn_norm)
-        return h, memory.renew("v", at, self.value(h), similarity, frozen, self.lengths)
-
     @property
     def lengths(self) -> Lengths:
         """How long values are over all heads of the model."""
         return whole_lengths
 
-    def pick(self, at: At, score: Tensor) -> At:
-        """The rows of the highest score [N], as many of each sequence as the plan asked for."""
-        return self.passes.pick(at, score)
+    def pick(self, x: Tensor, at: At, memory: LayerMemory, similarity: str | None) -> tuple[Tensor, At]:
+        """x [N, C] normed, and the rows of it to recompute: those whose values moved most by `similarity`, which go into
+        their slots unless they are frozen; None: the first, and no value is renewed."""
+        h = self.norm(x, self.attn_norm)
+        if similarity is None:
+            return h, self.passes.pick(at, torch.zeros(len(x), device=x.device))
+        moved = memory.renew("v", at, self.value(h), similarity, at.picking.frozen, self.lengths)
+        return h, self.passes.pick(at, moved)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""

@@ -45,7 +45,7 @@ _DTYPES = {torch.float32: 6, torch.bfloat16: 15}
 _POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _SIGNATURES = {
     "dense": (_POINTER,) * 5,
-    "renew": (*(_POINTER,) * 7, _INT, ctypes.c_float),
+    "pick": (*(_POINTER,) * 7, _INT, ctypes.c_float, _POINTER),
     "recompute": (*(_POINTER,) * 11, _COUNT, _INT),
 }
 """Each takes torch's functions, the layer, the place and rows."""
@@ -78,13 +78,21 @@ def torchs() -> ctypes.Array[Any]:
     return (_POINTER * len(_TORCHS))(*(ctypes.cast(library[name], _POINTER).value for name in _TORCHS))
 
 
+class _Picks(ctypes.Structure):
+    _fields_ = (
+        *((name, _POINTER) for name in ("source", "bias", "picks", "slots", "index", "slot", "flat")),
+        ("n", _COUNT),
+        ("rows", _COUNT),
+    )
+
+
 class Calls:
     """The functions of a built library, which call those of torch (`torchs`)."""
 
     def __init__(self, library: ctypes.CDLL, given: ctypes.Array[Any]) -> None:
         self._torchs, self._shared = given, one_runtime()
         self._release = ctypes.CFUNCTYPE(_INT, _POINTER)(given[-1])
-        self.dense, self.renew, self.recompute = (self._of(library, name) for name in _SIGNATURES)
+        self.dense, self.pick, self.recompute = (self._of(library, name) for name in _SIGNATURES)
 
     @property
     def threads(self) -> int:
@@ -128,15 +136,19 @@ class Whole(Block):
         done = self._done(self.calls.dense, x, at, turn.phase, memory, out.data_ptr())
         return out if done else super().dense(x, at, turn, memory)
 
-    def renew(
-        self, x: Tensor, at: At, memory: LayerMemory, similarity: str, frozen: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """x [N, C] normed, and how far each of its values moved, [N] float32; these go into their slots, but those of
-        frozen [N]."""
-        h, moved = torch.empty_like(x), torch.empty(len(x))
-        given = h.data_ptr(), moved.data_ptr(), _address(frozen), similarity == "cosine", ROUNDING
-        done = self._done(self.calls.renew, x, at, None, memory, *given)
-        return (h, moved) if done else super().renew(x, at, memory, similarity, frozen)
+    def pick(self, x: Tensor, at: At, memory: LayerMemory, similarity: str | None) -> tuple[Tensor, At]:
+        """x [N, C] normed, and the rows of it to recompute: those whose values moved most by `similarity`, which go into
+        their slots unless they are frozen; None: the first, and no value is renewed."""
+        if similarity is None:
+            return super().pick(x, at, memory, similarity)
+        narrow, h, moved = at.picking, torch.empty_like(x), torch.empty(len(x))
+        index, slot, flat = torch.empty(3, len(narrow.base), dtype=torch.int64).unbind()
+        each = (narrow.source, narrow.bias, narrow.picks, at.slot, index, slot, flat)
+        picks = _Picks(*map(_address, each), len(index), narrow.source.shape[1])
+        given = _address(narrow.frozen), similarity == "cosine", ROUNDING, ctypes.byref(picks)
+        if not self._done(self.calls.pick, x, at, None, memory, h.data_ptr(), moved.data_ptr(), *given):
+            return super().pick(x, at, memory, similarity)
+        return h, At(narrow.sequence, slot, flat, at.width, narrow.grouping, False, at.mask, index=index)
 
     def recompute(
         self,
