@@ -96,8 +96,8 @@ class Block:
         return whole_lengths
 
     def pick(self, x: Tensor, at: At, memory: LayerMemory, similarity: str | None) -> tuple[Tensor, At]:
-        """x [N, C] normed, and the rows of it to recompute: those whose values moved most by `similarity`, which go into
-        their slots unless they are frozen; None: the first, and no value is renewed."""
+        """x [N, C] normed, and the rows of it to recompute: those whose values moved most by `similarity`; the values
+        go into their slots unless they are frozen. None: the first rows, and no value is renewed."""
         h = self.norm(x, self.attn_norm)
         if similarity is None:
             return h, self.passes.pick(at, torch.zeros(len(x), device=x.device))

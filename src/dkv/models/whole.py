@@ -137,8 +137,8 @@ class Whole(Block):
         return out if done else super().dense(x, at, turn, memory)
 
     def pick(self, x: Tensor, at: At, memory: LayerMemory, similarity: str | None) -> tuple[Tensor, At]:
-        """x [N, C] normed, and the rows of it to recompute: those whose values moved most by `similarity`, which go into
-        their slots unless they are frozen; None: the first, and no value is renewed."""
+        """x [N, C] normed, and the rows of it to recompute: those whose values moved most by `similarity`; the values
+        go into their slots unless they are frozen. None: the first rows, and no value is renewed."""
         if similarity is None:
             return super().pick(x, at, memory, similarity)
         narrow, h, moved = at.picking, torch.empty_like(x), torch.empty(len(x))
