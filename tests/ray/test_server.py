@@ -165,6 +165,7 @@ def test_a_stream_cut_by_a_death_ends_with_an_error(served: Served, expected: di
     assert cut, "the killed replica was answering nobody"
     for seed, (text, errors) in enumerate(ended):
         assert expected[seed].startswith(text)
-        assert (text == expected[seed]) == (not errors)
+        # One of which all text had come, and not yet its end, is cut too: nobody can tell that no more was to come.
+        assert errors or text == expected[seed]
         assert all(error["code"] == "replica_died" for error in errors)
     until_ready(served, 2)
