@@ -163,7 +163,10 @@ class Narrowing:
         order = (grid + self.bias).sort(dim=1, descending=True, stable=True).indices
         index = order.view(-1).index_select(0, self.ranked).add_(self.first)
         slot = torch.where(self.real, at.slot.index_select(0, index), at.width)
-        flat = self.base + slot
+        return self.picked(at, index, slot, self.base + slot)
+
+    def picked(self, at: At, index: Tensor, slot: Tensor, flat: Tensor) -> At:
+        """The rows index [M] of those carried, which sit in slot [M], flat [M]."""
         return At(self.sequence, slot, flat, at.width, self.grouping, False, at.mask, index=index)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,15 +36,6 @@ def made() -> Native:
     if "built in" not in str(found.warmth):
         pytest.skip(str(found.warmth))
     return found
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """torch's own setting, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def rows_of(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:

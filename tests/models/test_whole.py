@@ -4,7 +4,6 @@ as ever."""
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -66,15 +65,6 @@ def no_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("dense", "mix", "mlp", "recompute"):
         monkeypatch.setattr(Block, name, refuse)
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    """torch's own setting, for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def played(model: Transformer, cache: str, prompts: list[list[int]], **settings: Any) -> State:

@@ -28,7 +28,7 @@ from dkv.place import Apart, At
 from dkv.rules import Turn
 from dkv.warmth import Warmth
 
-__all__ = ["BuildError", "Native", "build", "native", "one_runtime"]
+__all__ = ["BuildError", "Native", "build", "function", "native", "one_runtime"]
 
 _SOURCE = Path(__file__).with_name("layer.c")
 _COMPILERS = ("cc", "gcc", "clang")
@@ -74,14 +74,16 @@ class Native(Passes):
         self._pick: Callable[..., None] | None = None
         self._best: Callable[..., None] | None = None
         if library is not None:
-            self._write = _function(library, "write_rows", _WRITE)
-            self._pick = _function(library, "pick_rows", _PICK)
-            self._best = _function(library, "best_f", _BEST)
+            self._write = function(library, "write_rows", _WRITE)
+            self._pick = function(library, "pick_rows", _PICK)
+            self._best = function(library, "best_f", _BEST)
             for name, signature in _SIGNATURES.items():
                 for dtype, letter in _LETTERS.items():
-                    self._made[name, dtype] = _function(library, f"{name}_{letter}", signature)
+                    self._made[name, dtype] = function(library, f"{name}_{letter}", signature)
 
-    def _threads(self) -> int:
+    @property
+    def threads(self) -> int:
+        """That a call may use."""
         return torch.get_num_threads() if self._shared else 1
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -90,7 +92,7 @@ class Native(Passes):
         if run is None:
             return super().norm(x, weight, eps)
         out = torch.empty_like(x)
-        run(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps, self._threads())
+        run(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps, self.threads)
         return out
 
     def turn(self, x: Tensor, turn: Turn) -> Tensor:
@@ -98,7 +100,7 @@ class Native(Passes):
         run = self._of("turn", x, x)
         if run is None or not turn.phase.is_contiguous():
             return super().turn(x, turn)
-        run(x.data_ptr(), turn.phase.data_ptr(), *x.shape, self._threads())
+        run(x.data_ptr(), turn.phase.data_ptr(), *x.shape, self.threads)
         return x
 
     def write(self, cells: Tensor, at: At, apart: Apart, rows: Tensor) -> None:
@@ -109,7 +111,7 @@ class Native(Passes):
             return
         width, starts = rows.element_size(), at.starts(apart)
         self._write(cells.data_ptr(), starts.data_ptr(), rows.data_ptr(), count, heads, apart.head, size * width,
-                    rows.stride(0) * width, self._threads())  # fmt: skip
+                    rows.stride(0) * width, self.threads)  # fmt: skip
 
     def renew(
         self,
@@ -128,7 +130,7 @@ class Native(Passes):
         out = torch.empty(len(rows))
         run(cells.data_ptr(), at.starts(apart).data_ptr(), rows.data_ptr(), 0 if frozen is None else frozen.data_ptr(),
             out.data_ptr(), *rows.shape[:2], apart.head, rows.shape[2], similarity == "cosine", ROUNDING,
-            self._threads())  # fmt: skip
+            self.threads)  # fmt: skip
         return out
 
     def onto(self, features: Sequence[Tensor], numbers: Tensor, x: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ class Native(Passes):
             return super().onto(features, numbers, x)
         out = torch.empty_like(x)
         run(*(cells.data_ptr() for cells in features), numbers.data_ptr(), x.data_ptr(), out.data_ptr(), *x.shape,
-            self._threads())  # fmt: skip
+            self.threads)  # fmt: skip
         return out
 
     def pick(self, at: At, score: Tensor) -> At:
@@ -150,7 +152,7 @@ class Native(Passes):
         index, slot, flat = torch.empty(3, size, dtype=torch.int64).unbind()
         each = (score, narrow.source, narrow.bias, narrow.picks, at.slot, index, slot, flat)
         self._pick(*(x.data_ptr() for x in each), size, batch, most, at.width)
-        return At(narrow.sequence, slot, flat, at.width, narrow.grouping, False, at.mask, index=index)
+        return narrow.picked(at, index, slot, flat)
 
     def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""
@@ -158,7 +160,7 @@ class Native(Passes):
             return super().best(logits, mask_id)
         token, confidence = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
         self._best(logits.data_ptr(), token.data_ptr(), confidence.data_ptr(), *logits.shape, mask_id,
-                   self._threads())  # fmt: skip
+                   self.threads)  # fmt: skip
         return token, confidence
 
     def _of(self, name: str, *given: Tensor) -> Callable[..., None] | None:
@@ -233,7 +235,8 @@ def one_runtime() -> bool:
     return len({path for line in lines if _OPENMP.search(path := line.rpartition(" ")[2])}) == 1
 
 
-def _function(library: ctypes.CDLL, name: str, signature: tuple[Any, ...]) -> Callable[..., None]:
+def function(library: ctypes.CDLL, name: str, signature: tuple[Any, ...], result: Any = None) -> Callable[..., Any]:
+    """A function of a built library, by the types of what it takes and of its result."""
     made = library[name]
-    made.argtypes, made.restype = signature, None
+    made.argtypes, made.restype = signature, result
     return made

@@ -23,7 +23,7 @@ from dkv.drift import ROUNDING
 from dkv.memory import LayerMemory
 from dkv.models.layers import Block, Transformer, has_tiles
 from dkv.models.layout import Gates
-from dkv.models.native import Native, one_runtime
+from dkv.models.native import Native, function
 from dkv.place import At
 from dkv.rules import Turn
 
@@ -90,14 +90,9 @@ class Calls:
     """The functions of a built library, which call those of torch (`torchs`)."""
 
     def __init__(self, library: ctypes.CDLL, given: ctypes.Array[Any]) -> None:
-        self._torchs, self._shared = given, one_runtime()
+        self._torchs = given
         self._release = ctypes.CFUNCTYPE(_INT, _POINTER)(given[-1])
         self.dense, self.pick, self.recompute = (self._of(library, name) for name in _SIGNATURES)
-
-    @property
-    def threads(self) -> int:
-        """That a call may use between products."""
-        return torch.get_num_threads() if self._shared else 1
 
     def handle(self, x: Tensor, owner: object) -> int:
         """A tensor as torch's C interface knows it, as long as its owner lives."""
@@ -107,9 +102,8 @@ class Calls:
         return made
 
     def _of(self, library: ctypes.CDLL, name: str) -> Callable[..., bool]:
-        made, address = library[name], ctypes.addressof(self._torchs)
-        made.argtypes, made.restype = _SIGNATURES[name], ctypes.c_bool
-        return partial(made, address)
+        made = function(library, name, _SIGNATURES[name], ctypes.c_bool)
+        return partial(made, ctypes.addressof(self._torchs))
 
 
 _pointer_of = ctypes.PYFUNCTYPE(_POINTER, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
@@ -119,6 +113,7 @@ _pointer_of = ctypes.PYFUNCTYPE(_POINTER, ctypes.py_object, ctypes.c_char_p)(("P
 class Whole(Block):
     """A block whose verbs are one call each, and the dense layer too."""
 
+    passes: Native = field(kw_only=True)
     calls: Calls = field(kw_only=True)
     own: _Layer = field(init=False, repr=False)
 
@@ -148,7 +143,7 @@ class Whole(Block):
         given = _address(narrow.frozen), similarity == "cosine", ROUNDING, ctypes.byref(picks)
         if not self._done(self.calls.pick, x, at, None, memory, h.data_ptr(), moved.data_ptr(), *given):
             return super().pick(x, at, memory, similarity)
-        return h, At(narrow.sequence, slot, flat, at.width, narrow.grouping, False, at.mask, index=index)
+        return h, narrow.picked(at, index, slot, flat)
 
     def recompute(
         self,
@@ -186,7 +181,7 @@ class Whole(Block):
         place = _Place(
             _address(phase), starts.data_ptr(), ctypes.addressof(told) if grouping.counts else None, _address(mask),
             k.data_ptr(), v.data_ptr(), len(starts), grouping.shape[0], at.width, apart.sequence, apart.head,
-            self.calls.threads,
+            self.passes.threads,
         )  # fmt: skip
         return call(ctypes.byref(self.own), ctypes.byref(place), x.data_ptr(), *more)
 
