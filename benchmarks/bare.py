@@ -38,7 +38,7 @@ from dkv.canvas import lay_out
 from dkv.decoders import make_decoder
 from dkv.denoise import Schedule, State, Tick, advance
 from dkv.memory import LayerMemory
-from dkv.models.layers import Block, Transformer, bucket_for
+from dkv.models.layers import Block, Transformer, bucket_for, dense
 from dkv.models.native import Native, native
 from dkv.models.passes import COMPOSED, Passes
 from dkv.models.whole import Whole, whole
@@ -125,14 +125,15 @@ class Bare:
         model, carried, picked = self.model, self._at(kind.carried), self._at(kind.picked)
         x = F.embedding(torch.zeros(len(carried.slot), dtype=torch.int64), model.embedding)
         turn, own = (model.rotary.turn(at.slot) for at in (carried, picked))
-        for number, (block, layer) in enumerate(zip(model.blocks, self.memory.layers, strict=True)):
-            if kind.dense or not number:
-                x = self._layer(block, x, carried, turn, layer)
-                continue
+        first, blocks, layers = len(model.blocks) if kind.dense else 1, model.blocks, self.memory.layers
+        x = self._layers(blocks[:first], x, carried, turn, layers[:first])
+        if not kind.dense:
             some, others = x[: len(picked.slot)], x[len(picked.slot) :]
-            if len(others):
+            for block in blocks[first:] if len(others) else ():
                 block.value(block.norm(others, block.attn_norm))
-            x = torch.cat((self._layer(block, some, picked, own, layer), others)) if len(some) else x
+            if len(some):
+                some = self._layers(blocks[first:], some, picked, own, layers[first:])
+            x = torch.cat((some, others))
         if kind.reads:
             model.logits(x[: kind.reads] if kind.reads <= len(x) else x)
 
@@ -142,16 +143,19 @@ class Bare:
         grid[:, : -(-rows // self.batch)] = True
         return pack(grid, grid.sum(1).tolist(), None)
 
-    @staticmethod
-    def _layer(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    def _layers(
+        self, blocks: Sequence[Block], x: Tensor, at: At, turn: Turn, memories: Sequence[LayerMemory]
+    ) -> Tensor:
         """In C in one call, which writes keys and values as well; else without that."""
-        if isinstance(block, Whole):
-            return block.dense(x, at, turn, memory)
-        h = block.norm(x, block.attn_norm)
-        block.value(h)
-        q, _ = block.qk(h, turn)
-        y = block.attend(q, *memory.kv, at).add_(x)
-        return block.mlp(y).add_(y)
+        if isinstance(self.model.run, Whole):
+            return self.model.run(dense, blocks, x, at, turn, memories)
+        for block, memory in zip(blocks, memories, strict=True):
+            h = block.norm(x, block.attn_norm)
+            block.value(h)
+            q, _ = block.qk(h, turn)
+            y = block.attend(q, *memory.kv, at).add_(x)
+            x = block.mlp(y).add_(y)
+        return x
 
 
 @dataclass

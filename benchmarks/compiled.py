@@ -50,18 +50,21 @@ def after(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
 
 
 class Parts:
-    """Runs a dense layer in two graphs, writing and attending as ever between them."""
+    """Runs dense layers in two graphs each, writing and attending as ever between them."""
 
     def __init__(self) -> None:
         self._before, self._after = torch.compile(before, fullgraph=True), torch.compile(after, fullgraph=True)
 
-    def __call__(self, rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
-        """One layer."""
-        q, k, v = self._before(block, x, turn)
-        memory.put("k", at, k)
-        memory.put("v", at, v)
-        mixed: Tensor = self._after(block, x, at.attend(q, *memory.kv, attention))
-        return mixed
+    def __call__(
+        self, rule: Rule, blocks: Sequence[Block], x: Tensor, at: At, turn: Turn, memories: Sequence[LayerMemory]
+    ) -> Tensor:
+        """One after the other."""
+        for block, memory in zip(blocks, memories, strict=True):
+            q, k, v = self._before(block, x, turn)
+            memory.put("k", at, k)
+            memory.put("v", at, v)
+            x = self._after(block, x, at.attend(q, *memory.kv, attention))
+        return x
 
 
 def ways_of(laid_out: Transformer, model: Transformer) -> dict[str, Forward]:
@@ -77,8 +80,8 @@ def ways_of(laid_out: Transformer, model: Transformer) -> dict[str, Forward]:
         "eager": of(laid_out),
         "passes": of(laid_out.passing(passes)),
         "in C": of(whole(laid_out, passes)),
-        "layer": of(replace(model, layer=Compiled())),
-        "parts": of(replace(model, layer=Parts())),
+        "layer": of(replace(model, run=Compiled())),
+        "parts": of(replace(model, run=Parts())),
         "forward": torch.compile(of(model), fullgraph=True),
     }
 

@@ -95,7 +95,7 @@ def run(lm: DiffusionLM, case: Case, rates: Rates, samples: int) -> dict[str, An
 
 def ready(network: Transformer, way: str) -> Model:
     """The network, run in a way of WAYS."""
-    fast = replace(network, layer=Compiled()) if "compile" in way else network  # on a GPU weights have the usual layout
+    fast = replace(network, run=Compiled()) if "compile" in way else network  # on a GPU weights have the usual layout
     return Graphed(fast, CudaCapture()) if "graphs" in way else fast
 
 

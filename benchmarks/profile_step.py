@@ -44,10 +44,9 @@ class Clock:
         timed = torchs()
         self._library.clock_these(timed)
         made = whole(network, passes)
-        if passes.library is None or not all(isinstance(block, Whole) for block in made.blocks):
+        if passes.library is None or not isinstance(made.run, Whole):
             return made
-        calls = Calls(passes.library, timed)
-        return replace(made, blocks=tuple(replace(block, calls=calls) for block in made.blocks))  # type: ignore[call-arg]
+        return replace(made, run=Whole(Calls(passes.library, timed), passes))
 
     def take(self) -> tuple[float, float]:
         """Microseconds of products and of attention since the last time."""

@@ -16,13 +16,13 @@ from torch import Tensor
 
 import dkv
 from dkv.caches import make_cache
-from dkv.caches.dllm_cache import Verify
 from dkv.denoise import State, Tick
 from dkv.memory import LayerMemory
 from dkv.models import Transformer, load_model
 from dkv.place import At
 from dkv.plan import CachePolicy, Plan, Step
 from dkv.rules import DENSE, Parts, Rules, Turn
+from dkv.verify import Verify
 from tests.support.runs import Watched, play, start
 
 HOME = Path(__file__).parent / "reference" / "dllm"

@@ -70,7 +70,7 @@ class DiffusionLM:
         network, found = self.network, dict[str, Warmth]()
         if isinstance(self.model, Graphed):
             found["cuda_graphs"] = self.model.warmth
-        for part in (network.layer, network.passes) if isinstance(network, Transformer) else ():
+        for part in (network.run, network.passes) if isinstance(network, Transformer) else ():
             if isinstance(part, Compiled | Native):
                 found["compile"] = part.warmth
         return found

@@ -82,7 +82,7 @@ def arranged(place: torch.device, compile: bool) -> bool:  # noqa: A002 - as `lo
 
 def built(network: Transformer, place: torch.device) -> Transformer:
     """The network with what `compile` builds for a device."""
-    return whole(network, native()) if place.type == "cpu" else replace(network, layer=Compiled())
+    return whole(network, native()) if place.type == "cpu" else replace(network, run=Compiled())
 
 
 def find_model(model: str | Path) -> Path:

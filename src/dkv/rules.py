@@ -122,6 +122,12 @@ class Rules:
         """The rule of a layer."""
         return self.rest if layer else self.first
 
+    def runs(self, layers: int) -> list[tuple[LayerRule | None, slice]]:
+        """Which of `layers` layers use which rule, one after the other."""
+        if self.first == self.rest or layers == 1:
+            return [(self.first, slice(0, layers))]
+        return [(self.first, slice(0, 1)), (self.rest, slice(1, layers))]
+
     def narrowed(self, layers: int) -> int:
         """How many of `layers` layers compute only the rows that they pick."""
         return (self.first is not None) + (layers - 1) * (self.rest is not None)

@@ -56,7 +56,7 @@ def differences(model: Transformer, fast: Transformer, cache: str, prompts: Sequ
 def traced(model: Transformer) -> tuple[Transformer, Compiled]:
     """Layers that are traced into graphs as for the compiler, and run without it."""
     layer = Compiled("eager")
-    return replace(model, layer=layer), layer
+    return replace(model, run=layer), layer
 
 
 @pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
@@ -73,7 +73,7 @@ def test_a_traced_layer_computes_the_same(
 @pytest.mark.parametrize("guided", [False, True])
 def test_every_cache_is_traced_in_few_graphs(model: Transformer, guided: bool) -> None:
     layer = Compiled("eager")
-    fast, scale = replace(model, layer=layer), 1.0 if guided else 0.0
+    fast, scale = replace(model, run=layer), 1.0 if guided else 0.0
     for cache in POLICIES:
         for prompts in (ONE, RAGGED):
             slow, _ = start_and_play(model, prompts, 12, cache=cache, cfg_scale=scale)
@@ -88,14 +88,14 @@ def test_every_cache_is_traced_in_few_graphs(model: Transformer, guided: bool) -
 def test_the_compilers_own_code_computes_the_same(model: Transformer, dream: Transformer, cache: str) -> None:
     for network, prompts in ((model, RAGGED), (dream, ONE)):
         layer = Compiled()
-        assert differences(network, replace(network, layer=layer), cache, prompts) == []
+        assert differences(network, replace(network, run=layer), cache, prompts) == []
         assert layer.warmth.graphs > 0, layer.warmth.note
         assert layer.warmth.seconds > 0
 
 
 def test_changing_row_counts_need_no_new_graphs(model: Transformer) -> None:
     layer = Compiled("eager")
-    fast = replace(model, layer=layer)
+    fast = replace(model, run=layer)
     for length in (5, 6):
         start_and_play(fast, [[3] * length], 8, cache="dkv-decode:refresh=4")
     before = layer.warmth.graphs
@@ -107,7 +107,7 @@ def test_changing_row_counts_need_no_new_graphs(model: Transformer) -> None:
 def test_sequences_that_attend_alone_are_not_compiled(model: Transformer) -> None:
     """One long row beside short ones: the host's own numbers decide what is done."""
     layer = Compiled("eager")
-    state = start(replace(model, layer=layer), [[3] * 60, [4], [5], [6]], 4, cache="dkv-decode")
+    state = start(replace(model, run=layer), [[3] * 60, [4], [5], [6]], 4, cache="dkv-decode")
     rows = torch.zeros_like(state.canvas.live)
     rows[0, :60] = True
     rows[1:, 0] = True
@@ -134,7 +134,7 @@ class Peeping:
 
 def test_what_cannot_be_traced_runs_as_ever_and_says_why(model: Transformer) -> None:
     layer = Compiled("eager")
-    fast = replace(model, layer=layer)
+    fast = replace(model, run=layer)
     peeping = Peeping()
     rules = Rules(peeping, peeping)
     plain, *quick = (forward(start(network, ONE, 4), rules) for network in (model, fast, fast))
@@ -156,7 +156,7 @@ def forward(state: State, rules: Rules) -> Tensor:
 
 def test_a_compiler_that_builds_nothing_is_asked_once(model: Transformer) -> None:
     layer = Compiled("no-such-backend")
-    fast = replace(model, layer=layer)
+    fast = replace(model, run=layer)
     for cache in ("none", "dllm-cache:kp=5,kr=3,rho=0.4"):
         assert differences(model, fast, cache, ONE) == []
     assert layer.warmth.refused == 1
@@ -172,7 +172,7 @@ from dkv.models import load_model
 from dkv.models.compiled import Compiled
 from tests.support.runs import start_and_play
 model, layer = load_model(Path(sys.argv[1]), torch.device("cpu"), torch.float32, arrange=False), Compiled()
-runs = [start_and_play(m, [[3, 4, 5]], 8)[0] for m in (model, replace(model, layer=layer))]
+runs = [start_and_play(m, [[3, 4, 5]], 8)[0] for m in (model, replace(model, run=layer))]
 assert runs[0].canvas.tokens.equal(runs[1].canvas.tokens)
 print(layer.warmth)
 """
@@ -196,4 +196,4 @@ def test_load_prepares_and_saves_what_it_loaded(bare: Path, tmp_path: Path) -> N
     with pytest.raises(dkv.SettingError, match="compile=True does not go with tensor_parallel=2"):
         dkv.load(bare, compile=True, tensor_parallel=2)
     network = load_model(bare, torch.device("cpu"), torch.float32)
-    assert isinstance(built(network, torch.device("cuda")).layer, Compiled)
+    assert isinstance(built(network, torch.device("cuda")).run, Compiled)

@@ -16,10 +16,10 @@ from torch import Tensor
 import dkv
 from dkv.denoise import State
 from dkv.models import Transformer, load_model
-from dkv.models.layers import Block, has_tiles
+from dkv.models.layers import Block, eager, has_tiles
 from dkv.models.layout import laid_out
 from dkv.models.native import Native, native
-from dkv.models.whole import Whole, whole
+from dkv.models.whole import Known, Whole, whole
 from dkv.place import pack
 from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint
 from tests.support.runs import POLICIES, start_and_play
@@ -52,7 +52,8 @@ def models(
     directory = write_checkpoint(tmp_path_factory.mktemp("model"), config)
     model = load_model(directory, torch.device("cpu"), getattr(torch, dtype))
     made = whole(model, passes)
-    assert all(isinstance(block, Whole) for block in made.blocks)
+    assert isinstance(made.run, Whole)
+    assert all(isinstance(block, Known) for block in made.blocks)
     return model.passing(passes), made
 
 
@@ -118,46 +119,47 @@ def test_a_memory_of_another_dtype_goes_call_by_call(models: tuple[Transformer, 
         model.forward(tokens, at, model.remember(1, 3, torch.float16))
 
 
-@pytest.mark.parametrize("name", ["dense", "recompute", "pick"])
+@pytest.mark.parametrize("name", ["dense", "verify"])
 def test_what_fails_is_done_call_by_call(models: tuple[Transformer, Transformer], name: str) -> None:
     """A call of torch's that raises, as for want of memory, must not end in wrong numbers."""
     passes, made = models
-    blocks = cast("tuple[Whole, ...]", made.blocks)
-    calls = copy(blocks[0].calls)
+    calls = copy(cast("Known", made.blocks[0]).calls)
     setattr(calls, name, lambda *_: False)
-    without = replace(made, blocks=tuple(replace(block, calls=calls) for block in blocks))
+    without = replace(made, run=Whole(calls, cast("Native", made.passes)))
     same_bits(*(played(model, "dllm-cache:kp=4,kr=3", RAGGED) for model in (passes, without)))
 
 
 def test_a_call_says_that_torch_failed(models: tuple[Transformer, Transformer]) -> None:
     """Here a product by a weight of another width: it is found out, and nothing crashes."""
     model = models[1]
-    block, memory = cast("Whole", model.blocks[0]), model.remember(1, 3)
-    wide = torch.ones(8, 8 + block.config.width, dtype=model.dtype)
-    broken = replace(block, down_weight=laid_out(wide))
-    at = pack(torch.ones(1, 3, dtype=torch.bool), [3], None)
-    x, turn = torch.ones(3, block.config.width, dtype=model.dtype), model.rotary.turn(at.slot)
+    wide = torch.ones(8, 8 + model.config.width, dtype=model.dtype)
+    broken = replace(model, blocks=(replace(model.blocks[0], down_weight=laid_out(wide)), *model.blocks[1:]))
+    tokens, at = torch.tensor([3, 4, 5]), pack(torch.ones(1, 3, dtype=torch.bool), [3], None)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inner product"):
-        broken.dense(x, at, turn, memory.layers[0])
+        broken.forward(tokens, at, model.remember(1, 3))
 
 
 def test_weights_that_are_packed_stay_as_they_are(passes: Native, tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path, config_of())
     for quantize, arrange in (("int8", True), (None, False)):
         model = load_model(directory, torch.device("cpu"), torch.float32, quantize=quantize, arrange=arrange)
-        assert all(type(block) is Block and block.passes is passes for block in whole(model, passes).blocks)
+        made = whole(model, passes)
+        assert made.run is eager
+        assert all(type(block) is Block and block.passes is passes for block in made.blocks)
 
 
 def test_another_torch_does_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, passes: Native) -> None:
     monkeypatch.setattr("dkv.models.whole._TORCHS", ("aoti_torch_of_another_release",))
     model = load_model(write_checkpoint(tmp_path, config_of()), torch.device("cpu"), torch.float32)
-    assert all(type(block) is Block and block.passes is passes for block in whole(model, passes).blocks)
+    made = whole(model, passes)
+    assert made.run is eager
+    assert all(type(block) is Block and block.passes is passes for block in made.blocks)
 
 
 def test_weights_go_with_the_model(passes: Native, tmp_path: Path) -> None:
     """What C holds of them keeps none alive."""
     model = whole(load_model(write_checkpoint(tmp_path, config_of()), torch.device("cpu"), torch.float32), passes)
-    first = cast("Whole", model.blocks[0])
+    first = cast("Known", model.blocks[0])
     calls, released = copy(first.calls), list[int]()
     release = calls._release
 
@@ -177,4 +179,4 @@ def test_loading_builds_layers(passes: Native) -> None:
     lm = dkv.load("tiny", dtype="float32", compile=True)
     assert "layers were built in" in str(lm.warmth["compile"])
     assert isinstance(lm.network, Transformer)
-    assert all(isinstance(block, Whole) for block in lm.network.blocks)
+    assert isinstance(lm.network.run, Whole)

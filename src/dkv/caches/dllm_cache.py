@@ -1,8 +1,5 @@
 """dLLM-Cache: the prompt's features for long, the response's for short, and between refreshes only the response tokens
 whose value vectors drifted most (Liu et al., arXiv 2506.06295; its published program).
-
-A layer keeps what its attention and its feed-forward added to the stream, so that a row which is not recomputed still
-carries its new embedding upwards, with stale additions. Keys of such rows are stale, values always fresh: as published.
 """
 
 from __future__ import annotations
@@ -13,39 +10,17 @@ from typing import ClassVar
 from torch import Tensor
 
 from dkv.errors import SpecError
-from dkv.memory import LayerMemory
-from dkv.place import At
 from dkv.plan import Plan, Step
-from dkv.rules import Parts, Rules, Turn
+from dkv.rules import Rules
+from dkv.verify import Verify
 
-__all__ = ["DllmCache", "Verify"]
+__all__ = ["DllmCache"]
 
 _SIMILARITIES = ("cosine", "l2")
 _ALWAYS = -1
 """How the published scripts spell an interval of 1: every number is a multiple of it."""
 _GUIDED = 5
 """Steps at the start of a sequence at which the published program always runs the guide."""
-
-
-@dataclass(frozen=True)
-class Verify:
-    """V-verify: recompute the forced rows and the most drifted of the others, and keep what a layer adds to the stream.
-
-    adaptive: whether rows that are not forced are looked at, and their values replaced, at all.
-    """
-
-    similarity: str
-    adaptive: bool
-    buffers: ClassVar[tuple[str, ...]] = ("attn", "mlp")
-
-    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
-        """One layer: x [N, C] of the carried rows to x [N, C]."""
-        h, picked = block.pick(x, at, memory, self.similarity if self.adaptive else None)
-        return block.recompute(x, h, at, picked, turn, memory, self.buffers, values=not self.adaptive)
-
-    def projected(self, carried: int, picked: int) -> int:
-        """Looking at a row means projecting its values."""
-        return carried if self.adaptive else picked
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dkv.memory import LayerMemory
-from dkv.models.layers import Block, Rule, eager
+from dkv.models.layers import Block, Rule
 from dkv.place import At, Narrowing
 from dkv.rules import Turn
 from dkv.warmth import Warmth
@@ -29,7 +29,7 @@ few graphs serve them all."""
 
 
 class Compiled:
-    """Runs layers compiled, for `Transformer.layer`. backend: of `torch.compile`; warmth: what was built, and why not.
+    """Runs layers compiled, for `Transformer.run`. backend: of `torch.compile`; warmth: what was built, and why not.
 
     Kinds of calls (by rule, and by what of `At` is there) are compiled each by itself when first met. One that cannot
     be, for want of a C++ compiler or for what its rule does, runs as ever from then on, and `warmth.note` says why. So
@@ -42,11 +42,18 @@ class Compiled:
         self._broken = False  # the compiler never built anything: the next kind need not spend seconds on its failure
         self.warmth = Warmth()
 
-    def __call__(self, rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
-        """One layer: x [N, C] of the carried rows to x [N, C]."""
+    def __call__(
+        self, rule: Rule, blocks: Sequence[Block], x: Tensor, at: At, turn: Turn, memories: Sequence[LayerMemory]
+    ) -> Tensor:
+        """Layers under one rule: x [N, C] of the carried rows to x [N, C]."""
+        for block, memory in zip(blocks, memories, strict=True):
+            x = self._layer(rule, block, x, at, turn, memory)
+        return x
+
+    def _layer(self, rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         kind = _kind(rule, at)
-        if self._broken or at.uneven or self._runs.get(kind) is eager:
-            return eager(rule, block, x, at, turn, memory)
+        if self._broken or at.uneven or self._runs.get(kind) is _plain:
+            return _plain(rule, block, x, at, turn, memory)
         began, before = time.perf_counter(), self.warmth.graphs
         try:
             if kind not in self._runs:
@@ -55,9 +62,9 @@ class Compiled:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # the compiler's own come in many classes, and arise before anything has run
-            self._runs[kind] = eager
+            self._runs[kind] = _plain
             self.warmth.refuse(error)
-            return eager(rule, block, x, at, turn, memory)
+            return _plain(rule, block, x, at, turn, memory)
         finally:
             if self.warmth.graphs > before:
                 self.warmth.seconds += time.perf_counter() - began
@@ -65,7 +72,7 @@ class Compiled:
     def _prepared(self) -> Callable[..., Tensor]:
         # A limit for each kind, whatever the others come to. (torch's own types leave these two arguments out.)
         limits: dict[str, Any] = {"recompile_limit": _SHAPES, "isolate_recompiles": True}
-        run: Callable[..., Tensor] = torch.compile(eager, fullgraph=True, backend=self._build, **limits)
+        run: Callable[..., Tensor] = torch.compile(_plain, fullgraph=True, backend=self._build, **limits)
         return run
 
     def _build(self, graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
@@ -78,6 +85,10 @@ class Compiled:
         self._broken = False
         self.warmth.graphs += 1
         return run
+
+
+def _plain(rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    return rule(block, x, at, turn, memory)
 
 
 def _kind(rule: Rule, at: At) -> Hashable:

@@ -26,8 +26,8 @@ from dkv.sampling import Best
 
 __all__ = [
     "Block",
-    "Layer",
     "Rule",
+    "Run",
     "Transformer",
     "attention",
     "bucket_for",
@@ -160,19 +160,23 @@ def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> T
 Rule = Callable[[Block, Tensor, At, Turn, LayerMemory], Tensor]
 """How a layer's parts are composed: `dense`, or a LayerRule."""
 
-Layer = Callable[[Rule, Block, Tensor, At, Turn, LayerMemory], Tensor]
-"""How a layer under its rule is run."""
+Run = Callable[[Rule, Sequence[Block], Tensor, At, Turn, Sequence[LayerMemory]], Tensor]
+"""How layers under one rule are run, one after the other."""
 
 
-def eager(rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
-    """Run a layer operation by operation."""
-    return rule(block, x, at, turn, memory)
+def eager(
+    rule: Rule, blocks: Sequence[Block], x: Tensor, at: At, turn: Turn, memories: Sequence[LayerMemory]
+) -> Tensor:
+    """Run layers operation by operation: x [N, C] to x [N, C]."""
+    for block, memory in zip(blocks, memories, strict=True):
+        x = rule(block, x, at, turn, memory)
+    return x
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table; layer: how each of its layers is
-    run; quantize: what the blocks' weights are packed as, None = they are plain."""
+    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table; run: how its layers are run;
+    quantize: what the blocks' weights are packed as, None = they are plain."""
 
     config: ModelConfig
     embedding: Tensor
@@ -180,7 +184,7 @@ class Transformer:
     final_norm: Tensor
     head_weight: Tensor
     rotary: Rotary
-    layer: Layer = eager
+    run: Run = eager
     quantize: str | None = None
 
     @property
@@ -224,8 +228,8 @@ class Transformer:
         x = self.embed(tokens)
         turn = self.rotary.turn(at.slot)
         memory.keep(rules, self.config.width)
-        for number, (block, layer) in enumerate(zip(self.blocks, memory.layers, strict=True)):
-            x = self.layer(rules.of(number) or dense, block, x, at, turn, layer)
+        for rule, span in rules.runs(len(self.blocks)):
+            x = self.run(rule or dense, self.blocks[span], x, at, turn, memory.layers[span])
         return x
 
     def logits(self, x: Tensor) -> Tensor:

@@ -37,21 +37,31 @@ static inline float round_b(float value) { /* as if written and read again */
     return rounded;
 }
 
-/* out [n, c] = x [n, c] / sqrt(mean of squares + eps), rounded, times weight [c] */
+#define LANES 32 /* numbers summed side by side */
+
+static inline float together(float *sums) { /* of all lanes, pairwise */
+    for (int half = LANES / 2; half; half /= 2)
+        for (int k = 0; k < half; k++) sums[k] += sums[k + half];
+    return sums[0];
+}
+
+/* to [c] = row [c] / sqrt(mean of squares + eps), rounded, times weight [c] */
 #define NORM(T, D)                                                                                                     \
+    static inline void norm_row_##D(const T *row, const T *weight, T *to, int64_t c, float eps) {                      \
+        float sums[LANES] = {0};                                                                                       \
+        int64_t whole = c / LANES * LANES;                                                                             \
+        for (int64_t j = 0; j < whole; j += LANES)                                                                     \
+            for (int k = 0; k < LANES; k++) sums[k] += read_##D(row[j + k]) * read_##D(row[j + k]);                    \
+        for (int64_t j = whole; j < c; j++) sums[j - whole] += read_##D(row[j]) * read_##D(row[j]);                    \
+        float scale = 1 / sqrtf(together(sums) / c + eps);                                                             \
+        _Pragma("omp simd")                                                                                            \
+        for (int64_t j = 0; j < c; j++)                                                                                \
+            to[j] = write_##D(round_##D(read_##D(row[j]) * scale) * read_##D(weight[j]));                              \
+    }                                                                                                                  \
+                                                                                                                       \
     void norm_##D(const T *x, const T *weight, T *out, int64_t n, int64_t c, float eps, int threads) {                 \
         _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * c > FEW)")                               \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T *row = x + i * c;                                                                                  \
-            T *to = out + i * c;                                                                                       \
-            float sum = 0;                                                                                             \
-            _Pragma("omp simd reduction(+ : sum)")                                                                     \
-            for (int64_t j = 0; j < c; j++) sum += read_##D(row[j]) * read_##D(row[j]);                                \
-            float scale = 1 / sqrtf(sum / c + eps);                                                                    \
-            _Pragma("omp simd")                                                                                        \
-            for (int64_t j = 0; j < c; j++)                                                                            \
-                to[j] = write_##D(round_##D(read_##D(row[j]) * scale) * read_##D(weight[j]));                          \
-        }                                                                                                              \
+        for (int64_t i = 0; i < n; i++) norm_row_##D(x + i * c, weight, out + i * c, c, eps);                          \
     }
 
 /* x [n, heads, d], channels in pairs, turned in place by phase [n, d / 2, 2]: cos, sin */
@@ -82,8 +92,21 @@ static inline float round_b(float value) { /* as if written and read again */
             }                                                                                                          \
     }
 
+/* adds the squares of a [n], of b [n] and of a - b to those of each lane */
+#define COMPARE(T, D)                                                                                                  \
+    static inline void compare_##D(const T *a, const T *b, int64_t n, float *afters, float *befores, float *squares) { \
+        for (int64_t k = 0; k < n; k++) {                                                                              \
+            float u = read_##D(a[k]), v = read_##D(b[k]);                                                              \
+            afters[k] += u * u;                                                                                        \
+            befores[k] += v * v;                                                                                       \
+            squares[k] += (u - v) * (u - v);                                                                           \
+        }                                                                                                              \
+    }
+
 GATHER(float, f)
 GATHER(uint16_t, b)
+COMPARE(float, f)
+COMPARE(uint16_t, b)
 
 /* out [n]: how far the cells of each row moved to new [n, heads, d], as dkv.drift has it: 1 - cosine, or else the
  * distance; what is less than `least` of the length is rounding. Then new takes their place, but where frozen [n] (or
@@ -97,16 +120,12 @@ GATHER(uint16_t, b)
             const T *a = new + i * heads * d;                                                                          \
             T b[heads * d];                                                                                            \
             gather_##D(cells + starts[i] * d, a, b, heads, apart * d, d, !frozen || !frozen[i]);                       \
-            float after = 0, before = 0, square = 0;                                                                   \
-            _Pragma("omp simd reduction(+ : after, before, square)")                                                   \
-            for (int64_t j = 0; j < heads * d; j++) {                                                                  \
-                float u = read_##D(a[j]), v = read_##D(b[j]);                                                          \
-                after += u * u;                                                                                        \
-                before += v * v;                                                                                       \
-                square += (u - v) * (u - v);                                                                           \
-            }                                                                                                          \
-            after = sqrtf(after);                                                                                      \
-            before = sqrtf(before);                                                                                    \
+            float afters[LANES] = {0}, befores[LANES] = {0}, squares[LANES] = {0};                                     \
+            int64_t c = heads * d, whole = c / LANES * LANES;                                                          \
+            for (int64_t j = 0; j < whole; j += LANES)                                                                 \
+                compare_##D(a + j, b + j, LANES, afters, befores, squares);                                            \
+            compare_##D(a + whole, b + whole, c - whole, afters, befores, squares);                                    \
+            float after = sqrtf(together(afters)), before = sqrtf(together(befores)), square = together(squares);      \
             float both = after * before, grown = after - before, moved = sqrtf(square);                                \
             float turned = both > 0 ? (square - grown * grown) / (2 * both) : 1;                                       \
             out[i] = !cosine ? (moved > least * before ? moved : 0) : 2 * turned > least * least ? turned : 0;         \
@@ -236,10 +255,11 @@ void pick_rows(const float *score, const int64_t *source, const float *bias, con
     }
 }
 
-/* out [n, c] = x [n, c] + one [., c] at numbers [n], rounded, + other [., c] there */
+/* out [n, c] = x [n, c] + one [., c] at numbers [n], rounded, + other [., c] there; with a weight [c], normed [n, c] =
+ * the norm of that */
 #define ONTO(T, D)                                                                                                     \
-    void onto_##D(const T *one, const T *other, const int64_t *numbers, const T *x, T *out, int64_t n, int64_t c,      \
-                  int threads) {                                                                                       \
+    void onto_##D(const T *one, const T *other, const int64_t *numbers, const T *x, T *out, const T *weight,           \
+                  T *normed, int64_t n, int64_t c, float eps, int threads) {                                           \
         _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * c > FEW)")                               \
         for (int64_t i = 0; i < n; i++) {                                                                              \
             const T *row = x + i * c, *a = one + numbers[i] * c, *b = other + numbers[i] * c;                          \
@@ -247,6 +267,21 @@ void pick_rows(const float *score, const int64_t *source, const float *bias, con
             _Pragma("omp simd")                                                                                        \
             for (int64_t j = 0; j < c; j++)                                                                            \
                 to[j] = write_##D(round_##D(read_##D(a[j]) + read_##D(row[j])) + read_##D(b[j]));                      \
+            if (weight) norm_row_##D(to, weight, normed + i * c, c, eps);                                              \
+        }                                                                                                              \
+    }
+
+/* out [n, c] = x [n, c] + more [n, c], and its norm likewise; out may be x */
+#define ADD(T, D)                                                                                                      \
+    void add_##D(const T *x, const T *more, T *out, const T *weight, T *normed, int64_t n, int64_t c, float eps,       \
+                 int threads) {                                                                                        \
+        _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * c > FEW)")                               \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            const T *row = x + i * c, *a = more + i * c;                                                               \
+            T *to = out + i * c;                                                                                       \
+            _Pragma("omp simd")                                                                                        \
+            for (int64_t j = 0; j < c; j++) to[j] = write_##D(read_##D(row[j]) + read_##D(a[j]));                      \
+            if (weight) norm_row_##D(to, weight, normed + i * c, c, eps);                                              \
         }                                                                                                              \
     }
 
@@ -258,3 +293,5 @@ RENEW(float, f)
 RENEW(uint16_t, b)
 ONTO(float, f)
 ONTO(uint16_t, b)
+ADD(float, f)
+ADD(uint16_t, b)

@@ -30,7 +30,7 @@ from dkv.warmth import Warmth
 
 __all__ = ["BuildError", "Native", "build", "function", "native", "one_runtime"]
 
-_SOURCE = Path(__file__).with_name("layer.c")
+_SOURCE = Path(__file__).with_name("whole.c")
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = (
     ("-march=native", "-mprefer-vector-width=512", "-fopenmp"),
@@ -50,7 +50,7 @@ _SIGNATURES = {
     "norm": (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _FLOAT, _INT),
     "turn": (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _INT),
     "renew": (*(_POINTER,) * 5, *(_COUNT,) * 4, _INT, _FLOAT, _INT),
-    "onto": (*(_POINTER,) * 5, _COUNT, _COUNT, _INT),
+    "onto": (*(_POINTER,) * 7, _COUNT, _COUNT, _FLOAT, _INT),
 }
 _FEATURES = 2
 """What `onto` adds: what a layer's attention and what its feed-forward gave."""
@@ -139,8 +139,8 @@ class Native(Passes):
         if run is None:
             return super().onto(features, numbers, x)
         out = torch.empty_like(x)
-        run(*(cells.data_ptr() for cells in features), numbers.data_ptr(), x.data_ptr(), out.data_ptr(), *x.shape,
-            self.threads)  # fmt: skip
+        run(*(cells.data_ptr() for cells in features), numbers.data_ptr(), x.data_ptr(), out.data_ptr(), None,
+            None, *x.shape, 0.0, self.threads)  # fmt: skip
         return out
 
     def pick(self, at: At, score: Tensor) -> At:

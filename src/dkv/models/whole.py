@@ -1,9 +1,10 @@
-"""Layers in one call each: what `layer.c` makes of the passes in C and of torch's own products and attention, which it
-calls by torch's C interface.
+"""Layers in one call: what `whole.c` makes of the passes in C and of torch's own products and attention, which it calls
+by torch's C interface.
 
 Between two products the processor has read megabytes of weights, and finds neither Python nor torch's bindings in its
 caches again: some thirty calls cost a layer of few rows as much as half of its products. The numbers are the same to
-the last bit. What does not fit (packed weights, a memory of another dtype, shards) is done call by call as ever.
+the last bit. What does not fit (packed weights, a memory of another dtype, shards, other rules) is done call by call as
+ever.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from torch import Tensor
 
 from dkv.drift import ROUNDING
 from dkv.memory import LayerMemory
-from dkv.models.layers import Block, Transformer, has_tiles
+from dkv.models.layers import Block, Rule, Transformer, dense, eager, has_tiles
 from dkv.models.layout import Gates
 from dkv.models.native import Native, function
-from dkv.place import At
+from dkv.place import Apart, At, Grouping, Narrowing
 from dkv.rules import Turn
+from dkv.verify import Verify
 
-__all__ = ["Calls", "Whole", "torchs", "whole"]
+__all__ = ["Calls", "Known", "Whole", "torchs", "whole"]
 
 _TORCHS = (
     "aoti_torch_cpu__linear_pointwise",
@@ -44,12 +46,12 @@ _DTYPES = {torch.float32: 6, torch.bfloat16: 15}
 """What torch's C interface calls them."""
 _POINTER, _COUNT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _SIGNATURES = {
-    "dense": (_POINTER,) * 5,
-    "pick": (*(_POINTER,) * 7, _INT, ctypes.c_float, _POINTER),
-    "recompute": (*(_POINTER,) * 11, _COUNT, _INT),
+    "dense": (*(_POINTER,) * 3, _COUNT, *(_POINTER,) * 3),
+    "verify": (*(_POINTER,) * 3, _COUNT, *(_POINTER,) * 5),
 }
-"""Each takes torch's functions, the layer, the place and rows."""
+"""Each takes torch's functions, layers and their memories, how many, places and rows."""
 _TENSORS = ("qk", "v", "out", "gate", "up", "down", "qk_bias", "v_bias")
+_BY = {None: 0, "cosine": 1, "l2": 2}
 
 
 class _Layer(ctypes.Structure):
@@ -64,9 +66,20 @@ class _Layer(ctypes.Structure):
 
 class _Place(ctypes.Structure):
     _fields_ = (
-        *((name, _POINTER) for name in ("phase", "starts", "counts", "mask", "k", "v")),
+        ("counts", ctypes.POINTER(_COUNT)),
+        *((name, _POINTER) for name in ("phase", "starts", "mask")),
         *((name, _COUNT) for name in ("n", "batch", "slots", "sequence", "head")),
         ("threads", _INT),
+    )
+
+
+class _Picking(ctypes.Structure):
+    _fields_ = (
+        *((name, _POINTER) for name in ("source", "picks", "sequence", "slots", "numbers", "bias", "frozen")),
+        ("rows", _COUNT),
+        ("features", _COUNT),
+        ("least", ctypes.c_float),
+        ("by", _INT),
     )
 
 
@@ -78,21 +91,13 @@ def torchs() -> ctypes.Array[Any]:
     return (_POINTER * len(_TORCHS))(*(ctypes.cast(library[name], _POINTER).value for name in _TORCHS))
 
 
-class _Picks(ctypes.Structure):
-    _fields_ = (
-        *((name, _POINTER) for name in ("source", "bias", "picks", "slots", "index", "slot", "flat")),
-        ("n", _COUNT),
-        ("rows", _COUNT),
-    )
-
-
 class Calls:
     """The functions of a built library, which call those of torch (`torchs`)."""
 
     def __init__(self, library: ctypes.CDLL, given: ctypes.Array[Any]) -> None:
         self._torchs = given
         self._release = ctypes.CFUNCTYPE(_INT, _POINTER)(given[-1])
-        self.dense, self.pick, self.recompute = (self._of(library, name) for name in _SIGNATURES)
+        self.dense, self.verify = (self._of(library, name) for name in _SIGNATURES)
 
     def handle(self, x: Tensor, owner: object) -> int:
         """A tensor as torch's C interface knows it, as long as its owner lives."""
@@ -110,12 +115,12 @@ _pointer_of = ctypes.PYFUNCTYPE(_POINTER, ctypes.py_object, ctypes.c_char_p)(("P
 
 
 @dataclass(frozen=True, eq=False)
-class Whole(Block):
-    """A block whose verbs are one call each, and the dense layer too."""
+class Known(Block):
+    """A block that C knows too: own, at an address."""
 
-    passes: Native = field(kw_only=True)
     calls: Calls = field(kw_only=True)
     own: _Layer = field(init=False, repr=False)
+    address: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         c, dtype = self.config, self.attn_norm.dtype
@@ -124,74 +129,87 @@ class Whole(Block):
         norms = (self.attn_norm.data_ptr(), self.mlp_norm.data_ptr())
         sizes = (c.heads, c.kv_heads, c.head_dim, c.width, c.norm_eps, _DTYPES[dtype], dtype.itemsize)
         object.__setattr__(self, "own", _Layer(*handles, *biases, *norms, *sizes))
+        object.__setattr__(self, "address", ctypes.addressof(self.own))
 
-    def dense(self, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
-        """The ordinary layer of x [N, C]: [N, C]."""
-        out = torch.empty_like(x)
-        done = self._done(self.calls.dense, x, at, turn.phase, memory, out.data_ptr())
-        return out if done else super().dense(x, at, turn, memory)
 
-    def pick(self, x: Tensor, at: At, memory: LayerMemory, similarity: str | None) -> tuple[Tensor, At]:
-        """x [N, C] normed, and the rows of it to recompute: those whose values moved most by `similarity`; the values
-        go into their slots unless they are frozen. None: the first rows, and no value is renewed."""
-        if similarity is None:
-            return super().pick(x, at, memory, similarity)
-        narrow, h, moved = at.picking, torch.empty_like(x), torch.empty(len(x))
-        index, slot, flat = torch.empty(3, len(narrow.base), dtype=torch.int64).unbind()
-        each = (narrow.source, narrow.bias, narrow.picks, at.slot, index, slot, flat)
-        picks = _Picks(*map(_address, each), len(index), narrow.source.shape[1])
-        given = _address(narrow.frozen), similarity == "cosine", ROUNDING, ctypes.byref(picks)
-        if not self._done(self.calls.pick, x, at, None, memory, h.data_ptr(), moved.data_ptr(), *given):
-            return super().pick(x, at, memory, similarity)
-        return h, narrow.picked(at, index, slot, flat)
+class Whole:
+    """Runs layers in one call, for `Transformer.run`: ordinary ones and those under V-verify.
 
-    def recompute(
-        self,
-        x: Tensor,
-        h: Tensor,
-        at: At,
-        picked: At,
-        turn: Turn,
-        memory: LayerMemory,
-        names: Sequence[str],
-        values: bool = True,
+    Other rules, and what does not fit, go operation by operation. So does a call that fails, so that torch does the
+    same again and can say why.
+    """
+
+    def __init__(self, calls: Calls, passes: Native) -> None:
+        self._calls, self._passes = calls, passes
+
+    def __call__(
+        self, rule: Rule, blocks: Sequence[Block], x: Tensor, at: At, turn: Turn, memories: Sequence[LayerMemory]
     ) -> Tensor:
-        """Put what attention and the feed-forward add to the picked ones of x [N, C], h [N, C] once normed, into the
-        feature buffers `names`; then x plus what these hold, [N, C]."""
-        if not len(picked.slot):
-            return memory.onto(names, at, x)
-        (attn, apart), (mlp, _) = (memory.cells(name) for name in names)
-        out = torch.empty_like(x)
-        rows = (h, picked.index, attn, mlp, picked.starts(apart), at.starts(apart), out)
-        given = (*map(_address, rows), len(x), values)
-        done = self._fits(h, attn, mlp) and self._done(self.calls.recompute, x, picked, turn.phase, memory, *given)
-        return out if done else super().recompute(x, h, at, picked, turn, memory, names, values)
+        """Layers under one rule: x [N, C] of the carried rows to x [N, C]."""
+        known, features = [block for block in blocks if isinstance(block, Known)], _features(rule, at)
+        if features is None or len(known) < len(blocks) or not _fit(known[0], x, at, turn, memories[0], features):
+            return eager(rule, blocks, x, at, turn, memories)
+        out, names = torch.empty_like(x), ("k", "v", *(features or (None, None)))
+        cells = (_address_of(memory, name) for memory in memories for name in names)
+        apart, count = memories[0].cells("k")[1], len(known)
+        layers, held = (_POINTER * count)(*(block.address for block in known)), (_POINTER * (4 * count))(*cells)
+        places = [self._place(at.grouping, len(x), at, apart, turn.phase, at.starts(apart))]
+        rows = x.data_ptr(), out.data_ptr()
+        if isinstance(rule, Verify):
+            narrow = at.picking
+            places.append(self._place(narrow.grouping, len(narrow.base), at, apart))
+            picking = _picking(rule, narrow, at, memories[0].cells(features[0])[1])
+            done = self._calls.verify(layers, held, count, *map(ctypes.byref, (*places, picking)), *rows)
+        else:
+            done = self._calls.dense(layers, held, count, ctypes.byref(places[0]), *rows)
+        return out if done else eager(rule, blocks, x, at, turn, memories)
 
-    def _done(
-        self, call: Callable[..., bool], x: Tensor, at: At, phase: Tensor | None, memory: LayerMemory, *more: Any
-    ) -> bool:
-        """Whether a call was made, of rows x [N, C] and those that sit `at`, and went well: else torch does the same
-        and can say why."""
-        (k, apart), (v, _) = memory.cells("k"), memory.cells("v")
-        mask, grouping = at.mask, at.grouping
-        regular = grouping.group is None or bool(grouping.counts)
-        if not (self._fits(x, k, v) and regular and all(y is None or y.is_contiguous() for y in (mask, phase))):
-            return False
-        starts, told = at.starts(apart), (_COUNT * len(grouping.counts))(*grouping.counts)
-        place = _Place(
-            _address(phase), starts.data_ptr(), ctypes.addressof(told) if grouping.counts else None, _address(mask),
-            k.data_ptr(), v.data_ptr(), len(starts), grouping.shape[0], at.width, apart.sequence, apart.head,
-            self.passes.threads,
-        )  # fmt: skip
-        return call(ctypes.byref(self.own), ctypes.byref(place), x.data_ptr(), *more)
+    def _place(
+        self,
+        grouping: Grouping,
+        rows: int,
+        at: At,
+        apart: Apart,
+        phase: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> _Place:
+        """Of so many rows of a grouping; without the rest, which is found in C, where those sit that a layer picks."""
+        told = (_COUNT * len(grouping.counts))(*grouping.counts) if grouping.counts else None
+        sizes = rows, grouping.shape[0], at.width, apart.sequence, apart.head, self._passes.threads
+        return _Place(told, *map(_address, (phase, starts, at.mask)), *sizes)
 
-    def _fits(self, *given: Tensor) -> bool:
-        """Whether these can be read as numbers of the weights' dtype, one after the other."""
-        return all(x.dtype == self.attn_norm.dtype and x.is_contiguous() for x in given)
+
+def _features(rule: Rule, at: At) -> tuple[str, ...] | None:
+    """The feature buffers of a rule that is known here; None for another one. (A class of one's own that extends
+    V-verify is another one.)"""
+    if rule is dense:
+        return ()
+    return rule.buffers if type(rule) is Verify and at.narrow is not None else None
+
+
+def _fit(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory, features: tuple[str, ...]) -> bool:
+    """Whether C can read rows x [N, C], where they sit and a memory: numbers of the weights' dtype, one after the
+    other, and sequences whose rows are counted."""
+    numbers = (x, *(memory.cells(name)[0] for name in ("k", "v", *features)))
+    plain = all(one.dtype == block.attn_norm.dtype and one.is_contiguous() for one in numbers)
+    groupings = (at.grouping, at.grouping if at.narrow is None else at.narrow.grouping)
+    counted = all(one.group is None or one.counts for one in groupings)
+    return plain and counted and turn.phase.is_contiguous() and (at.mask is None or at.mask.is_contiguous())
+
+
+def _picking(rule: Verify, narrow: Narrowing, at: At, apart: Apart) -> _Picking:
+    """What V-verify picks by; features lie `apart`."""
+    given = narrow.source, narrow.picks, narrow.sequence, at.slot, at.starts(apart), narrow.bias, narrow.frozen
+    by = _BY[rule.similarity] if rule.adaptive else _BY[None]
+    return _Picking(*map(_address, given), narrow.source.shape[1], apart.sequence, ROUNDING, by)
 
 
 def _address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
+
+
+def _address_of(memory: LayerMemory, name: str | None) -> int | None:
+    return None if name is None else memory.address(name)
 
 
 def _weights(block: Block) -> Sequence[Tensor]:
@@ -205,19 +223,21 @@ def _weights(block: Block) -> Sequence[Tensor]:
 def whole(network: Transformer, passes: Native) -> Transformer:
     """The network with these passes, and with layers in one call where torch has what that takes."""
     network = network.passing(passes)
-    if passes.library is None:
+    if passes.library is None or not all(map(_suits, network.blocks)):
         return network
     try:
         calls = Calls(passes.library, torchs())
     except (OSError, AttributeError):  # another torch, whose C interface lacks something
         return network
     passes.warmth.note = f"layers were built in {passes.warmth.seconds:.1f} s"
-    return replace(network, blocks=tuple(_whole(block, calls) for block in network.blocks))
+    return replace(network, blocks=tuple(_known(block, calls) for block in network.blocks), run=Whole(calls, passes))
 
 
-def _whole(block: Block, calls: Calls) -> Block:
+def _suits(block: Block) -> bool:
     weights, dtype = _weights(block), block.attn_norm.dtype
     fused = dtype == torch.float32 or (dtype == torch.bfloat16 and has_tiles())  # else `attention` takes two products
-    if type(block) is not Block or not fused or not weights or not all(weight.is_mkldnn for weight in weights):
-        return block
-    return Whole(**{one.name: getattr(block, one.name) for one in fields(block)}, calls=calls)
+    return type(block) is Block and fused and bool(weights) and all(weight.is_mkldnn for weight in weights)
+
+
+def _known(block: Block, calls: Calls) -> Known:
+    return Known(**{one.name: getattr(block, one.name) for one in fields(block)}, calls=calls)

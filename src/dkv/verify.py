@@ -1,0 +1,39 @@
+"""V-verify, the layer rule of dLLM-Cache (arXiv 2506.06295; its published program): recompute what drifted.
+
+A layer keeps what its attention and its feed-forward added to the stream, so that a row which is not recomputed still
+carries its new embedding upwards, with stale additions. Keys of such rows are stale, values always fresh: as published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from dkv.memory import LayerMemory
+from dkv.place import At
+from dkv.rules import Parts, Turn
+
+__all__ = ["Verify"]
+
+
+@dataclass(frozen=True)
+class Verify:
+    """V-verify: recompute the forced rows and the most drifted of the others, and keep what a layer adds to the stream.
+
+    adaptive: whether rows that are not forced are looked at, and their values replaced, at all.
+    """
+
+    similarity: str
+    adaptive: bool
+    buffers: ClassVar[tuple[str, ...]] = ("attn", "mlp")
+
+    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+        """One layer: x [N, C] of the carried rows to x [N, C]."""
+        h, picked = block.pick(x, at, memory, self.similarity if self.adaptive else None)
+        return block.recompute(x, h, at, picked, turn, memory, self.buffers, values=not self.adaptive)
+
+    def projected(self, carried: int, picked: int) -> int:
+        """Looking at a row means projecting its values."""
+        return carried if self.adaptive else picked
