@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dkv.models import Transformer
-from dkv.sampling import Debit, Read, Sampling, choose, keyed_uniform, log_confidence, noise_key, peak, summit
+from dkv.sampling import Debit, Read, Sampling, best, choose, keyed_uniform, log_confidence, noise_key, peak, summit
 from tests.support.runs import Scripted, play, start, start_and_play
 
 VOCAB, MASK = 12, 11
@@ -183,6 +183,14 @@ def test_confidence_is_that_of_a_softmax_whatever_is_barred(rows: int, vocab: in
     for known in (top, None):
         told = log_confidence(logits, chosen.token, known)
         torch.testing.assert_close(told.double(), exact, atol=2e-5, rtol=2e-6)
+
+
+@pytest.mark.parametrize(("rows", "vocab"), SIZES)
+def test_half_as_wide_logits_are_widened_where_they_are_summed(rows: int, vocab: int) -> None:
+    """To the same bits as if they had been wide from the start."""
+    logits = (3 * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(2))).bfloat16()
+    for told, wide in zip(best(logits, 7), best(logits.float(), 7), strict=True):
+        assert told.equal(wide)
 
 
 def test_noise_depends_on_seed_clock_and_position() -> None:

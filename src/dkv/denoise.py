@@ -237,7 +237,7 @@ def _read(state: State, step: Step, plan: Plan, at: At, rows: Tensor, hidden: Te
     if sampling.greedy and state.endings is None:
         token, confidence = best_of(state.model)(logits, mask_id)
     else:
-        token, confidence = _sampled(state, logits, sequence, position, sampling)
+        token, confidence = _sampled(state, logits.float(), sequence, position, sampling)
     return Read(flat, (batch, width), token, confidence, logits, sampling)
 
 

@@ -47,13 +47,14 @@ class Guidance:
         self.kept[torch.where(ran, at.flat, at.width)] = hidden
 
     def apply(self, model: Model, logits: Tensor, sequence: Tensor, slot: Tensor, hidden: Tensor | None) -> Tensor:
-        """Guided logits [M, V] from this step's own `logits` [M, V] of rows slot [M] of sequence [M], and the guides'
-        hidden states [M, C] (None = from what was kept)."""
+        """Guided logits [M, V] float32 from this step's own `logits` [M, V] of rows slot [M] of sequence [M], and the
+        guides' hidden states [M, C] (None = from what was kept)."""
+        logits = logits.float()
         scale = self.scale if isinstance(self.scale, float | int) else self.scale[sequence][:, None]
         if hidden is not None:
-            return logits + scale * (logits - model.logits(hidden))
+            return logits + scale * (logits - model.logits(hidden).float())
         if self.kept is None:
             raise RuntimeError("nothing was kept of the guides")
         grid = self.kept.view(len(self.partner), -1, self.kept.shape[1])
         own, guide = grid[sequence, slot], grid[self.partner[sequence], slot]
-        return logits + scale * (model.logits(own) - model.logits(guide))
+        return logits + scale * (model.logits(own).float() - model.logits(guide).float())

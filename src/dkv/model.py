@@ -73,7 +73,7 @@ class Model(Protocol):
         ...
 
     def logits(self, x: Tensor) -> Tensor:
-        """Head of hidden states [M, C]: [M, V] float32."""
+        """Head of hidden states [M, C]: [M, V], as it multiplies them; whoever computes with them widens them first."""
         ...
 
 

@@ -64,15 +64,20 @@ class Debit:
 @dataclass(frozen=True)
 class Read:
     """What was read at M positions of the canvas: flat [M] = sequence * T + position, ascending; shape = (B, T);
-    token [M] the candidate; confidence [M] its log-probability; logits [M, V] float32, unaltered; sampling: one entry
-    for each of the M."""
+    token [M] the candidate; confidence [M] its log-probability; raw [M, V]: logits, unaltered, in the model's dtype;
+    sampling: one entry for each of the M."""
 
     flat: Tensor
     shape: tuple[int, int]
     token: Tensor
     confidence: Tensor
-    logits: Tensor
+    raw: Tensor
     sampling: Sampling
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Logits [M, V] float32, unaltered."""
+        return self.raw.float()
 
     @cached_property
     def altered(self) -> Tensor:
@@ -154,19 +159,19 @@ def log_confidence(logits: Tensor, token: Tensor, top: Peak | None = None) -> Te
     confident token to 1.0, and then rounding would pick the decoding order.
     """
     top = peak(logits) if top is None else top
-    at, value = top.token[:, None], top.value[:, None]
+    at, value = top.token[:, None], top.value[:, None].float()
     rows = max(1, _AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     if len(logits) <= rows:
         others = _others(logits, value, at)
     else:
         parts = zip(*(torch.split(x, rows) for x in (logits, value, at)), strict=True)
         others = torch.cat([_others(*part) for part in parts])
-    return (logits.gather(1, token[:, None]) - value).squeeze(1) - others.log1p_()
+    return (logits.gather(1, token[:, None]).float() - value).squeeze(1) - others.log1p_()
 
 
 def _others(logits: Tensor, top: Tensor, at: Tensor) -> Tensor:
-    """The sum [M] of exp(l_j - top) over all of logits [M, V] but those at [M, 1]; top [M, 1]."""
-    return torch.sub(logits, top).exp_().scatter_(1, at, 0.0).sum(dim=1)
+    """The sum [M] of exp(l_j - top) over all of logits [M, V] but those at [M, 1]; top [M, 1] float32."""
+    return torch.sub(logits.float(), top).exp_().scatter_(1, at, 0.0).sum(dim=1)
 
 
 def draw(

@@ -230,7 +230,10 @@ def test_the_same_rows_are_picked(made: Native, batch: int, width: int, kinds: i
     kind=st.integers(0, 3),
     seed=st.integers(0, 99),
 )
-def test_the_best_tokens_are_torchs(made: Native, rows: int, vocab: int, mask: int, kind: int, seed: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_best_tokens_are_torchs(
+    made: Native, dtype: torch.dtype, rows: int, vocab: int, mask: int, kind: int, seed: int
+) -> None:
     """Ties, a mask token above all, barred tokens, and one token that is all but sure."""
     draw, mask = torch.Generator().manual_seed(seed), mask % vocab
     logits = 4 * torch.randn(rows, vocab, generator=draw)
@@ -243,13 +246,15 @@ def test_the_best_tokens_are_torchs(made: Native, rows: int, vocab: int, mask: i
         logits[:, (mask + 1) % vocab] = 1.0
     else:
         logits[:, seed % vocab] += 40.0
+    logits = logits.to(dtype)
     told, expected = (passes.best(logits, mask) for passes in (made, TORCHS))
     assert told[0].equal(expected[0])
     torch.testing.assert_close(told[1], expected[1], rtol=2e-6, atol=1e-30)
 
 
-def test_many_logits_are_summed_as_exactly(made: Native) -> None:
-    logits = 3 * torch.randn(7, 126_464, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_logits_are_summed_as_exactly(made: Native, dtype: torch.dtype) -> None:
+    logits = (3 * torch.randn(7, 126_464, generator=torch.Generator().manual_seed(0))).to(dtype)
     token, confidence = made.best(logits, 126_336)
     exact = logits.double().log_softmax(1).gather(1, token[:, None]).squeeze(1)
     torch.testing.assert_close(confidence.double(), exact, rtol=1e-6, atol=0)

@@ -125,7 +125,7 @@ def masked_log_probability(model: Model, cases: Sequence[tuple[Pair, tuple[int, 
     found = torch.zeros(len(cases), dtype=torch.float64, device=device)
     for part in range(0, len(row), _HEAD_ROWS):
         some = slice(part, part + _HEAD_ROWS)
-        log_p = model.logits(hidden[reader[some]]).log_softmax(dim=1)
+        log_p = model.logits(hidden[reader[some]]).log_softmax(dim=1, dtype=torch.float32)
         found.index_add_(0, row[some], log_p.gather(1, target[some, None])[:, 0].double())
     values: list[float] = found.tolist()
     return values

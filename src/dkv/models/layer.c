@@ -164,13 +164,14 @@ static Tensor barred(Work *w, const uint8_t *mask, int64_t slots, void *bias) {
     return view(w, bias, 4, (int64_t[]){1, 1, 1, slots}, (int64_t[]){slots, slots, slots, 1});
 }
 
-/* Attention of n rows of one sequence, queries at q and `pitch` numbers apart, over its slots from cell `first` on. Gives
- * where the result lies and by how many numbers its two outer dimensions and its rows lie apart, which is torch's
- * business. Heads that share keys stand side by side: batches of torch's, which all read the same */
+/* Attention of n rows of one sequence, queries at q and `pitch` numbers apart, over its slots from cell `first` on.
+ * Gives where the result lies, and `by` how many numbers its two outer dimensions and its rows lie apart, which is
+ * torch's business. Heads that share keys stand side by side: batches of torch's, which all read the same */
 static const char *attend_one(Work *w, const Place *p, const char *q, int64_t pitch, int64_t n, int64_t first,
                               Tensor mask, int64_t **by) {
     const Layer *l = w->layer;
-    int64_t d = l->head_dim, each = l->heads / l->kv_heads, outer = each > 1 ? l->kv_heads : 1, inner = l->heads / outer;
+    int64_t d = l->head_dim, each = l->heads / l->kv_heads;
+    int64_t outer = each > 1 ? l->kv_heads : 1, inner = l->heads / outer;
     const int64_t keys[] = {outer, inner, p->slots, d}, apart[] = {p->head * d, each > 1 ? 0 : p->head * d, d, 1};
     const char *k = w->memory.k + first * d * l->size, *v = w->memory.v + first * d * l->size;
     Tensor read = view(w, q, 4, (int64_t[]){outer, inner, n, d}, (int64_t[]){inner * d, d, pitch, 1});

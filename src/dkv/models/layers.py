@@ -233,9 +233,8 @@ class Transformer:
         return x
 
     def logits(self, x: Tensor) -> Tensor:
-        """Final norm and head of x [M, C]: [M, V] float32. Run it only on the rows that are read."""
-        normed = self.passes.norm(x, self.final_norm, self.config.norm_eps)
-        return linear(normed, self.head_weight).float()
+        """Final norm and head of x [M, C]: [M, V]. Run it only on the rows that are read."""
+        return linear(self.passes.norm(x, self.final_norm, self.config.norm_eps), self.head_weight)
 
 
 def bucket_for(device: torch.device, dtype: torch.dtype) -> Bucket:

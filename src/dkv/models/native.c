@@ -143,54 +143,61 @@ static inline float exponential(float x) { /* of x <= 0, to a few units in the l
     return x < -87 ? 0 : power * scale;
 }
 
-static float greatest(const float *x, int64_t n, float least) {
-    float top = least;
-#pragma omp simd reduction(max : top)
-    for (int64_t j = 0; j < n; j++) top = x[j] > top ? x[j] : top;
-    return top;
-}
-
-static int64_t first(const float *x, int64_t n, float value) { /* where it is first, n = nowhere */
-    int64_t at = 0;
-    for (; at + 64 <= n; at += 64) {
-        int found = 0;
-#pragma omp simd reduction(| : found)
-        for (int64_t j = 0; j < 64; j++) found |= x[at + j] == value;
-        if (found) break;
+/* Of x [n]: the greatest, `least` at least; where `value` is first, n = nowhere; the sum of exp(x - top) */
+#define LOGITS(T, D)                                                                                                   \
+    static float greatest_##D(const T *x, int64_t n, float least) {                                                    \
+        float top = least;                                                                                             \
+        _Pragma("omp simd reduction(max : top)")                                                                       \
+        for (int64_t j = 0; j < n; j++) top = read_##D(x[j]) > top ? read_##D(x[j]) : top;                             \
+        return top;                                                                                                    \
+    }                                                                                                                  \
+                                                                                                                       \
+    static int64_t first_##D(const T *x, int64_t n, float value) {                                                     \
+        int64_t at = 0;                                                                                                \
+        for (; at + 64 <= n; at += 64) {                                                                               \
+            int found = 0;                                                                                             \
+            _Pragma("omp simd reduction(| : found)")                                                                   \
+            for (int64_t j = 0; j < 64; j++) found |= read_##D(x[at + j]) == value;                                    \
+            if (found) break;                                                                                          \
+        }                                                                                                              \
+        while (at < n && read_##D(x[at]) != value) at++;                                                               \
+        return at;                                                                                                     \
+    }                                                                                                                  \
+                                                                                                                       \
+    static double exponentials_##D(const T *x, int64_t n, float top) {                                                 \
+        double sum = 0;                                                                                                \
+        for (int64_t start = 0; start < n; start += 1024) {                                                            \
+            int64_t end = start + 1024 < n ? start + 1024 : n;                                                         \
+            float part = 0;                                                                                            \
+            _Pragma("omp simd reduction(+ : part)")                                                                    \
+            for (int64_t j = start; j < end; j++) part += exponential(read_##D(x[j]) - top);                           \
+            sum += part;                                                                                               \
+        }                                                                                                              \
+        return sum;                                                                                                    \
     }
-    while (at < n && x[at] != value) at++;
-    return at;
-}
-
-static double exponentials(const float *x, int64_t n, float top) { /* the sum of exp(x - top) */
-    double sum = 0;
-    for (int64_t start = 0; start < n; start += 1024) {
-        int64_t end = start + 1024 < n ? start + 1024 : n;
-        float part = 0;
-#pragma omp simd reduction(+ : part)
-        for (int64_t j = start; j < end; j++) part += exponential(x[j] - top);
-        sum += part;
-    }
-    return sum;
-}
 
 /* token [n]: the first of the greatest of each row of logits [n, v], `mask` aside; confidence [n]: its log-probability,
  * as dkv.sampling.log_confidence has it */
-void best_f(const float *logits, int64_t *token, float *confidence, int64_t n, int64_t v, int64_t mask, int threads) {
-#pragma omp parallel for num_threads(threads) if (threads > 1 && n * v > FEW)
-    for (int64_t i = 0; i < n; i++) {
-        const float *row = logits + i * v;
-        float best = greatest(row + mask + 1, v - mask - 1, greatest(row, mask, -INFINITY));
-        int64_t before = first(row, mask, best);
-        int64_t at = before < mask ? before : mask + 1 + first(row + mask + 1, v - mask - 1, best);
-        at = at < v ? at : mask ? 0 : 1; /* no number is any greatest */
-        float top = row[mask] > best ? row[mask] : best;
-        int64_t highest = row[mask] > best ? mask : at;
-        double others = exponentials(row, highest, top) + exponentials(row + highest + 1, v - highest - 1, top);
-        token[i] = at;
-        confidence[i] = best - top - (float)log1p(others);
+#define BEST(T, D)                                                                                                     \
+    void best_##D(const T *logits, int64_t *token, float *confidence, int64_t n, int64_t v, int64_t mask,              \
+                  int threads) {                                                                                       \
+        _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * v > FEW)")                               \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            const T *row = logits + i * v, *after = row + mask + 1;                                                    \
+            int64_t others = v - mask - 1;                                                                             \
+            float barred = read_##D(row[mask]);                                                                        \
+            float best = greatest_##D(after, others, greatest_##D(row, mask, -INFINITY));                              \
+            int64_t before = first_##D(row, mask, best);                                                               \
+            int64_t at = before < mask ? before : mask + 1 + first_##D(after, others, best);                           \
+            at = at < v ? at : mask ? 0 : 1; /* no number is any greatest */                                           \
+            float top = barred > best ? barred : best;                                                                 \
+            int64_t highest = barred > best ? mask : at;                                                               \
+            double sum = exponentials_##D(row, highest, top);                                                          \
+            sum += exponentials_##D(row + highest + 1, v - highest - 1, top);                                          \
+            token[i] = at;                                                                                             \
+            confidence[i] = best - top - (float)log1p(sum);                                                            \
+        }                                                                                                              \
     }
-}
 
 /* rows [n, heads], `size` bytes each, the heads of a row side by side and the rows `pitch` bytes apart, to their cells:
  * head h of row i to cell starts[i] + h * apart */
@@ -285,6 +292,10 @@ void pick_rows(const float *score, const int64_t *source, const float *bias, con
         }                                                                                                              \
     }
 
+LOGITS(float, f)
+LOGITS(uint16_t, b)
+BEST(float, f)
+BEST(uint16_t, b)
 NORM(float, f)
 NORM(uint16_t, b)
 TURN(float, f)

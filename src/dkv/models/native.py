@@ -51,12 +51,12 @@ _SIGNATURES = {
     "turn": (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _INT),
     "renew": (*(_POINTER,) * 5, *(_COUNT,) * 4, _INT, _FLOAT, _INT),
     "onto": (*(_POINTER,) * 7, _COUNT, _COUNT, _FLOAT, _INT),
+    "best": (*(_POINTER,) * 3, *(_COUNT,) * 3, _INT),
 }
 _FEATURES = 2
 """What `onto` adds: what a layer's attention and what its feed-forward gave."""
 _WRITE = (*(_POINTER,) * 3, *(_COUNT,) * 5, _INT)
 _PICK = (*(_POINTER,) * 8, *(_COUNT,) * 4)
-_BEST = (*(_POINTER,) * 3, *(_COUNT,) * 3, _INT)
 
 
 class BuildError(RuntimeError):
@@ -72,11 +72,9 @@ class Native(Passes):
         self._made = dict[tuple[str, torch.dtype], Callable[..., None]]()
         self._write: Callable[..., None] | None = None
         self._pick: Callable[..., None] | None = None
-        self._best: Callable[..., None] | None = None
         if library is not None:
             self._write = function(library, "write_rows", _WRITE)
             self._pick = function(library, "pick_rows", _PICK)
-            self._best = function(library, "best_f", _BEST)
             for name, signature in _SIGNATURES.items():
                 for dtype, letter in _LETTERS.items():
                     self._made[name, dtype] = function(library, f"{name}_{letter}", signature)
@@ -156,10 +154,11 @@ class Native(Passes):
 
     def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""
-        if self._best is None or logits.dtype != torch.float32 or not _plain(logits):
+        run = self._of("best", logits)
+        if run is None:
             return super().best(logits, mask_id)
         token, confidence = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
-        self._best(logits.data_ptr(), token.data_ptr(), confidence.data_ptr(), *logits.shape, mask_id,
+        run(logits.data_ptr(), token.data_ptr(), confidence.data_ptr(), *logits.shape, mask_id,
                    self.threads)  # fmt: skip
         return token, confidence
 

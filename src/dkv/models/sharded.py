@@ -93,12 +93,12 @@ class ShardedTransformer(Transformer):
         return self.team.sum(rows.masked_fill(~here[:, None], 0.0))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Final norm and head of x [M, C]: [M, V] float32, gathered, the same bits on every rank."""
+        """Final norm and head of x [M, C]: [M, V], gathered, the same bits on every rank."""
         normed = self.passes.norm(x, self.final_norm, self.config.norm_eps)
         part = linear(normed, self.head_weight)
         most = Cut(0, 0, self.team.ranks).span(self.config.vocab)[1]
         parts = self.team.gather(F.pad(part, (0, most - part.shape[1])))
-        return parts.transpose(0, 1).flatten(1)[:, : self.config.vocab].float().contiguous()
+        return parts.transpose(0, 1).flatten(1)[:, : self.config.vocab].contiguous()
 
     @property
     def _cut(self) -> Cut:

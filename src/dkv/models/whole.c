@@ -39,8 +39,8 @@ static const void *norm_after(const Layer *const *layers, int64_t i, int64_t cou
     return i + 1 < count ? layers[i + 1]->attn_norm : NULL;
 }
 
-/* Both take x [n, width] through `count` layers, to out [n, width], and return whether all went well. First the ordinary
- * layer */
+/* Both take x [n, width] through `count` layers, to out [n, width], and return whether all went well. First the
+ * ordinary layer */
 int dense(const Torch *torch, const Layer *const *layers, const Memory *memories, int64_t count, const Place *p,
           const char *x, char *out) {
     Work w = enter(torch, layers[0], p, p->n);
