@@ -20,6 +20,7 @@ from dkv.memory import Memory
 from dkv.model import Model, best_of
 from dkv.place import At, Bucket, Counted, exact, narrow, pack
 from dkv.plan import CachePolicy, Decoder, Noting, Plan, Step, notes_of
+from dkv.reading import Reading
 from dkv.rules import DENSE, Rules
 from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key, summit
 
@@ -134,11 +135,12 @@ def advance(state: State) -> Tick | None:
     read = None
     if any(counts):  # else a step without work: the schedule has more steps than tokens
         at = _places(state, plan, rows, Counted(counts, carried), Counted(picked, picks))
+        reading = _reading(state, step, at, rows, reads) if reads else None
         tokens = F.pad(state.canvas.tokens, (0, 1)).view(-1)[at.flat]
         hidden = state.model.forward(tokens, at, state.memory, plan.rules)
         if state.guidance is not None and plan.rest is not None:  # also where nothing is read: a later step may need it
             state.guidance.keep(at, hidden, plan.rest)
-        read = _read(state, step, plan, at, rows, hidden, reads) if reads else None
+        read = None if reading is None else _read(state, plan, reading, hidden)
     committed = _commit(state, step, read)
     _turn(state, step, plan.rest)
     layers = state.model.config.layers
@@ -226,49 +228,42 @@ def _mask(state: State, rows: Tensor, plan: Plan) -> Tensor | None:
     return readable[:, None, None] if state.ragged or visible is not None else None
 
 
-def _read(state: State, step: Step, plan: Plan, at: At, rows: Tensor, hidden: Tensor, reads: int) -> Read:
-    """Run the head on the rows that predict the wanted positions, and choose a candidate for each."""
-    batch, width = rows.shape
-    flat = torch.nonzero_static(_read_by(step).view(-1), size=reads).view(-1)
-    sequence, position = flat // width, flat % width
-    slot = (position - step.shift).clamp(min=0) if step.shift else position
-    logits = _logits(state, plan, at, rows, hidden, sequence, slot)
-    mask_id, sampling = state.model.config.mask_id, state.sampling.at(sequence)
-    if sampling.greedy and state.endings is None:
-        token, confidence = best_of(state.model)(logits, mask_id)
+def _reading(state: State, step: Step, at: At, rows: Tensor, reads: int) -> Reading:
+    """The positions that are read, so many, and the carried rows [B, T] that predict them."""
+    return Reading.of(_read_by(step), reads, rows, at.whole, step.shift, state.sampling)
+
+
+def _read(state: State, plan: Plan, reading: Reading, hidden: Tensor) -> Read:
+    """Run the head on the rows that predict what is read, and choose a candidate for each."""
+    logits = _logits(state, plan, reading, hidden)
+    if reading.sampling.greedy and state.endings is None:
+        token, confidence = best_of(state.model)(logits, state.model.config.mask_id)
     else:
-        token, confidence = _sampled(state, logits.float(), sequence, position, sampling)
-    return Read(flat, (batch, width), token, confidence, logits, sampling)
+        token, confidence = _sampled(state, logits.float(), reading)
+    return Read(reading.flat, reading.shape, token, confidence, logits, reading.sampling)
 
 
-def _sampled(
-    state: State, logits: Tensor, sequence: Tensor, position: Tensor, sampling: Sampling
-) -> tuple[Tensor, Tensor]:
+def _sampled(state: State, logits: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
     """A candidate [M] for each row of logits [M, V], what ends a text charged for, and its log-probability."""
-    mask_id, debit = state.model.config.mask_id, None if state.endings is None else state.endings.at(sequence, position)
+    sequence, position, mask_id = reading.sequence, reading.position, state.model.config.mask_id
+    debit = None if state.endings is None else state.endings.at(sequence, position)
     chosen = choose(logits, mask_id, debit)
     token, top = chosen.token, summit(logits, mask_id, chosen, debit)
-    if not sampling.greedy:
+    if not reading.sampling.greedy:
         key = noise_key(state.canvas.seed[sequence], state.clock[sequence], position)
-        token = draw(logits, token, sampling, mask_id, key, debit)
+        token = draw(logits, token, reading.sampling, mask_id, key, debit)
     return token, log_confidence(logits, token, top)
 
 
-def _logits(state: State, plan: Plan, at: At, rows: Tensor, hidden: Tensor, sequence: Tensor, slot: Tensor) -> Tensor:
-    """Logits [M, V] of the carried rows slot [M] of sequence [M], guided where there are guides."""
-    width, guidance = rows.shape[1], state.guidance
-    carried = None if at.whole else rows.view(-1).cumsum(0) - 1
-
-    def of(row: Tensor) -> Tensor:
-        place = row * width + slot
-        return hidden.index_select(0, place if carried is None else carried.index_select(0, place))
-
-    logits = _head(state, of(sequence))
+def _logits(state: State, plan: Plan, reading: Reading, hidden: Tensor) -> Tensor:
+    """Logits [M, V] of what is read, guided where there are guides."""
+    logits, guidance = _head(state, hidden.index_select(0, reading.row)), state.guidance
     if guidance is None:
         return logits
+    beside = None
     if plan.rest is None:
-        return guidance.apply(state.model, logits, sequence, slot, of(guidance.partner[sequence]))
-    return guidance.apply(state.model, logits, sequence, slot, None)
+        beside = hidden.index_select(0, reading.row_in(guidance.partner[reading.sequence]))
+    return guidance.apply(state.model, logits, reading.sequence, reading.slot, beside)
 
 
 def _head(state: State, hidden: Tensor) -> Tensor:

@@ -89,8 +89,7 @@ class Read:
     def spread(self, values: Tensor, fill: float) -> Tensor:
         """Lay values [M] out on a [B, T] grid of `fill`."""
         grid = torch.full((self.shape[0] * self.shape[1],), fill, dtype=values.dtype, device=values.device)
-        grid[self.flat] = values
-        return grid.view(self.shape)
+        return grid.scatter_(0, self.flat, values).view(self.shape)
 
     def at(self, grid: Tensor) -> Tensor:
         """What a grid [B, T, ...] holds at the positions read, [M, ...]."""
