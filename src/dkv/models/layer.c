@@ -119,9 +119,11 @@ static void norm(const Work *w, const void *x, const void *weight, void *out, in
     else norm_b(x, weight, out, n, l->width, l->eps, w->threads);
 }
 
-static void turn(const Work *w, void *x, const float *phase, int64_t n, int64_t heads) {
-    if (w->layer->size == 4) turn_f(x, phase, n, heads, w->layer->head_dim, w->threads);
-    else turn_b(x, phase, n, heads, w->layer->head_dim, w->threads);
+static void turn(const Work *w, const Place *p, void *qk) { /* keys into their cells */
+    int64_t kept = w->layer->kv_heads, heads = w->layer->heads + kept, d = w->layer->head_dim;
+    void *k = w->memory.k;
+    if (w->layer->size == 4) turn_f(qk, p->phase, k, p->starts, p->n, heads, kept, p->head, d, w->threads);
+    else turn_b(qk, p->phase, k, p->starts, p->n, heads, kept, p->head, d, w->threads);
 }
 
 static void moves(const Work *w, const Place *p, const void *value, float *moved, const uint8_t *frozen, int cosine,
@@ -223,14 +225,14 @@ static const char *attend(Work *w, const Place *p, const char *q, int64_t pitch)
  * their cells; then they attend. [n, width], held */
 static const char *mixed_in(Work *w, const Place *p, const char *h, int values) {
     const Layer *l = w->layer;
-    int64_t d = l->head_dim, heads = l->heads + l->kv_heads, q = l->heads * d * l->size, k = l->kv_heads * d * l->size;
+    int64_t d = l->head_dim, size = d * l->size;
     Tensor x = rows(w, h, p->n, l->width), qk = product(w, x, l->qk, l->qk_bias, "none");
     char *turned = data(w, qk), *value = values ? data(w, product(w, x, l->v, l->v_bias, "none")) : NULL;
     if (w->failed) return NULL;
-    turn(w, turned, p->phase, p->n, heads);
-    write_rows(w->memory.k, p->starts, turned + q, p->n, l->kv_heads, p->head, d * l->size, q + k, w->threads);
-    if (values) write_rows(w->memory.v, p->starts, value, p->n, l->kv_heads, p->head, d * l->size, k, w->threads);
-    const char *attended = attend(w, p, turned, heads * d);
+    turn(w, p, turned);
+    if (values)
+        write_rows(w->memory.v, p->starts, value, p->n, l->kv_heads, p->head, size, l->kv_heads * size, w->threads);
+    const char *attended = attend(w, p, turned, (l->heads + l->kv_heads) * d);
     return data(w, product(w, rows(w, attended, p->n, l->heads * d), l->out, NULL, "none"));
 }
 

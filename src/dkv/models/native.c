@@ -31,20 +31,25 @@
         for (int64_t i = 0; i < n; i++) norm_row_##D(x + i * c, weight, out + i * c, c, eps);                          \
     }
 
-/* x [n, heads, d], channels in pairs, turned in place by phase [n, d / 2, 2]: cos, sin */
+/* x [n, heads, d], channels in pairs, turned in place by phase [n, d / 2, 2]: cos, sin. The last `kept` heads do not
+ * stay there but go to cells as in write_rows */
 #define TURN(T, D)                                                                                                     \
-    void turn_##D(T *x, const float *phase, int64_t n, int64_t heads, int64_t d, int threads) {                        \
+    void turn_##D(T *x, const float *phase, T *cells, const int64_t *starts, int64_t n, int64_t heads, int64_t kept,   \
+                  int64_t apart, int64_t d, int threads) {                                                             \
         _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * heads * d > FEW)")                       \
         for (int64_t i = 0; i < n; i++) {                                                                              \
             float cos[d / 2], sin[d / 2];                                                                              \
             for (int64_t j = 0; j < d / 2; j++) read_two_f(phase + i * d + 2 * j, cos + j, sin + j);                   \
-            for (T *row = x + i * heads * d; row < x + (i + 1) * heads * d; row += d)                                  \
+            for (int64_t h = 0; h < heads; h++) {                                                                      \
+                int64_t of = h - (heads - kept);                                                                       \
+                T *row = x + (i * heads + h) * d, *to = of < 0 ? row : cells + (starts[i] + of * apart) * d;           \
                 _Pragma("omp simd")                                                                                    \
                 for (int64_t j = 0; j < d / 2; j++) {                                                                  \
                     float a, b;                                                                                        \
                     read_two_##D(row + 2 * j, &a, &b);                                                                 \
-                    write_two_##D(row + 2 * j, a * cos[j] - b * sin[j], a * sin[j] + b * cos[j]);                      \
+                    write_two_##D(to + 2 * j, a * cos[j] - b * sin[j], a * sin[j] + b * cos[j]);                       \
                 }                                                                                                      \
+            }                                                                                                          \
         }                                                                                                              \
     }
 

@@ -48,7 +48,7 @@ _LETTERS = {torch.float32: "f", torch.bfloat16: "b"}
 _POINTER, _COUNT, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES = {
     "norm": (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _FLOAT, _INT),
-    "turn": (_POINTER, _POINTER, _COUNT, _COUNT, _COUNT, _INT),
+    "turn": (*(_POINTER,) * 4, *(_COUNT,) * 5, _INT),
     "renew": (*(_POINTER,) * 5, *(_COUNT,) * 4, _INT, _FLOAT, _INT),
     "onto": (*(_POINTER,) * 7, _COUNT, _COUNT, _FLOAT, _INT),
     "best": (*(_POINTER,) * 3, *(_COUNT,) * 3, _INT),
@@ -98,7 +98,8 @@ class Native(Passes):
         run = self._of("turn", x, x)
         if run is None or not turn.phase.is_contiguous():
             return super().turn(x, turn)
-        run(x.data_ptr(), turn.phase.data_ptr(), *x.shape, self.threads)
+        rows, heads, size = x.shape
+        run(x.data_ptr(), turn.phase.data_ptr(), None, None, rows, heads, 0, 0, size, self.threads)
         return x
 
     def write(self, cells: Tensor, at: At, apart: Apart, rows: Tensor) -> None:
