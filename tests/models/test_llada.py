@@ -149,5 +149,5 @@ def test_other_dtypes(dtype: torch.dtype, bare: Path) -> None:
     logits = model.logits(model.forward(torch.tensor([1, 2, 3, 4]), at, model.remember(1, 4)))
     exact = load_model(bare, CPU, torch.float32)
     wanted = exact.logits(exact.forward(torch.tensor([1, 2, 3, 4]), at, exact.remember(1, 4)))
-    assert logits.dtype == torch.float32
+    assert logits.dtype == dtype
     assert float((logits - wanted).abs().max()) < (0.5 if dtype == torch.bfloat16 else 0.05)
