@@ -136,7 +136,7 @@ def advance(state: State) -> Tick | None:
     if any(counts):  # else a step without work: the schedule has more steps than tokens
         at = _places(state, plan, rows, Counted(counts, carried), Counted(picked, picks))
         reading = _reading(state, step, at, rows, reads) if reads else None
-        tokens = F.pad(state.canvas.tokens, (0, 1)).view(-1)[at.flat]
+        tokens = F.pad(state.canvas.tokens, (0, 1)).view(-1).index_select(0, at.flat)
         hidden = state.model.forward(tokens, at, state.memory, plan.rules)
         if state.guidance is not None and plan.rest is not None:  # also where nothing is read: a later step may need it
             state.guidance.keep(at, hidden, plan.rest)

@@ -48,9 +48,8 @@ class Sampling:
 
     def at(self, sequence: Tensor) -> Sampling:
         """The same, one entry for each of `sequence` [M]."""
-        top_p = None if self.top_p is None else self.top_p[sequence]
-        top_k = None if self.top_k is None else self.top_k[sequence]
-        return Sampling(self.temperature[sequence], top_p, top_k, self.greedy)
+        top_p, top_k = (None if x is None else x.index_select(0, sequence) for x in (self.top_p, self.top_k))
+        return Sampling(self.temperature.index_select(0, sequence), top_p, top_k, self.greedy)
 
 
 @dataclass(frozen=True)
