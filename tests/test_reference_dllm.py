@@ -21,7 +21,7 @@ from dkv.memory import LayerMemory
 from dkv.models import Transformer, load_model
 from dkv.place import At
 from dkv.plan import CachePolicy, Plan, Step
-from dkv.rules import DENSE, Parts, Rules, Turn
+from dkv.rules import Parts, Rules, Turn
 from dkv.verify import Verify
 from tests.support.runs import Watched, play, start
 
@@ -227,8 +227,3 @@ def test_case_through_the_public_door(name: str) -> None:
     )
     assert [result.token_ids for result in results] == case["final_ids"]
     assert all(result.stats.forwards == case["steps"] for result in results)
-
-
-def test_dense_is_not_verified() -> None:
-    assert DENSE.narrowed(5) == 0
-    assert Rules(None, Verify("cosine", True)).narrowed(5) == 4
