@@ -50,8 +50,8 @@ typedef struct {
 
 enum { HELD = 24, ROOMS = 16 };
 
-/* A layer at work: room for what attention gives, [n, heads, head_dim], and for what bars slots, [slots]; what is held
- * of torch's tensors, and all room. Once something has failed nothing more is done */
+/* A layer at work: room for what attention gives, [n, heads, head_dim], and for what bars slots, [batch, slots]; what
+ * is held of torch's tensors, and all room. Once something has failed nothing more is done */
 typedef struct {
     const Torch *torch;
     const Layer *layer;
@@ -155,28 +155,31 @@ static void gather(char *to, const char *from, const int64_t *index, int64_t n, 
     for (int64_t i = 0; i < n; i++) memcpy(to + i * size, from + index[i] * size, size);
 }
 
-/* What is added to the scores of one sequence's slots: 0 or, where mask [slots] says no, minus infinity */
-static Tensor barred(Work *w, const uint8_t *mask, int64_t slots, void *bias) {
-    float *wide = bias;
-    uint16_t *half = bias;
+/* What is added to the scores of some sequences' slots: 0 or, where mask [some, slots] says no, minus infinity */
+static Tensor barred(Work *w, const uint8_t *mask, int64_t some, int64_t slots) {
+    float *wide = (float *)w->bias;
+    uint16_t *half = (uint16_t *)w->bias;
     if (w->layer->size == 4)
-        for (int64_t t = 0; t < slots; t++) wide[t] = mask[t] ? 0 : -INFINITY;
+        for (int64_t t = 0; t < some * slots; t++) wide[t] = mask[t] ? 0 : -INFINITY;
     else
-        for (int64_t t = 0; t < slots; t++) half[t] = mask[t] ? 0 : 0xff80;
-    return view(w, bias, 4, (int64_t[]){1, 1, 1, slots}, (int64_t[]){slots, slots, slots, 1});
+        for (int64_t t = 0; t < some * slots; t++) half[t] = mask[t] ? 0 : 0xff80;
+    return view(w, w->bias, 4, (int64_t[]){some, 1, 1, slots}, (int64_t[]){slots, slots, slots, 1});
 }
 
-/* Attention of n rows of one sequence, queries at q and `pitch` numbers apart, over its slots from cell `first` on.
- * Gives where the result lies, and `by` how many numbers its two outer dimensions and its rows lie apart, which is
- * torch's business. Heads that share keys stand side by side: batches of torch's, which all read the same */
-static const char *attend_one(Work *w, const Place *p, const char *q, int64_t pitch, int64_t n, int64_t first,
-                              Tensor mask, int64_t **by) {
+/* Attention of n rows of each of some sequences, queries at q and `pitch` numbers apart, over their slots from cell
+ * `first` on. Gives where the result lies, and `by` how many numbers its dimensions lie apart, which is torch's
+ * business: sequences, heads, rows. Where heads share keys it is one sequence, and these groups of heads are torch's
+ * batches, which all read the same */
+static const char *attend_some(Work *w, const Place *p, const char *q, int64_t pitch, int64_t n, int64_t some,
+                               int64_t first, Tensor mask, int64_t **by) {
     const Layer *l = w->layer;
-    int64_t d = l->head_dim, each = l->heads / l->kv_heads;
-    int64_t outer = each > 1 ? l->kv_heads : 1, inner = l->heads / outer;
-    const int64_t keys[] = {outer, inner, p->slots, d}, apart[] = {p->head * d, each > 1 ? 0 : p->head * d, d, 1};
+    int64_t d = l->head_dim, each = l->heads / l->kv_heads, shared = each > 1;
+    int64_t outer = shared ? l->kv_heads : some, inner = shared ? each : l->heads;
+    const int64_t keys[] = {outer, inner, p->slots, d};
+    const int64_t apart[] = {(shared ? p->head : p->sequence) * d, shared ? 0 : p->head * d, d, 1};
     const char *k = w->memory.k + first * d * l->size, *v = w->memory.v + first * d * l->size;
-    Tensor read = view(w, q, 4, (int64_t[]){outer, inner, n, d}, (int64_t[]){inner * d, d, pitch, 1});
+    const int64_t reads[] = {outer, inner, n, d}, beside[] = {shared ? inner * d : n * pitch, d, pitch, 1};
+    Tensor read = view(w, q, 4, reads, beside);
     Tensor shown = view(w, k, 4, keys, apart), told = view(w, v, 4, keys, apart), made = NULL, sums = NULL;
     if (w->failed) return NULL;
     hold(w, w->torch->attention(read, shown, told, 0, 0, mask ? &mask : NULL, NULL, &made, &sums), &made);
@@ -186,7 +189,7 @@ static const char *attend_one(Work *w, const Place *p, const char *q, int64_t pi
     return w->failed ? NULL : found;
 }
 
-/* to [n, heads, head_dim] = what `attend_one` found */
+/* to [n, heads, head_dim] = what `attend_some` found of one sequence */
 static void lay(const Work *w, const char *found, const int64_t *by, int64_t n, char *to) {
     const Layer *l = w->layer;
     int64_t each = l->heads / l->kv_heads, inner = each > 1 ? each : l->heads, one = l->head_dim * l->size;
@@ -197,25 +200,28 @@ static void lay(const Work *w, const char *found, const int64_t *by, int64_t n, 
     }
 }
 
-/* Whether they lie as `lay` would have them */
-static int lies(const Layer *l, const int64_t *by) {
-    return l->heads == l->kv_heads && by[1] == l->head_dim && by[2] == l->heads * l->head_dim;
+/* Whether n rows of each of some sequences lie as `lay` would have them */
+static int lies(const Layer *l, const int64_t *by, int64_t n, int64_t some) {
+    int64_t row = l->heads * l->head_dim;
+    return l->heads == l->kv_heads && by[1] == l->head_dim && by[2] == row && (some == 1 || by[0] == n * row);
 }
 
 /* Attention of all carried rows, queries at q and `pitch` numbers apart: [n, heads, head_dim], in w->mixed or where
- * torch left it, which is held */
+ * torch left it, which is held. Sequences with as many rows attend together */
 static const char *attend(Work *w, const Place *p, const char *q, int64_t pitch) {
     const Layer *l = w->layer;
     int64_t row = l->heads * l->head_dim * l->size, from = 0, start = w->count;
-    for (int64_t s = 0; s < p->batch && !w->failed; s++) {
+    int64_t some = p->counts || l->heads != l->kv_heads ? 1 : p->batch;
+    for (int64_t s = 0; s < p->batch && !w->failed; s += some) {
         int64_t n = p->counts ? p->counts[s] : p->n / p->batch, *by = NULL;
         if (!n) continue;
-        Tensor mask = p->mask ? barred(w, p->mask + s * p->slots, p->slots, w->bias) : NULL;
-        const char *found = attend_one(w, p, q + from * pitch * l->size, pitch, n, s * p->sequence, mask, &by);
-        if (found && n == p->n && lies(l, by)) return found;
-        if (found) lay(w, found, by, n, w->mixed + from * row);
+        Tensor mask = p->mask ? barred(w, p->mask + s * p->slots, some, p->slots) : NULL;
+        const char *found = attend_some(w, p, q + from * pitch * l->size, pitch, n, some, s * p->sequence, mask, &by);
+        if (found && n * some == p->n && lies(l, by, n, some)) return found;
+        for (int64_t b = 0; b < some && found; b++)
+            lay(w, found + b * by[0] * l->size, by, n, w->mixed + (from + b * n) * row);
         let_go(w, start);
-        from += n;
+        from += n * some;
     }
     memset(w->mixed + from * row, 0, (p->n - from) * row); /* rows that only fill the bucket are nobody's */
     return w->mixed;

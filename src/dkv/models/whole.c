@@ -26,7 +26,7 @@ typedef struct {
 static Work enter(const Torch *torch, const Layer *first, const Place *p, int64_t attending) {
     Work w = {.torch = torch, .layer = first, .threads = p->threads};
     w.mixed = room(&w, attending * first->heads * first->head_dim * first->size);
-    w.bias = p->mask ? room(&w, p->slots * first->size) : NULL;
+    w.bias = p->mask ? room(&w, p->batch * p->slots * first->size) : NULL;
     return w;
 }
 
