@@ -52,9 +52,7 @@ class Step:
         """The same step with other `wanted` [B, T]; what was found out of the rest stays known."""
         step = copy(self)
         step.__dict__.pop("readers", None)
-        step.__dict__["wanted"] = (
-            wanted  # a frozen one can be set in no other way, and `replace` takes ten times as long
-        )
+        step.__dict__["wanted"] = wanted  # frozen, as its users see it
         return step
 
     @cached_property

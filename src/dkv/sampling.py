@@ -169,7 +169,7 @@ def log_confidence(logits: Tensor, token: Tensor, top: Peak | None = None) -> Te
 
 def _others(logits: Tensor, top: Tensor, at: Tensor) -> Tensor:
     """The sum [M] of exp(l_j - top) over all of logits [M, V] but those at [M, 1]; top [M, 1] float32."""
-    return torch.sub(logits.float(), top).exp_().scatter_(1, at, 0.0).sum(dim=1)
+    return torch.sub(logits, top).exp_().scatter_(1, at, 0.0).sum(dim=1)
 
 
 def draw(
