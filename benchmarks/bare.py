@@ -37,6 +37,7 @@ from dkv.caches import make_cache
 from dkv.canvas import lay_out
 from dkv.decoders import make_decoder
 from dkv.denoise import Schedule, State, Tick, advance
+from dkv.heap import keep_freed
 from dkv.memory import LayerMemory
 from dkv.models.layers import Block, Transformer, bucket_for, dense
 from dkv.models.native import Native, native
@@ -342,6 +343,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     passes = native() if given.compile else COMPOSED
+    if given.compile:
+        keep_freed()  # as `dkv.load(compile=True)` does
     with open(given.out, "a", encoding="utf-8") as log:
         for dtype in given.dtypes:
             for width in given.widths:

@@ -25,6 +25,7 @@ from sampled import again
 from torch.profiler import ProfilerActivity, profile
 
 from dkv.denoise import advance
+from dkv.heap import keep_freed
 from dkv.models.layers import Transformer
 from dkv.models.native import Native, build, native
 from dkv.models.whole import Calls, Whole, torchs, whole
@@ -103,6 +104,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     clock = Clock() if given.compile else None
+    if given.compile:
+        keep_freed()  # as `dkv.load(compile=True)` does
     print("| width | dtype | batch | prompt | policy | ms a step | products | attention | all else | of it |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for dtype in given.dtypes:

@@ -12,6 +12,7 @@ import torch
 from dkv.dtypes import named_dtype
 from dkv.engine.graphs import CudaCapture, Graphed
 from dkv.errors import SettingError
+from dkv.heap import keep_freed
 from dkv.lm import DiffusionLM
 from dkv.model import Model
 from dkv.models import Transformer, load_model
@@ -45,7 +46,8 @@ def load(
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
     computed (slow; for tests of policies); tensor_parallel: over how many processes the model is split, of which this
     is one: each of them makes the same calls (docs/parallel.md); compile: build faster code for this machine: on a CPU
-    layers in C, now, with its compiler; elsewhere layers by torch.compile, as they are first needed; cuda_graphs:
+    layers in C, now, with its compiler (and the whole process keeps the memory that it frees, for good, where that is
+    glibc's: docs/speed.md); elsewhere layers by torch.compile, as they are first needed; cuda_graphs:
     record forwards and replay them, on a GPU (docs/speed.md); what that took stands in `lm.warmth`; quantize: "int8" or
     "int4" to keep the weights of the layers in 8 or 4 bits, each packed once it is read (docs/quantize.md). A
     checkpoint without a tokenizer takes token ids only.
@@ -81,8 +83,11 @@ def arranged(place: torch.device, compile: bool) -> bool:  # noqa: A002 - as `lo
 
 
 def built(network: Transformer, place: torch.device) -> Transformer:
-    """The network with what `compile` builds for a device."""
-    return whole(network, native()) if place.type == "cpu" else replace(network, run=Compiled())
+    """The network with what `compile` builds for a device; on a CPU the process also keeps what it frees."""
+    if place.type != "cpu":
+        return replace(network, run=Compiled())
+    keep_freed()
+    return whole(network, native())
 
 
 def find_model(model: str | Path) -> Path:
