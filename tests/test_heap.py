@@ -16,7 +16,7 @@ kept = sys.argv[1] == "kept" and keep_freed()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
-        blocks = [torch.ones(5 << 20) for _ in range(5)]
+        blocks = [torch.ones(10 << 20) for _ in range(3)]  # beyond what glibc keeps by itself
         del blocks
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
@@ -25,7 +25,7 @@ print(kept, faults())
 
 
 def told(how: str, **more: str) -> tuple[bool, int]:
-    """Whether what is freed was kept, and the page faults of taking 500 MB in blocks of 20 once more."""
+    """Whether what is freed was kept, and the page faults of taking 600 MB in blocks of 40 once more."""
     environment = {name: value for name, value in os.environ.items() if "MALLOC" not in name} | more
     done = subprocess.run(
         [sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True, env=environment
