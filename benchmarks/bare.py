@@ -336,9 +336,7 @@ def main() -> None:
     parser.add_argument("--cache", action="append", help="default: every policy")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--compile", action="store_true", help="layers in C; of bare forwards the passes between products"
-    )
+    parser.add_argument("--compile", action="store_true", help="all layers in C, of bare forwards too")
     parser.add_argument("--out", default="bare.jsonl", help="every measurement is appended here")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -117,10 +116,6 @@ class LayerMemory:
         views = self._of(name)
         return views.cells, views.apart
 
-    def address(self, name: str) -> int:
-        """Where a buffer's cells begin, on the CPU."""
-        return self._of(name).address
-
     @property
     def kv(self) -> tuple[Tensor, Tensor]:
         """Keys and values of every slot but scratch, [B, kv_heads, T, head_dim] each."""
@@ -145,11 +140,6 @@ class _Views:
     slots: Tensor
     cells: Tensor
     apart: Apart
-
-    @cached_property
-    def address(self) -> int:
-        """Where the cells begin."""
-        return self.cells.data_ptr()
 
     @classmethod
     def of(cls, buffer: Tensor) -> _Views:

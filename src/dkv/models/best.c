@@ -6,9 +6,7 @@ static inline float exponential(float x) { /* of x <= 0, to a few units in the l
     float r = x - n * 0.693359375f + n * 2.12194440e-4f;
     float power = 4.1666668e-2f + r * (8.3333333e-3f + r * 1.3888889e-3f);
     power = 1 + r * (1 + r * (0.5f + r * (1.6666667e-1f + r * power)));
-    int32_t bits = ((int32_t)(n < -126 ? -126 : n) + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, 4);
+    float scale = float_of((uint32_t)((int32_t)(n < -126 ? -126 : n) + 127) << 23);
     return x < -87 ? 0 : power * scale;
 }
 

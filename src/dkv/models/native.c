@@ -181,9 +181,8 @@ void pick_rows(const float *score, const int64_t *source, const float *bias, con
                 read_two_##D(b + j, &b0, &b1);                                                                         \
                 write_two_##D(to + j, round_##D(a0 + x0) + b0, round_##D(a1 + x1) + b1);                               \
             }                                                                                                          \
-            int64_t odd = c % 2 ? c - 1 : c;                                                                           \
-            for (int64_t j = odd; j < c; j++)                                                                          \
-                to[j] = write_##D(round_##D(read_##D(a[j]) + read_##D(row[j])) + read_##D(b[j]));                      \
+            if (c % 2)                                                                                                 \
+                to[c - 1] = write_##D(round_##D(read_##D(a[c - 1]) + read_##D(row[c - 1])) + read_##D(b[c - 1]));      \
             if (weight) norm_row_##D(to, weight, normed + i * c, c, eps);                                              \
         }                                                                                                              \
     }

@@ -159,8 +159,7 @@ class Native(Passes):
         if run is None:
             return super().best(logits, mask_id)
         token, confidence = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
-        run(logits.data_ptr(), token.data_ptr(), confidence.data_ptr(), *logits.shape, mask_id,
-                   self.threads)  # fmt: skip
+        run(logits.data_ptr(), token.data_ptr(), confidence.data_ptr(), *logits.shape, mask_id, self.threads)
         return token, confidence
 
     def _of(self, name: str, *given: Tensor) -> Callable[..., None] | None:

@@ -150,7 +150,7 @@ class Whole:
         if features is None or len(known) < len(blocks) or not _fit(known[0], x, at, turn, memories[0], features):
             return eager(rule, blocks, x, at, turn, memories)
         out, names = torch.empty_like(x), ("k", "v", *(features or (None, None)))
-        cells = (_address_of(memory, name) for memory in memories for name in names)
+        cells = (name and memory.cells(name)[0].data_ptr() for memory in memories for name in names)
         apart, count = memories[0].cells("k")[1], len(known)
         layers, held = (_POINTER * count)(*(block.address for block in known)), (_POINTER * (4 * count))(*cells)
         places = [self._place(at.grouping, len(x), at, apart, turn.phase, at.starts(apart))]
@@ -206,10 +206,6 @@ def _picking(rule: Verify, narrow: Narrowing, at: At, apart: Apart) -> _Picking:
 
 def _address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
-
-
-def _address_of(memory: LayerMemory, name: str | None) -> int | None:
-    return None if name is None else memory.address(name)
 
 
 def _weights(block: Block) -> Sequence[Tensor]:
