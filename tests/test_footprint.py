@@ -26,5 +26,5 @@ def test_features_come_on_top(model: Transformer) -> None:
     )
     c = model.config
     assert plain == 2 * c.layers * 129 * c.kv_heads * c.head_dim * 2
-    assert featured - plain == 2 * (c.layers - 1) * 129 * c.width * 2
-    assert first - plain == 2 * c.layers * 129 * c.width * 2
+    assert featured - plain == (c.layers - 1) * 129 * c.width * 2
+    assert first - plain == c.layers * 129 * c.width * 2

@@ -6,7 +6,6 @@ reordered or evicted. Keys are stored after the rotation, which is exact because
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field
 
@@ -52,11 +51,9 @@ class Moves:
         self.write(cells, at if frozen is None else at.sheltered(frozen), apart, rows.to(cells.dtype))
         return moved
 
-    def onto(self, features: Sequence[Tensor], numbers: Tensor, x: Tensor) -> Tensor:
-        """x [N, D] plus what cells numbers [N] of each feature hold, in the dtype of x."""
-        for cells in features:
-            x = cells.index_select(0, numbers).to(x.dtype).add_(x)
-        return x
+    def onto(self, cells: Tensor, numbers: Tensor, x: Tensor) -> Tensor:
+        """x [N, D] plus what cells numbers [N] hold, in the dtype of x."""
+        return cells.index_select(0, numbers).to(x.dtype).add_(x)
 
 
 def _in_words(cells: Tensor) -> bool:
@@ -106,10 +103,10 @@ class LayerMemory:
         held = views.cells.index_select(0, at.cells(views.apart))
         return held.view(len(at.slot), *views.buffer.shape[1::2])
 
-    def onto(self, names: Sequence[str], at: At, x: Tensor) -> Tensor:
-        """x [N, C] of the carried rows plus what their slots hold of each feature, one after the other."""
-        views = [self._of(name) for name in names]  # which lie alike: `Memory.keep`
-        return self.moves.onto([one.cells for one in views], at.starts(views[0].apart), x)
+    def onto(self, name: str, at: At, x: Tensor) -> Tensor:
+        """x [N, C] of the carried rows plus what their slots of a feature hold."""
+        cells, apart = self.cells(name)
+        return self.moves.onto(cells, at.starts(apart), x)
 
     def cells(self, name: str) -> tuple[Tensor, Apart]:
         """A buffer's cells [M, D], and how they lie."""

@@ -34,7 +34,8 @@ class At:
     sequence [N] and slot [N], flat [N] = sequence * (T + 1) + slot; width T; grouping: the carried rows by sequence;
     whole: every slot is carried; mask [B, 1, 1, T]: slots that attention may read, None = all; narrow: for layers that
     pick rows of their own, None = no layer does; index [N]: of rows that a layer picked, which of those that it carries
-    they are, None = they are all that it carries; numbers: what `cells` found, the same for all layers.
+    they are, None = they are all that it carries; real [N]: which of those do not only fill a bucket, None = all;
+    numbers: what `cells` found, the same for all layers.
     """
 
     sequence: Tensor
@@ -46,6 +47,7 @@ class At:
     mask: Tensor | None
     narrow: Narrowing | None = None
     index: Tensor | None = None
+    real: Tensor | None = None
     numbers: dict[Apart, Tensor] = field(init=False, default_factory=dict)
 
     def starts(self, apart: Apart) -> Tensor:
@@ -90,6 +92,16 @@ class At:
         """The same places, but what `rows` [N] write goes to scratch."""
         slot = torch.where(rows, self.width, self.slot)
         return replace(self, slot=slot, flat=self.sequence * (self.width + 1) + slot, whole=False)
+
+    def among(self, rows: Tensor, own: Tensor) -> Tensor:
+        """rows [N, C] of all that the layer carries, those of the rows picked here being own [M, C]."""
+        if self.index is None:
+            return own
+        if self.real is None:
+            return rows.index_copy_(0, self.index, own)
+        # What only fills the bucket bears the index of another row: it goes behind the last.
+        place = torch.where(self.real, self.index, len(rows))
+        return F.pad(rows, (0, 0, 0, 1)).index_copy_(0, place, own)[:-1]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: Attention) -> Tensor:
         """attention of the carried queries q [N, H, D] over the slots k, v [B, G, T, D] of their own sequence, with
@@ -142,7 +154,7 @@ class Narrowing:
     bias [B, R]: what is added to their scores: inf for those to be picked before all others, -inf for frozen ones and
     where there is none. picks [B]: how many of each sequence; sequence [M]: of each picked row, and base [M] = sequence
     * (T + 1); ranked [M]: its place in [B, R], best first; first [M]: its sequence's first carried row; real [M]: not
-    only filling the bucket. grouping: the picked rows by sequence.
+    only filling the bucket, None = all. grouping: the picked rows by sequence.
     """
 
     frozen: Tensor | None
@@ -153,7 +165,7 @@ class Narrowing:
     base: Tensor
     ranked: Tensor
     first: Tensor
-    real: Tensor
+    real: Tensor | None
     grouping: Grouping
 
     def pick(self, at: At, score: Tensor) -> At:
@@ -162,12 +174,14 @@ class Narrowing:
         grid = score.view(1, -1) if self.source.shape == (1, len(score)) else score[self.source]
         order = (grid + self.bias).sort(dim=1, descending=True, stable=True).indices
         index = order.view(-1).index_select(0, self.ranked).add_(self.first)
-        slot = torch.where(self.real, at.slot.index_select(0, index), at.width)
+        slot = at.slot.index_select(0, index)
+        if self.real is not None:
+            slot = torch.where(self.real, slot, at.width)
         return self.picked(at, index, slot, self.base + slot)
 
     def picked(self, at: At, index: Tensor, slot: Tensor, flat: Tensor) -> At:
         """The rows index [M] of those carried, which sit in slot [M], flat [M]."""
-        return At(self.sequence, slot, flat, at.width, self.grouping, False, at.mask, index=index)
+        return At(self.sequence, slot, flat, at.width, self.grouping, False, at.mask, index=index, real=self.real)
 
 
 class Counted(NamedTuple):
@@ -201,7 +215,7 @@ def narrow(
         base=sequence * (at.width + 1),
         ranked=sequence * most + order,
         first=starts[sequence],
-        real=torch.arange(size, device=device) < total,
+        real=None if bucket is exact else torch.arange(size, device=device) < total,
         grouping=_grouping(picks, size, sequence),
     )
 

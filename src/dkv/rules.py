@@ -5,7 +5,6 @@ Most caches need none: every carried row passes through every layer (`DENSE`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -79,11 +78,12 @@ class Parts(Protocol):
         picked: At,
         turn: Turn,
         memory: LayerMemory,
-        names: Sequence[str],
+        name: str,
         values: bool = True,
     ) -> Tensor:
-        """`mix` and `mlp` of the picked ones of the carried rows x [N, C], h [N, C] once normed: what these add is kept
-        in the two feature buffers `names`. Then x plus what is kept there of every row, [N, C]."""
+        """`mix` and `mlp` of the picked ones of the carried rows x [N, C], h [N, C] once normed; what the two add is
+        kept in the feature buffer `name`. Of these rows the ordinary layer's result, and of the others x plus what is
+        kept there, [N, C]."""
         ...
 
     def mlp(self, x: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """V-verify, the layer rule of dLLM-Cache (arXiv 2506.06295; its published program): recompute what drifted.
 
-A layer keeps what its attention and its feed-forward added to the stream, so that a row which is not recomputed still
-carries its new embedding upwards, with stale additions. Keys of such rows are stale, values always fresh: as published.
+A layer keeps what it added to the stream, so that a row which is not recomputed still carries its new embedding
+upwards, with a stale addition. Keys of such rows are stale, values always fresh: as published. (The program keeps what
+attention added apart from what the feed-forward did. Both are always equally old, so that their sum does as well, in
+half the memory.)
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from dkv.rules import Parts, Turn
 
 __all__ = ["Verify"]
 
+_ADDED = "added"
+
 
 @dataclass(frozen=True)
 class Verify:
@@ -27,12 +31,12 @@ class Verify:
 
     similarity: str
     adaptive: bool
-    buffers: ClassVar[tuple[str, ...]] = ("attn", "mlp")
+    buffers: ClassVar[tuple[str, ...]] = (_ADDED,)
 
     def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
         h, picked = block.pick(x, at, memory, self.similarity if self.adaptive else None)
-        return block.recompute(x, h, at, picked, turn, memory, self.buffers, values=not self.adaptive)
+        return block.recompute(x, h, at, picked, turn, memory, _ADDED, values=not self.adaptive)
 
     def projected(self, carried: int, picked: int) -> int:
         """Looking at a row means projecting its values."""

@@ -44,7 +44,7 @@ def test_a_config_alone_is_enough(cli: Cli, full: Path) -> None:
     memory = found["memory"]
     assert memory["weights"] == 2 * found["parameters"]
     assert memory["caches"]["dkv-decode"] == 2 * 32 * 2 * 32 * 1501 * 128 * 2
-    assert memory["caches"]["dllm-cache"] == (2 * 32 + 2 * 31) * 2 * 1501 * 4096 * 2
+    assert memory["caches"]["dllm-cache"] == (2 * 32 * 2 + 31 * 2) * 1501 * 4096 * 2
     assert (memory["dtype"], memory["fits_context"]) == ("bfloat16", True)
     assert facts(cli, str(full.parent))["problems"] == [f"{full.parent}: has no *.safetensors"]
 

@@ -83,9 +83,9 @@ def test_a_cell_for_real_and_its_plot() -> None:
     cells = [{"task": "words", "count": 1, "cache": "dllm-cache:rho=0", "cache_dtype": "bfloat16"}]
     (made,) = MemoryCompute().measure(Kit(device="cpu"), cells)
     result, large = made.result, SHAPES["llada-8b"]
-    # Keys and values of four layers, two features of three: 256 wide, two bytes each.
-    assert result["cache_bytes"] == (4 * 2 + 3 * 2) * 256 * 2
-    assert result["llada_bytes"] == (32 * 2 + 31 * 2) * 1281 * large.width * 2
+    # Keys and values of four layers, a feature of three: 256 wide, two bytes each.
+    assert result["cache_bytes"] == (4 * 2 + 3) * 256 * 2
+    assert result["llada_bytes"] == (32 * 2 + 31) * 1281 * large.width * 2
     assert result["rows"] < result["none_rows"]
     assert len(result["seconds"]) == len(result["same"]) == 1
     assert len(MemoryCompute().figure([made]).axes) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,8 +35,8 @@ class Errors:
     """Of one follower. stops: ids that end a text, and are no part of it. reads: by sequence.
 
     slots: sums by layer [L] of 1 - cosine between what attention read and what no cache computes: the mean of keys and
-    values at decided tokens of the response (`decoded`) and at `prompt`; of the kept attention and feed-forward
-    outputs of the response (`features`), where the cache keeps any. counts: of each. ages: the sum, and the count, of
+    values at decided tokens of the response (`decoded`) and at `prompt`; of what the layer added to the stream in the
+    response (`features`), where the cache keeps that. counts: of each. ages: the sum, and the count, of
     the mean over layers at prompt positions, by how many steps ago they were computed.
     """
 
@@ -52,11 +53,9 @@ class Errors:
         self._slots("decoded", moved, step.decoded)
         self._slots("prompt", moved, step.prompt)
         self._aged(moved.mean(0), step)
-        names = [name for name in ("attn", "mlp") if name in step.memory.layers[-1].buffers]
-        if names:
+        if "added" in step.memory.layers[-1].buffers:
             response = step.told.rows & step.told.step.canvas.response
-            kept = torch.stack([_between(step, name) for name in names]).mean(0)
-            self._slots("features", kept, response)
+            self._slots("features", _between(step, "added", of=("attn", "mlp")), response)
 
     @property
     def decided(self) -> int:
@@ -119,10 +118,11 @@ class Errors:
             reads.flipped += int(flipped[mine].sum())
 
 
-def _between(step: Beside, name: str) -> Tensor:
-    """1 - cosine [L, B, T] of a buffer; 0 in layers where the follower keeps none."""
+def _between(step: Beside, name: str, of: Sequence[str] = ()) -> Tensor:
+    """1 - cosine [L, B, T] between a buffer of the follower and that of the leader, or the sum `of` others there; 0 in
+    layers where the follower keeps none."""
     kept = [i for i, layer in enumerate(step.memory.layers) if name in layer.buffers]
-    exact = buffers_of(step.exact.layers, name)
+    exact = torch.stack([buffers_of(step.exact.layers, each) for each in of or (name,)]).sum(0)
     own = buffers_of([step.memory.layers[i] for i in kept], name)
     found = torch.zeros(exact.shape[:3], device=exact.device)
     found[kept] = drift(own.flatten(0, 2), exact[kept].flatten(0, 2), "cosine").view(own.shape[:3])

@@ -98,4 +98,4 @@ def _kind(rule: Rule, at: At) -> Hashable:
 
 
 def _narrow_kind(narrow: Narrowing) -> Hashable:
-    return narrow.frozen is None, narrow.grouping.group is None
+    return narrow.frozen is None, narrow.real is None, narrow.grouping.group is None

@@ -31,9 +31,9 @@ typedef struct {
     int32_t dtype, size;
 } Layer;
 
-/* A layer's cells of keys and values, and of what its attention and its feed-forward added */
+/* A layer's cells of keys and values, and of what it added */
 typedef struct {
-    char *k, *v, *attn, *mlp;
+    char *k, *v, *added;
 } Memory;
 
 /* n carried rows: their rotation, the first of their cells (`At.starts`); counts [batch]: of each sequence in turn,
@@ -70,6 +70,12 @@ static Tensor hold(Work *w, int32_t failed, const Tensor *made) { /* by its addr
 
 static void let_go(Work *w, int down_to) {
     while (w->count > down_to) w->torch->release(w->held[--w->count]);
+}
+
+static void let_go_but_last(Work *w) {
+    Tensor last = w->held[--w->count];
+    let_go(w, 0);
+    w->held[w->count++] = last;
 }
 
 static Tensor view(Work *w, const void *data, int64_t dims, const int64_t *sizes, const int64_t *strides) {
@@ -140,15 +146,6 @@ static void add(const Work *w, const void *x, const void *more, void *out, const
     const Layer *l = w->layer;
     if (l->size == 4) add_f(x, more, out, weight, h, n, l->width, l->eps, w->threads);
     else add_b(x, more, out, weight, h, n, l->width, l->eps, w->threads);
-}
-
-/* The same of what cells numbers [n] hold */
-static void add_kept(const Work *w, const int64_t *numbers, const void *x, void *out, const void *weight, void *h,
-                     int64_t n) {
-    const Layer *l = w->layer;
-    const void *attn = w->memory.attn, *mlp = w->memory.mlp;
-    if (l->size == 4) onto_f(attn, mlp, numbers, x, out, weight, h, n, l->width, l->eps, w->threads);
-    else onto_b(attn, mlp, numbers, x, out, weight, h, n, l->width, l->eps, w->threads);
 }
 
 static void gather(char *to, const char *from, const int64_t *index, int64_t n, int64_t size) {

@@ -131,19 +131,21 @@ class Block:
         picked: At,
         turn: Turn,
         memory: LayerMemory,
-        names: Sequence[str],
+        name: str,
         values: bool = True,
     ) -> Tensor:
-        """Put what attention and the feed-forward add to the picked ones of x [N, C], h [N, C] once normed, into the
-        feature buffers `names`; then x plus what these hold, [N, C]."""
-        if len(picked.slot):
-            own, normed, phase = (
-                rows if picked.index is None else rows.index_select(0, picked.index) for rows in (x, h, turn.phase)
-            )
-            attended = self.mix(normed, picked, Turn(phase), memory, values)
-            memory.put(names[0], picked, attended.unsqueeze(1))
-            memory.put(names[1], picked, self.mlp(own + attended).unsqueeze(1))
-        return memory.onto(names, at, x)
+        """Take the picked ones of x [N, C], h [N, C] once normed, through the layer, and keep what it adds in the
+        feature buffer `name`; to the others add what that holds, [N, C]."""
+        if not len(picked.slot):
+            return memory.onto(name, at, x)
+        own, normed, phase = (
+            rows if picked.index is None else rows.index_select(0, picked.index) for rows in (x, h, turn.phase)
+        )
+        attended = self.mix(normed, picked, Turn(phase), memory, values)
+        own = own + attended
+        more = self.mlp(own)
+        memory.put(name, picked, (attended + more).unsqueeze(1))
+        return picked.among(memory.onto(name, at, x), own.add_(more))
 
     def dense(self, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """The ordinary layer: every carried row writes its slot, attends and passes through the MLP."""

@@ -164,46 +164,42 @@ void pick_rows(const float *score, const int64_t *source, const float *bias, con
     }
 }
 
-/* out [n, c] = x [n, c] + one [., c] at numbers [n], rounded, + other [., c] there; with a weight [c], normed [n, c] =
- * the norm of that */
-#define ONTO(T, D)                                                                                                     \
-    void onto_##D(const T *one, const T *other, const int64_t *numbers, const T *x, T *out, const T *weight,           \
-                  T *normed, int64_t n, int64_t c, float eps, int threads) {                                           \
-        _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * c > FEW)")                               \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T *row = x + i * c, *a = one + numbers[i] * c, *b = other + numbers[i] * c;                          \
-            T *to = out + i * c;                                                                                       \
-            _Pragma("omp simd")                                                                                        \
-            for (int64_t j = 0; j < c - 1; j += 2) {                                                                   \
-                float x0, x1, a0, a1, b0, b1;                                                                          \
-                read_two_##D(row + j, &x0, &x1);                                                                       \
-                read_two_##D(a + j, &a0, &a1);                                                                         \
-                read_two_##D(b + j, &b0, &b1);                                                                         \
-                write_two_##D(to + j, round_##D(a0 + x0) + b0, round_##D(a1 + x1) + b1);                               \
-            }                                                                                                          \
-            if (c % 2)                                                                                                 \
-                to[c - 1] = write_##D(round_##D(read_##D(a[c - 1]) + read_##D(row[c - 1])) + read_##D(b[c - 1]));      \
-            if (weight) norm_row_##D(to, weight, normed + i * c, c, eps);                                              \
+#define SUM(T, D)                                                                                                      \
+    static inline void sum_row_##D(const T *row, const T *more, T *to, int64_t c) { /* to [c], which may be row */     \
+        _Pragma("omp simd")                                                                                            \
+        for (int64_t j = 0; j < c - 1; j += 2) {                                                                       \
+            float x0, x1, a0, a1;                                                                                      \
+            read_two_##D(row + j, &x0, &x1);                                                                           \
+            read_two_##D(more + j, &a0, &a1);                                                                          \
+            write_two_##D(to + j, x0 + a0, x1 + a1);                                                                   \
         }                                                                                                              \
+        if (c % 2) to[c - 1] = write_##D(read_##D(row[c - 1]) + read_##D(more[c - 1]));                                \
     }
 
-/* out [n, c] = x [n, c] + more [n, c], and its norm likewise; out may be x */
+/* out [n, c] = x [n, c] + more [n, c]; with a weight [c], normed [n, c] = the norm of that; out may be x */
 #define ADD(T, D)                                                                                                      \
     void add_##D(const T *x, const T *more, T *out, const T *weight, T *normed, int64_t n, int64_t c, float eps,       \
                  int threads) {                                                                                        \
         _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * c > FEW)")                               \
         for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T *row = x + i * c, *a = more + i * c;                                                               \
-            T *to = out + i * c;                                                                                       \
-            _Pragma("omp simd")                                                                                        \
-            for (int64_t j = 0; j < c - 1; j += 2) {                                                                   \
-                float x0, x1, a0, a1;                                                                                  \
-                read_two_##D(row + j, &x0, &x1);                                                                       \
-                read_two_##D(a + j, &a0, &a1);                                                                         \
-                write_two_##D(to + j, x0 + a0, x1 + a1);                                                               \
-            }                                                                                                          \
-            if (c % 2) to[c - 1] = write_##D(read_##D(row[c - 1]) + read_##D(a[c - 1]));                               \
-            if (weight) norm_row_##D(to, weight, normed + i * c, c, eps);                                              \
+            sum_row_##D(x + i * c, more + i * c, out + i * c, c);                                                      \
+            if (weight) norm_row_##D(out + i * c, weight, normed + i * c, c, eps);                                     \
+        }                                                                                                              \
+    }
+
+/* out [n, c] = x [n, c] + what its cell of `kept` at numbers [n] holds. But where own [n] (or null) tells which of the
+ * rows one [., c], with `attended` and `more` [., c], it is, and not -1: one + more, and attended + more is kept. out
+ * and its norm as in `add` */
+#define ONTO(T, D)                                                                                                     \
+    void onto_##D(T *kept, const int64_t *numbers, const T *x, const int64_t *own, const T *one, const T *attended,    \
+                  const T *more, T *out, const T *weight, T *normed, int64_t n, int64_t c, float eps, int threads) {   \
+        _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * c > FEW)")                               \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            int64_t from = own && own[i] >= 0 ? own[i] * c : -1;                                                       \
+            T *cell = kept + numbers[i] * c;                                                                           \
+            if (from >= 0) sum_row_##D(attended + from, more + from, cell, c);                                         \
+            sum_row_##D(from < 0 ? x + i * c : one + from, from < 0 ? cell : more + from, out + i * c, c);             \
+            if (weight) norm_row_##D(out + i * c, weight, normed + i * c, c, eps);                                     \
         }                                                                                                              \
     }
 
@@ -213,7 +209,9 @@ TURN(float, f)
 TURN(uint16_t, b)
 RENEW(float, f)
 RENEW(uint16_t, b)
-ONTO(float, f)
-ONTO(uint16_t, b)
+SUM(float, f)
+SUM(uint16_t, b)
 ADD(float, f)
 ADD(uint16_t, b)
+ONTO(float, f)
+ONTO(uint16_t, b)

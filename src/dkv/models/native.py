@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,11 +50,9 @@ _SIGNATURES = {
     "norm": (_POINTER, _POINTER, _POINTER, _COUNT, _COUNT, _FLOAT, _INT),
     "turn": (*(_POINTER,) * 4, *(_COUNT,) * 5, _INT),
     "renew": (*(_POINTER,) * 5, *(_COUNT,) * 4, _INT, _FLOAT, _INT),
-    "onto": (*(_POINTER,) * 7, _COUNT, _COUNT, _FLOAT, _INT),
+    "onto": (*(_POINTER,) * 10, _COUNT, _COUNT, _FLOAT, _INT),
     "best": (*(_POINTER,) * 3, *(_COUNT,) * 3, _INT),
 }
-_FEATURES = 2
-"""What `onto` adds: what a layer's attention and what its feed-forward gave."""
 _WRITE = (*(_POINTER,) * 3, *(_COUNT,) * 5, _INT)
 _PICK = (*(_POINTER,) * 8, *(_COUNT,) * 4)
 
@@ -132,14 +130,14 @@ class Native(Passes):
             self.threads)  # fmt: skip
         return out
 
-    def onto(self, features: Sequence[Tensor], numbers: Tensor, x: Tensor) -> Tensor:
-        """x [N, D] plus what cells numbers [N] of each feature hold."""
-        run = self._of("onto", x, *features) if len(features) == _FEATURES else None
+    def onto(self, cells: Tensor, numbers: Tensor, x: Tensor) -> Tensor:
+        """x [N, D] plus what cells numbers [N] hold."""
+        run = self._of("onto", x, cells)
         if run is None:
-            return super().onto(features, numbers, x)
-        out = torch.empty_like(x)
-        run(*(cells.data_ptr() for cells in features), numbers.data_ptr(), x.data_ptr(), out.data_ptr(), None,
-            None, *x.shape, 0.0, self.threads)  # fmt: skip
+            return super().onto(cells, numbers, x)
+        out, nothing = torch.empty_like(x), (None,) * 4
+        run(cells.data_ptr(), numbers.data_ptr(), x.data_ptr(), *nothing, out.data_ptr(), None, None, *x.shape, 0.0,
+            self.threads)  # fmt: skip
         return out
 
     def pick(self, at: At, score: Tensor) -> At:

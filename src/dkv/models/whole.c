@@ -4,23 +4,25 @@
 #include "layer.c"
 
 /* Which rows each layer picks of those carried, as dkv.place.Narrowing has it. slots [n]: of the carried rows, numbers
- * [n]: their cells of features, of which two sequences lie `features` apart; by: 0 = the first rows, and no value is
+ * [n]: their cells of features; by: 0 = the first rows, and no value is
  * renewed, 1 = those that moved most by cosine, 2 = by distance, beyond `least` */
 typedef struct {
     const int64_t *source, *picks, *sequence, *slots, *numbers;
     const float *bias;
     const uint8_t *frozen;
-    int64_t rows, features;
+    int64_t rows;
     float least;
     int32_t by;
 } Picking;
 
-/* Room for what a layer does with its picked rows [m]: these, normed, their rotation; how far each carried row moved
- * [n]; of the picked ones which they are, their slots, and their cells of keys and of features */
+/* Room for what a layer does with its picked rows [m]: these, normed, their rotation; of the carried rows [n] how far
+ * each moved, and which of the picked ones it is, or -1; of the picked ones which they are, their slots and cells.
+ * Then what attention and the feed-forward added to them, which torch holds */
 typedef struct {
     char *x, *h;
     float *phase, *moved;
-    int64_t *index, *slot, *flat, *starts, *kept;
+    int64_t *own, *index, *slot, *flat, *starts;
+    const char *attended, *more;
 } Picked;
 
 static Work enter(const Torch *torch, const Layer *first, const Place *p, int64_t attending) {
@@ -59,12 +61,12 @@ int dense(const Torch *torch, const Layer *const *layers, const Memory *memories
 }
 
 static Picked room_for(Work *w, int64_t n, int64_t m) {
-    int64_t row = w->layer->width * w->layer->size, *numbers = room(w, 5 * m * sizeof(int64_t));
+    int64_t row = w->layer->width * w->layer->size, *numbers = room(w, (4 * m + n) * sizeof(int64_t));
     Picked s = {.x = room(w, m * row), .h = room(w, m * row), .index = numbers};
     s.phase = room(w, m * w->layer->head_dim * sizeof(float));
     s.moved = room(w, n * sizeof(float));
     if (w->failed) return s;
-    s.slot = numbers + m, s.flat = numbers + 2 * m, s.starts = numbers + 3 * m, s.kept = numbers + 4 * m;
+    s.slot = numbers + m, s.flat = numbers + 2 * m, s.starts = numbers + 3 * m, s.own = numbers + 4 * m;
     memset(s.moved, 0, n * sizeof(float));
     return s;
 }
@@ -80,30 +82,38 @@ static void pick(Work *w, const Place *all, const Picking *p, const char *h, con
     if (w->failed) return;
     pick_rows(s->moved, p->source, p->bias, p->picks, p->slots, s->index, s->slot, s->flat, m, all->batch, p->rows,
               all->slots);
+    for (int64_t i = 0; i < all->n; i++) s->own[i] = -1;
     for (int64_t i = 0; i < m; i++) {
         s->starts[i] = p->sequence[i] * all->sequence + s->slot[i];
-        s->kept[i] = p->sequence[i] * p->features + s->slot[i];
+        if (s->slot[i] < all->slots) s->own[s->index[i]] = i; /* else it only fills the bucket */
     }
 }
 
-/* What attention and the feed-forward add to the picked ones of x [n, width], h [n, width] once normed, goes into their
- * cells */
-static void recompute(Work *w, const Place *p, const float *phase, const char *x, const char *h, const Picked *s,
+/* The picked ones of x [n, width], h [n, width] once normed, through the layer but for its last sum */
+static void recompute(Work *w, const Place *p, const float *phase, const char *x, const char *h, Picked *s,
                       int values) {
     int64_t m = p->n, row = w->layer->width * w->layer->size, turned = w->layer->head_dim * sizeof(float);
     if (w->failed || !m) return;
     gather(s->h, h, s->index, m, row);
     gather((char *)s->phase, (const char *)phase, s->index, m, turned);
-    const char *more = mixed_in(w, p, s->h, values);
-    if (more) {
-        write_rows(w->memory.attn, s->kept, more, m, 1, 0, row, row, w->threads);
-        gather(s->x, x, s->index, m, row);
-        add(w, s->x, more, s->x, w->layer->mlp_norm, s->h, m);
-    }
-    let_go(w, 0);
-    more = fed(w, s->h, m);
-    if (more) write_rows(w->memory.mlp, s->kept, more, m, 1, 0, row, row, w->threads);
-    let_go(w, 0);
+    s->attended = mixed_in(w, p, s->h, values);
+    if (!s->attended) return;
+    let_go_but_last(w);
+    gather(s->x, x, s->index, m, row);
+    add(w, s->x, s->attended, s->x, w->layer->mlp_norm, s->h, m);
+    s->more = fed(w, s->h, m);
+}
+
+/* The layer's result, out [n, width] and h [n, width] once normed, of the picked rows and of the others */
+static void put_together(const Work *w, const int64_t *numbers, const char *x, const Picked *s, char *out,
+                         const void *weight, char *h, int64_t n) {
+    const Layer *l = w->layer;
+    void *kept = w->memory.added;
+    const void *one = s->x, *attended = s->attended, *more = s->more;
+    if (w->failed) return;
+    if (l->size == 4)
+        onto_f(kept, numbers, x, s->own, one, attended, more, out, weight, h, n, l->width, l->eps, w->threads);
+    else onto_b(kept, numbers, x, s->own, one, attended, more, out, weight, h, n, l->width, l->eps, w->threads);
 }
 
 /* V-verify, as dkv.verify has it: `all` carried rows, of which each layer recomputes `some`; where these sit is found
@@ -120,7 +130,8 @@ int verify(const Torch *torch, const Layer *const *layers, const Memory *memorie
         at_layer(&w, layers[i], memories + i);
         pick(&w, all, p, h, &s, some->n);
         recompute(&w, &own, all->phase, x, h, &s, !p->by);
-        if (!w.failed) add_kept(&w, p->numbers, x, out, norm_after(layers, i, count), h, all->n);
+        put_together(&w, p->numbers, x, &s, out, norm_after(layers, i, count), h, all->n);
+        let_go(&w, 0);
     }
     return leave(&w);
 }

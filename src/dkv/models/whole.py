@@ -77,7 +77,6 @@ class _Picking(ctypes.Structure):
     _fields_ = (
         *((name, _POINTER) for name in ("source", "picks", "sequence", "slots", "numbers", "bias", "frozen")),
         ("rows", _COUNT),
-        ("features", _COUNT),
         ("least", ctypes.c_float),
         ("by", _INT),
     )
@@ -149,10 +148,10 @@ class Whole:
         known, features = [block for block in blocks if isinstance(block, Known)], _features(rule, at)
         if features is None or len(known) < len(blocks) or not _fit(known[0], x, at, turn, memories[0], features):
             return eager(rule, blocks, x, at, turn, memories)
-        out, names = torch.empty_like(x), ("k", "v", *(features or (None, None)))
-        cells = (name and memory.cells(name)[0].data_ptr() for memory in memories for name in names)
+        out, names = torch.empty_like(x), ("k", "v", *(features or (None,)))
+        cells = [name and memory.cells(name)[0].data_ptr() for memory in memories for name in names]
         apart, count = memories[0].cells("k")[1], len(known)
-        layers, held = (_POINTER * count)(*(block.address for block in known)), (_POINTER * (4 * count))(*cells)
+        layers, held = (_POINTER * count)(*(block.address for block in known)), (_POINTER * len(cells))(*cells)
         places = [self._place(at.grouping, len(x), at, apart, turn.phase, at.starts(apart))]
         rows = x.data_ptr(), out.data_ptr()
         if isinstance(rule, Verify):
@@ -198,10 +197,10 @@ def _fit(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory, featu
 
 
 def _picking(rule: Verify, narrow: Narrowing, at: At, apart: Apart) -> _Picking:
-    """What V-verify picks by; features lie `apart`."""
+    """What V-verify picks by; cells of features lie `apart`."""
     given = narrow.source, narrow.picks, narrow.sequence, at.slot, at.starts(apart), narrow.bias, narrow.frozen
     by = _BY[rule.similarity] if rule.adaptive else _BY[None]
-    return _Picking(*map(_address, given), narrow.source.shape[1], apart.sequence, ROUNDING, by)
+    return _Picking(*map(_address, given), narrow.source.shape[1], ROUNDING, by)
 
 
 def _address(x: Tensor | None) -> int | None:

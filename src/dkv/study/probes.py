@@ -36,7 +36,12 @@ class Keep:
 
     def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
-        return block.recompute(x, block.norm(x, block.attn_norm), at, at, turn, memory, self.buffers)
+        attended = block.mix(block.norm(x, block.attn_norm), at, turn, memory)
+        x = x + attended
+        more = block.mlp(x)
+        for name, added in zip(self.buffers, (attended, more), strict=True):
+            memory.put(name, at, added.unsqueeze(1))
+        return x + more
 
 
 @dataclass(frozen=True)
