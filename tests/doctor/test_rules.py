@@ -136,7 +136,7 @@ def test_layers(worst: float, status: str) -> None:
     found = finding(e, "layers")
     assert found.status == status
     assert f"in layer 2: {worst:.2g}" in found.measured
-    assert "attention and FFN outputs" in found.measured
+    assert "attention plus FFN outputs" in found.measured
     assert found.advice == ("none" if status == "fine" else f"rho=1: lowers it to {worst / 3:.2g}")
 
 

@@ -107,7 +107,7 @@ def _layers(e: Evidence) -> Finding:
     if not found:
         return Finding("layers", "fine", "nothing was read from the cache (n=0)", "none")
     worst = max(range(len(found)), key=lambda layer: found[layer])
-    typical, what = median(found), "attention and FFN outputs" if kind == "features" else "keys and values"
+    typical, what = median(found), "attention plus FFN outputs" if kind == "features" else "keys and values"
     status = LAYER.status(found[worst])
     times = f", {found[worst] / typical:.1f} times the median layer's" if typical else ""
     measured = (
