@@ -81,7 +81,7 @@ results: setup
 	$(BIN)/dkv report $(RESULTS)/bench/bench.jsonl --out $(RESULTS)/bench/bench.html
 	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.tiny.jsonl --markdown $(EVAL) > $(RESULTS)/eval/table.md
 	$(BIN)/dkv study all --out $(RESULTS)/study --count 30
-	$(BIN)/dkv study fill parallel --out $(RESULTS)/speed --count 120
+	$(BIN)/dkv study parallel fill --compile --out $(RESULTS)/speed --count 120
 
 check: setup
 	$(BIN)/ruff check .
