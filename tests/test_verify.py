@@ -14,7 +14,7 @@ from dkv.memory import LayerMemory
 from dkv.models import Transformer
 from dkv.models.layers import sixteenths
 from dkv.place import At, Bucket, Counted, exact, narrow, pack
-from dkv.verify import Verify
+from dkv.verify import ADDED, Verify
 
 
 def placed(rows: Tensor, forced: Tensor, budget: int, bucket: Bucket) -> At:
@@ -29,7 +29,7 @@ def placed(rows: Tensor, forced: Tensor, budget: int, bucket: Bucket) -> At:
 def memory_of(model: Transformer, batch: int, width: int) -> LayerMemory:
     """A layer's memory in which something is kept already."""
     memory = model.remember(batch, width)
-    memory.layers[0].buffers["added"] = torch.zeros(batch, 1, width + 1, model.config.width)
+    memory.layers[0].buffers[ADDED] = torch.zeros(batch, 1, width + 1, model.config.width)
     for buffer in memory.layers[0].buffers.values():
         buffer.normal_(generator=torch.Generator().manual_seed(3))
     return memory.layers[0]
@@ -44,10 +44,10 @@ def test_picked_rows_are_computed_and_others_add_what_is_kept(
     rows, forced = torch.rand(batch, width, generator=draw) < 0.8, torch.rand(batch, width, generator=draw) < 0.2
     at, block, memory = placed(rows, forced, budget, bucket), model.blocks[0], memory_of(model, batch, width)
     x, turn = torch.randn(len(at.slot), model.config.width, generator=draw), model.rotary.turn(at.slot)
-    before, given_x = memory.take("added", at)[:, 0], x.clone()
+    before, given_x = memory.take(ADDED, at)[:, 0], x.clone()
     out = Verify("cosine", adaptive=True)(block, x, at, turn, memory)
     assert x.equal(given_x)
-    real, after = at.slot < width, memory.take("added", at)[:, 0]
+    real, after = at.slot < width, memory.take(ADDED, at)[:, 0]
     changed = (after != before).any(1) & real
     assert int(changed.sum()) == int(at.picking.picks.sum())
     assert out[real & ~changed].equal((x + before)[real & ~changed])
@@ -69,3 +69,15 @@ def test_a_layer_that_picks_all_is_the_ordinary_one(model: Transformer, bucket: 
     x, turn = torch.randn(len(at.slot), model.config.width), model.rotary.turn(at.slot)
     whole, real = block.dense(x, at, turn, one), at.slot < 7
     assert Verify("cosine", adaptive=True)(block, x, at, turn, other)[real].equal(whole[real])
+
+
+def test_a_rule_may_recompute_all_that_it_carries(model: Transformer) -> None:
+    """Rows that no layer picked from are the picked ones; other slots keep what they had."""
+    rows = torch.tensor([[True, False, True, True, False]])
+    at, block, (one, other) = pack(rows, [3], None), model.blocks[0], (memory_of(model, 1, 5) for _ in "ab")
+    x, turn = torch.randn(3, model.config.width), model.rotary.turn(at.slot)
+    before = other.buffers[ADDED].clone()
+    out = block.recompute(x, block.norm(x, block.attn_norm), at, at, turn, other, ADDED)
+    assert out.equal(block.dense(x, at, turn, one))
+    changed = (other.buffers[ADDED] != before).any(3)[0, 0]
+    assert changed.tolist() == [*rows[0].tolist(), False]

@@ -17,9 +17,10 @@ from dkv.memory import LayerMemory
 from dkv.place import At
 from dkv.rules import Parts, Turn
 
-__all__ = ["Verify"]
+__all__ = ["ADDED", "Verify"]
 
-_ADDED = "added"
+ADDED = "added"
+"""The buffer [B, 1, T + 1, C] of what a layer added to the stream."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ class Verify:
 
     similarity: str
     adaptive: bool
-    buffers: ClassVar[tuple[str, ...]] = (_ADDED,)
+    buffers: ClassVar[tuple[str, ...]] = (ADDED,)
 
     def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
         h, picked = block.pick(x, at, memory, self.similarity if self.adaptive else None)
-        return block.recompute(x, h, at, picked, turn, memory, _ADDED, values=not self.adaptive)
+        return block.recompute(x, h, at, picked, turn, memory, ADDED, values=not self.adaptive)
 
     def projected(self, carried: int, picked: int) -> int:
         """Looking at a row means projecting its values."""

@@ -12,6 +12,7 @@ from dkv.errors import PromptError
 from dkv.study.lockstep import Prompts, run_of
 from dkv.study.plain import ids_of
 from dkv.study.probes import Observe, buffers_of, observe
+from dkv.verify import ADDED
 
 PROMPTS = [[1, 2, 3, 4, 5], [7, 8, 9]]
 
@@ -38,7 +39,7 @@ def test_snapshots_hold_what_no_cache_computes(bare_lm: dkv.DiffusionLM) -> None
             for name in ("k", "v"):
                 exact = buffers_of(none.state.memory.layers, name)[:, row, place]
                 assert torch.equal(getattr(seen, name)[:, row, place], exact)
-            added = buffers_of(kept.state.memory.layers[1:], "added")[:, row, place]
+            added = buffers_of(kept.state.memory.layers[1:], ADDED)[:, row, place]
             assert torch.equal((seen.attn + seen.mlp)[1:, row, place], added)
 
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from dkv.drift import drift
 from dkv.study.lockstep import Beside
-from dkv.study.probes import buffers_of
+from dkv.study.probes import Keep, buffers_of
+from dkv.verify import ADDED
 
 __all__ = ["Errors", "Reads"]
 
@@ -53,9 +54,9 @@ class Errors:
         self._slots("decoded", moved, step.decoded)
         self._slots("prompt", moved, step.prompt)
         self._aged(moved.mean(0), step)
-        if "added" in step.memory.layers[-1].buffers:
+        if ADDED in step.memory.layers[-1].buffers:
             response = step.told.rows & step.told.step.canvas.response
-            self._slots("features", _between(step, "added", of=("attn", "mlp")), response)
+            self._slots("features", _between(step, ADDED, of=Keep.buffers), response)
 
     @property
     def decided(self) -> int:

@@ -4,8 +4,8 @@
 #include "layer.c"
 
 /* Which rows each layer picks of those carried, as dkv.place.Narrowing has it. slots [n]: of the carried rows, numbers
- * [n]: their cells of features; by: 0 = the first rows, and no value is
- * renewed, 1 = those that moved most by cosine, 2 = by distance, beyond `least` */
+ * [n]: their cells of features; by: 0 = the first rows, and no value is renewed, 1 = those that moved most by cosine,
+ * 2 = by distance, beyond `least` */
 typedef struct {
     const int64_t *source, *picks, *sequence, *slots, *numbers;
     const float *bias;
