@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from itertools import combinations, permutations
 
 import pytest
 import torch
+from torch import Tensor
 
 from dkv.decoders import make_decoder
 from dkv.decoders.dream import Entropy, Origin, share
+from dkv.denoise import advance
 from dkv.errors import SpecError
 from dkv.models import Transformer
 from dkv.plan import Step
@@ -86,6 +90,67 @@ def test_a_temperature_draws_the_order(model: Transformer) -> None:
     assert [[step[5]] for step in drawn] == order([5], "entropy:alg_temp=2")
     plain = order(seeds, "entropy")
     assert all(step == [step[0]] * 12 for step in plain)
+
+
+def confidences(rule: str, shares: Tensor) -> Tensor:
+    """The published confidences of distributions [M, V]."""
+    if rule == "maskgit-plus":
+        return shares.amax(1)
+    if rule == "topk-margin":
+        top = shares.topk(2, dim=1).values
+        return top[:, 0] - top[:, 1]
+    return (shares * shares.log()).sum(1)
+
+
+def set_probability(weights: list[float], chosen: tuple[int, ...]) -> float:
+    """How likely draws without replacement by weights give this set, in any order."""
+    total = 0.0
+    for order in permutations(chosen):
+        likely, left = 1.0, sum(weights)
+        for place in order:
+            likely, left = likely * weights[place] / left, left - weights[place]
+        total += likely
+    return total
+
+
+@pytest.mark.parametrize("rule", ["maskgit-plus", "topk-margin", "entropy"])
+@pytest.mark.parametrize("alg_temp", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize(("sure", "count"), [([0.809, 0.572, 0.511, 0.789], 1), ([0.9, 0.8, 0.7, 0.6, 0.5], 2)])
+def test_positions_are_drawn_by_the_softmax_of_the_confidence(
+    rule: str, alg_temp: float, sure: list[float], count: int, model: Transformer
+) -> None:
+    """softmax(confidence / alg_temp) without replacement, as published: the first step's set of each of 4,000 seeds."""
+    shares = torch.tensor([[0.2] * 5] + [[p, *[(1 - p) * part for part in (0.5, 0.3, 0.15, 0.05)]] for p in sure])
+    runs, table = 4000, shares.log()
+    still = Scripted.like(model, table, mask_id=4, eos_ids=(1,))
+    state = start(still, [[3]] * runs, len(sure), steps=2, decoder=f"{rule}:alg_temp={alg_temp}", seeds=range(runs))
+    tick = advance(state)
+    assert tick is not None
+    drawn = Counter(tuple(p - 1 for p in chosen) for chosen in positions(tick.committed))
+    weights = (confidences(rule, shares[1:].double()) / alg_temp).softmax(0).tolist()
+    expected = {chosen: runs * set_probability(weights, chosen) for chosen in combinations(range(len(sure)), count)}
+    assert set(drawn) <= set(expected)
+    # What is expected fewer than five times is counted together, as the test asks for.
+    rare = [chosen for chosen, number in expected.items() if number < 5]
+    kept = [(drawn[chosen], number) for chosen, number in expected.items() if chosen not in rare]
+    kept += [(sum(drawn[c] for c in rare), sum(expected[c] for c in rare))] if rare else []
+    deviation = sum((seen - number) ** 2 / max(number, 1.0) for seen, number in kept)
+    assert deviation < CHI_SQUARE_999[len(kept) - 1]
+
+
+CHI_SQUARE_999 = [0.0, 10.83, 13.82, 16.27, 18.47, 20.52, 22.46, 24.32, 26.12, 27.88, 29.59]
+"""The 99.9% quantiles of chi-square, by degrees of freedom."""
+
+
+def test_nearly_certain_tokens_are_drawn_by_what_float32_cannot_say(model: Transformer) -> None:
+    """1 - 4e-13 and 1 - 1e-9 are both 1 in float32; a temperature below their difference still tells them apart."""
+    table = torch.zeros(4, 5)
+    table[:, 1] = torch.tensor([30.0, 22.0, 30.0, 22.0])
+    still = Scripted.like(model, table, mask_id=4, eos_ids=(0,))
+    state = start(still, [[3]] * 200, 3, steps=2, decoder="maskgit-plus:alg_temp=1e-10", seeds=range(200))
+    tick = advance(state)
+    assert tick is not None
+    assert positions(tick.committed) == [[2]] * 200
 
 
 def test_a_low_temperature_hardly_differs(model: Transformer) -> None:

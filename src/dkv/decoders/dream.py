@@ -39,8 +39,8 @@ def _time(index: Tensor, steps: Tensor, eps: float) -> Tensor:
 
 @dataclass(frozen=True)
 class _Scheduled(ReadsBlock):
-    """Fix the positions with the highest score, as many as Dream's schedule says. alg_temp: temperature of a draw by
-    score instead, 0 = the highest; eps: where time ends."""
+    """Fix the positions with the highest score, as many as Dream's schedule says. alg_temp: draw them without
+    replacement by softmax(confidence / alg_temp) instead, 0 = the highest; eps: where time ends."""
 
     name: ClassVar[str]
     adaptive: ClassVar[bool] = False
@@ -56,11 +56,16 @@ class _Scheduled(ReadsBlock):
         """[M] what ranks the positions read."""
         raise NotImplementedError
 
+    def confidence(self, read: Read) -> Tensor:
+        """[M] the program's confidence, up to a constant (which a softmax does not see): what a draw goes by."""
+        return self.score(read)
+
     def commit(self, step: Step, read: Read) -> Tensor:
-        """The highest scores, or a draw by them."""
-        score = self.score(read)
+        """The highest scores, or a draw by the confidences."""
         if self.alg_temp:
-            score = score / self.alg_temp + _gumbel(step, read)
+            score = self.confidence(read) / self.alg_temp + _gumbel(step, read)
+        else:
+            score = self.score(read)
         return most(read, score, (step.open.sum(1).float() * share(step, self.eps)).long())
 
 
@@ -84,6 +89,10 @@ class MaskgitPlus(_Scheduled):
     def score(self, read: Read) -> Tensor:
         """Its logarithm, which ranks alike and does not round to 1."""
         return log_confidence(read.altered, read.token)
+
+    def confidence(self, read: Read) -> Tensor:
+        """The probability less 1, which does not round to 0 where a token is nearly certain."""
+        return self.score(read).expm1()
 
 
 @dataclass(frozen=True)
