@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -175,21 +176,43 @@ def test_a_given_order_is_by_prompt_in_every_batch(bare_lm: dkv.DiffusionLM) -> 
         assert orders == [[0, 2, 1], [2, 1, 0], [1, 0, 2]]
 
 
-def test_seeds(bare_lm: dkv.DiffusionLM) -> None:
-    warm = {"temperature": 1.0, "gen_length": 12, "stop_at_eos": False}
-    one = ids(bare_lm, [[1], [1]], seed=3, **warm)
-    assert one == ids(bare_lm, [[1], [1]], seed=3, **warm)
-    assert one[0] == one[1]
-    assert ids(bare_lm, [[1], [1]], seed=[3, 4], **warm) == [one[0], *ids(bare_lm, [1], seed=4, **warm)]
-    assert ids(bare_lm, [1], seed=4, **warm) != one[:1]
+WARM: dict[str, Any] = {"temperature": 3.0, "gen_length": 12, "stop_at_eos": False, "cache": "none"}
 
 
-def test_no_seed_draws_one_and_tells_it(bare_lm: dkv.DiffusionLM) -> None:
-    warm = {"temperature": 1.0, "gen_length": 12, "stop_at_eos": False, "cache": "none"}
-    first, second = (bare_lm.generate([[1]], **warm)[0] for _ in range(2))  # type: ignore[arg-type]
-    assert first.seed != second.seed
-    assert first.token_ids != second.token_ids
-    assert ids(bare_lm, [1], **{**warm, "seed": first.seed}) == [first.token_ids]
+def test_one_seed_gives_each_prompt_the_next(bare_lm: dkv.DiffusionLM) -> None:
+    results = bare_lm.generate([[1]] * 4, seed=3, **WARM)
+    assert [result.seed for result in results] == [3, 4, 5, 6]
+    assert [result.settings.seed for result in results] == [3] * 4
+    assert len({tuple(result.token_ids) for result in results}) == 4
+    assert [result.token_ids for result in results] == ids(bare_lm, [[1]] * 4, seed=[3, 4, 5, 6], **WARM)
+
+
+def test_the_first_prompt_has_the_seed_itself_in_every_call(bare_lm: dkv.DiffusionLM) -> None:
+    (alone,) = ids(bare_lm, [1], seed=3, **WARM)
+    assert ids(bare_lm, [[1], [1]], seed=3, **WARM)[0] == alone
+    *_, last = bare_lm.stream([1], seed=3, **WARM)
+    assert last.generation is not None
+    assert last.generation.token_ids == alone
+
+
+def test_without_a_seed_each_prompt_draws_its_own(bare_lm: dkv.DiffusionLM) -> None:
+    results = bare_lm.generate([[1]] * 6, **WARM)
+    assert len({result.seed for result in results}) == 6
+    assert len({tuple(result.token_ids) for result in results}) == 6
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_a_results_seed_alone_makes_it_again(bare_lm: dkv.DiffusionLM, seed: int | None) -> None:
+    for result in bare_lm.generate([[1], [2, 3], [1]], seed=seed, batch_size=2, decoder="random", **WARM):
+        (again,) = bare_lm.generate([result.prompt_ids], seed=result.seed, decoder="random", **WARM)
+        assert (again.token_ids, again.seed) == (result.token_ids, result.seed)
+
+
+def test_a_seed_that_leaves_no_room_for_the_last_prompt(bare_lm: dkv.DiffusionLM) -> None:
+    most = (1 << 62) - 2
+    assert [result.seed for result in bare_lm.generate([[1]] * 2, 1, seed=most)] == [most, most + 1]
+    with pytest.raises(dkv.SettingError, match=rf"seed={most} plus 2, for 3 prompts, must be below 2\*\*62"):
+        bare_lm.generate([[1]] * 3, 1, seed=most)
 
 
 def test_objects_do_for_specs(bare_lm: dkv.DiffusionLM) -> None:

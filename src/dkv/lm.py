@@ -114,21 +114,23 @@ class DiffusionLM:
         prompts: a text, a list of token ids, a conversation (a list of {"role": ..., "content": ...} messages, the
         user's last), or a list of those. A text goes through the chat template if there is one (chat=False: as it is),
         a conversation always. block_length: tokens per block, None = gen_length. steps: denoising steps over the
-        whole response, None = gen_length. seed: for all prompts, or one for each; None draws one. cache, decoder: specs
-        or objects; decoder None = the family's own; cache "auto" = both as `dkv tune` found them. stop_at_eos: finish a
-        sequence once all before its first end-of-text is decided (the text is the same); False fills the canvas.
-        cache_dtype: of keys and values, None = the model's. batch_size: prompts per batch; in float32 it never changes
-        a sequence's tokens. eos_penalty: taken from the logits of the tokens that end a text when a token is chosen;
-        min_tokens: the first positions of the response, at which none of them is chosen; grow: begin with one block,
-        and add the next one only when it is complete without an end of the text, up to gen_length (docs/lengths.md).
+        whole response, None = gen_length. seed: prompt i has seed + i, or give one for each; None draws one for each.
+        A result's own `seed`, for its prompt alone, makes it again. cache, decoder: specs or objects; decoder None =
+        the family's own; cache "auto" = both as `dkv tune` found them. stop_at_eos: finish a sequence once all before
+        its first end-of-text is decided (the text is the same); False fills the canvas. cache_dtype: of keys and
+        values, None = the model's. batch_size: prompts per batch; in float32 it never changes a sequence's tokens.
+        eos_penalty: taken from the logits of the tokens that end a text when a token is chosen; min_tokens: the first
+        positions of the response, at which none of them is chosen; grow: begin with one block, and add the next one
+        only when it is complete without an end of the text, up to gen_length (docs/lengths.md).
 
         Raises SettingError, SpecError and PromptError, each one line naming the argument, its value and the fix.
         """
+        each = listed(prompts)
         settings = self._settings(
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
-            cache_dtype, stop, eos_penalty, min_tokens, grow,
+            cache_dtype, stop, eos_penalty, min_tokens, grow, len(each),
         )  # fmt: skip
-        ids_of = [self._encode(p, chat, settings) for p in listed(prompts)]
+        ids_of = [self._encode(p, chat, settings) for p in each]
         seeds = settings.seeds(len(ids_of))
         if type(batch_size) is not int or batch_size < 1:
             raise SettingError(f"batch_size={batch_size!r} must be a whole number of at least 1")
@@ -352,6 +354,7 @@ class DiffusionLM:
         eos_penalty: float,
         min_tokens: int,
         grow: bool,
+        prompts: int = 1,
     ) -> Settings:
         if cache == AUTO:
             tuned = find_tuned(self.directory, self.name, self.quantize)
@@ -366,7 +369,7 @@ class DiffusionLM:
             top_p=top_p,
             top_k=top_k,
             cfg_scale=cfg_scale,
-            seed=seed_of(seed, self._draw),
+            seed=seed_of(seed, self._draw, prompts),
             cache=_policy(cache),
             decoder=_rule(self.model.config.default_decoder if decoder is None else decoder),
             stop_at_eos=stop_at_eos,

@@ -15,13 +15,16 @@ __all__ = ["Settings", "drawn_seed", "seed_of", "texts_of"]
 _HOTTEST = 1e6
 """Beyond any use; far enough from where float32 ends."""
 
+_SEEDS = 1 << 62
+"""How many seeds there are."""
+
 
 @dataclass(frozen=True)
 class Settings:
     """Checked settings; block_length, steps and seeds are filled in. Raises SettingError naming argument, value, fix.
 
     gen_length: response length; block_length: tokens per semi-autoregressive block; steps: denoising steps of the whole
-    response; seeds: one per prompt, or one for all; eos_penalty: taken from the logits of end-of-text ids when a token
+    response; seed: of the first prompt, of which each later one has the next number, or one per prompt; eos_penalty: taken from the logits of end-of-text ids when a token
     is chosen; min_tokens: first positions of the response at which none of them is; grow: a block's positions exist
     only once the block before it has ended without an end of the text.
     """
@@ -59,7 +62,7 @@ class Settings:
         self._check_sampling()
         self._check_endings()
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
-            if type(seed) is not int or not 0 <= seed < 1 << 62:
+            if type(seed) is not int or not 0 <= seed < _SEEDS:
                 raise SettingError(f"seed={seed!r} must be a whole number in [0, 2**62)")
 
     def _check_sampling(self) -> None:
@@ -92,9 +95,12 @@ class Settings:
         return self.gen_length // self.block_length
 
     def seeds(self, count: int) -> list[int]:
-        """One seed per prompt. Raises SettingError where the number given differs from `count`."""
+        """One seed per prompt, no two alike where one is given for all: its number plus the prompt's index. Raises
+        SettingError where the number of seeds given differs from `count`, or the last one is too large."""
         if isinstance(self.seed, int):
-            return [self.seed] * count
+            if self.seed + count > _SEEDS:
+                raise SettingError(f"seed={self.seed} plus {count - 1}, for {count} prompts, must be below 2**62")
+            return list(range(self.seed, self.seed + count))
         if len(self.seed) != count:
             raise SettingError(f"seed: {len(self.seed)} seeds for {count} prompts; give one, or one for each")
         return list(self.seed)
@@ -105,10 +111,12 @@ def drawn_seed() -> int:
     return secrets.randbits(32)
 
 
-def seed_of(seed: int | Sequence[int] | None, draw: Callable[[], int] = drawn_seed) -> int | tuple[int, ...]:
-    """The seed or seeds to use; None draws one."""
+def seed_of(
+    seed: int | Sequence[int] | None, draw: Callable[[], int] = drawn_seed, count: int = 1
+) -> int | tuple[int, ...]:
+    """The seed or seeds to use for `count` prompts; None draws one for each."""
     if seed is None:
-        return draw()
+        return draw() if count == 1 else tuple(draw() for _ in range(count))
     return tuple(seed) if isinstance(seed, Sequence) else seed
 
 

@@ -117,6 +117,20 @@ def test_batches_hold_what_may_share_a_call() -> None:
         assert [questions[i].size for i in batch] == sorted(questions[i].size for i in batch)
 
 
+def test_sampled_questions_share_no_noise(lm: dkv.DiffusionLM) -> None:
+    """Each draw of each prompt has a seed of its own, the same under every setting and in every batch; it makes the
+    answer again. Nothing is drawn at temperature 0."""
+    questions = [Question(prompt, 8, temperature=2.0, draw=draw) for prompt in ("a", "b") for draw in range(2)]
+    made = asker(lm).generate(questions, NONE)
+    seeds = [generation.seed for generation in made]
+    assert len(set(seeds)) == len(questions)
+    assert seeds[::-1] == [g.seed for g in asker(lm).generate(questions[::-1], SETTINGS[-1])]
+    (again,) = lm.generate("b", gen_length=8, temperature=2.0, seed=seeds[3], cache="none", decoder="confidence")
+    assert again.token_ids == made[3].token_ids
+    still = [replace(question, temperature=0.0) for question in questions]
+    assert [generation.seed for generation in asker(lm).generate(still, NONE)] == [0, 1, 0, 1]
+
+
 def test_draws_of_one_prompt_differ(lm: dkv.DiffusionLM) -> None:
     a = asker(lm)
     questions = [Question("a", 8, temperature=2.0, draw=n) for n in range(2)]

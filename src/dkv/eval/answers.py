@@ -17,7 +17,7 @@ from dkv.lm import DiffusionLM
 from dkv.version import installed_version
 from dkv.warmth import compiled_as
 
-__all__ = ["Asker", "common_of", "key_of", "record_of", "warm_up"]
+__all__ = ["Asker", "common_of", "key_of", "record_of", "seed_of_question", "warm_up"]
 
 _WARM_UP_LENGTH = 8
 
@@ -39,6 +39,16 @@ def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
 def key_of(question: Question, setting: Setting) -> str:
     """Under which an answer is kept: all that decides it, besides what the whole file has in common."""
     return digest(question.under(setting))
+
+
+def seed_of_question(seed: int, question: Question) -> int:
+    """The seed that a question is answered with. Sampled answers to different questions, and different draws of one,
+    must not share their noise: statistics take them to be independent. The same under every setting, which pairs them.
+    """
+    if not question.temperature:
+        return seed + question.draw
+    found = digest({"seed": seed, "prompt": question.prompt, "draw": question.draw})
+    return int(found, 16) >> 43  # of 96 bits; below 2**53, which every reader of JSON keeps whole
 
 
 def record_of(generation: Generation, seconds: float, cpu: float) -> dict[str, Any]:
@@ -94,7 +104,7 @@ class Asker:
             top_p=first.top_p,
             top_k=first.top_k,
             cfg_scale=setting.cfg_scale,
-            seed=[self.seed + q.draw for q in questions],
+            seed=[seed_of_question(self.seed, q) for q in questions],
             cache=setting.cache,
             decoder=setting.decoder,
             stop=first.stop,
