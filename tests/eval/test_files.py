@@ -53,8 +53,8 @@ def test_gsm8k_asks_the_question_and_checks_the_final_number(tmp_path: Path, nam
     ("text", "right"),
     [
         ("#### 1002", True), ("#### 1,002.00", True), ("#### $1002.", True), ("so 7\n#### 1002 pens", True),
-        ("#### 3\n#### 1002", True), ("The answer is 1,002.", True), ("1002 is it, not 7", False),
-        ("#### 1002\n#### 3", False), ("#### -1002", False), ("####", False), ("", False), ("no number", False),
+        ("#### 1002\n#### 3", True), ("The answer is 1,002.", True), ("1002 is it, not 7", False),
+        ("#### 3\n#### 1002", False), ("#### -1002", False), ("####", False), ("", False), ("no number", False),
     ],
 )  # fmt: skip
 def test_the_final_number(text: str, right: bool) -> None:
@@ -66,6 +66,8 @@ def test_the_final_number(text: str, right: bool) -> None:
     [
         f"Here:\n```python\n{WHOLE}\n```\nIt uses pi.", f"```\n{WHOLE}\n```", f"```python\n{WHOLE}", WHOLE,
         f"import os\n{WHOLE}", BODY, BODY + "\nprint(area(1))\ndef next_one(x:", f"```python\n{BODY}```",
+        f"```python3\n{WHOLE}\n```", f"```bash\npip install x\n```\n```python\n{WHOLE}\n```", f"~~~\n{WHOLE}\n~~~",
+        f"Here is the function:\n\n{WHOLE}\n\nIt uses pi.",
     ],
 )  # fmt: skip
 @needs_no_network

@@ -6,7 +6,6 @@ memory and files, and no network.
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from dkv.errors import SettingError
 from dkv.eval.files import read_records
 from dkv.eval.questions import Question, digest
 from dkv.eval.suite import Problem, Suite
+from dkv.tiny.tasks import extraction
 from dkv.tiny.tasks.sandbox import can_cut_network, passes
 
 __all__ = ["GEN_LENGTH", "check", "humaneval", "program_of"]
@@ -22,9 +22,6 @@ GEN_LENGTH = 512
 
 _FIELDS = ("prompt", "test", "entry_point")
 _ASKED = "Complete this Python function. Answer with the whole function in one code block.\n\n```python\n{}\n```"
-_FENCED = re.compile(r"```[^\S\n]*(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
-_NEXT = re.compile(r"^(?:def|class|if|print|assert|#|@|```)", re.MULTILINE)
-"""Where a completed body ends: the next thing at the left margin, as in the paper's stop sequences."""
 
 
 def humaneval(path: Path, count: int | None = None, execute: bool = False) -> Suite:
@@ -56,11 +53,4 @@ def check(record: dict[str, str], text: str) -> bool:
 def program_of(record: dict[str, str], text: str) -> str:
     """The whole program: the function of the text under what comes before it in the prompt, or the text as the
     function's body."""
-    head, entry = record["prompt"], f"def {record['entry_point']}("
-    blocks = _FENCED.findall(text)
-    code = next((block for block in blocks if entry in block), blocks[0] if blocks else text)
-    if entry in code:
-        # Imports and helpers of the prompt that the model did not repeat.
-        return f"{head[: head.rfind(entry)]}\n{code}"
-    end = _NEXT.search(code)
-    return head.rstrip("\n") + "\n" + (code[: end.start()] if end else code)
+    return extraction.program_of(record["prompt"], record["entry_point"], text)

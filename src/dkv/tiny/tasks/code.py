@@ -4,11 +4,13 @@ instruction to write the whole function)."""
 from __future__ import annotations
 
 import random
+import re
 import string
 from typing import Any
 
 from dkv.tiny.tasks.base import Example, Task
 from dkv.tiny.tasks.code_templates import TEMPLATES, Template
+from dkv.tiny.tasks.extraction import program_of
 from dkv.tiny.tasks.sandbox import passes
 from dkv.tiny.tasks.vocabulary import pool
 
@@ -85,12 +87,9 @@ def make(rng: random.Random, level: int) -> Example:
 
 def program(example: Example, text: str) -> str:
     """The whole program that an answer makes: a completion is put under the signature of its prompt."""
-    text = text.strip("\n")
-    if "def " in text:
-        return text
     head = example.prompt.split("\n", 1)[1] if "\n" in example.prompt else ""
-    body = text if text.startswith(" ") else f"    {text}"  # some detokenizers strip the first indent
-    return f"{head}\n{body}"
+    name = re.search(r"(\w+)\(", example.prompt)
+    return program_of(head, "" if name is None else name[1], text)
 
 
 def check(example: Example, text: str) -> bool:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 
 from dkv.tiny.tasks.base import Example, Task
+from dkv.tiny.tasks.numbers import marked_number
 from dkv.tiny.tasks.vocabulary import HOLDERS, ITEMS, NAMES
 
 GEN_LENGTH = 64
@@ -176,15 +177,10 @@ def make(rng: random.Random, level: int) -> Example:
     return Example("words", " ".join([*story.said, question]), answer, GEN_LENGTH, key)
 
 
-def final_number(text: str) -> str | None:
-    """The number after the last `####`, or None."""
-    found = re.findall(r"####\s*(-?\d+)", text)
-    return found[-1] if found else None
-
-
 def check(example: Example, text: str) -> bool:
-    """Exact match on the final number."""
-    return final_number(text) is not None and final_number(text) == final_number(example.answer)
+    """The number at the mark is the answer's."""
+    found = marked_number(text)
+    return found is not None and found == marked_number(example.answer)
 
 
 TASK = Task("words", make, check)
