@@ -334,7 +334,7 @@ class DiffusionLM:
         if self.quantize is not None:
             raise SettingError(f"quantize={self.quantize!r}: the published format has plain weights; load it without")
         kind = None if dtype is None else named_dtype("dtype", dtype)
-        save(model, self.directory, Path(directory), kind, parse_size(max_shard_size))
+        save(model, self.directory, Path(directory).expanduser(), kind, parse_size(max_shard_size))
 
     def _settings(
         self,

@@ -39,7 +39,7 @@ def load(
     cuda_graphs: bool = False,
     quantize: str | None = None,
 ) -> DiffusionLM:
-    """Load "tiny" (the embedded model), a directory with a published checkpoint, or a hub id like
+    """Load "tiny" (the embedded model), a directory with a published checkpoint (~ is one's home), or a hub id like
     "GSAI-ML/LLaDA-8B-Instruct" (@revision may follow), which is fetched once and then used from the cache.
 
     device: "auto" (a GPU where there is one), "cpu", "cuda", ...; dtype: "auto" (bfloat16 where the processor has it,

@@ -39,7 +39,7 @@ def test_it_is_found_by_its_architecture() -> None:
 
 
 def test_newer_programs_write_the_rotary_base_elsewhere() -> None:
-    raw = dream_config_of(rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    raw = dream_config_of(rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 500.0})
     assert configure(raw).rope_theta == 500.0
 
 

@@ -68,15 +68,12 @@ def test_the_second_time_asks_nothing(served: FakeHub, tmp_path: Path) -> None:
     assert served.log == []
 
 
-def test_a_cut_connection_goes_on_where_it_stopped(
-    served: FakeHub, tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # the client keeps whole chunks
+def test_a_cut_connection_goes_on_where_it_stopped(served: FakeHub, tmp_path: Path, published: Path) -> None:
     served.cut[FIRST] = 5500
     directory = client(served, tmp_path).directory(REPO)
     assert (directory / FIRST).read_bytes() == (published / FIRST).read_bytes()
     assert served.requests(f"GET /{REPO}/resolve/{COMMIT}/{FIRST}")[1:] == [
-        f"GET /{REPO}/resolve/{COMMIT}/{FIRST} bytes=5000-"
+        f"GET /{REPO}/resolve/{COMMIT}/{FIRST} bytes=5500-"
     ]
 
 
@@ -96,7 +93,6 @@ def test_the_content_network_gets_the_range_but_no_token(
     served: FakeHub, tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     with fake_hub(published) as network:
         served.elsewhere = network.endpoint
         network.cut[FIRST] = 5500
@@ -104,7 +100,7 @@ def test_the_content_network_gets_the_range_but_no_token(
     assert (directory / FIRST).read_bytes() == served.files[FIRST]
     assert served.tokens == {"Bearer hf_secret"}
     assert network.tokens == {None}
-    assert f"GET /{REPO}/resolve/{COMMIT}/{FIRST} bytes=5000-" in network.log
+    assert f"GET /{REPO}/resolve/{COMMIT}/{FIRST} bytes=5500-" in network.log
 
 
 def test_two_at_once_fetch_each_file_once(served: FakeHub, tmp_path: Path) -> None:
@@ -183,7 +179,8 @@ def test_an_incomplete_snapshot_is_completed(served: FakeHub, tmp_path: Path) ->
 
 
 def test_peeking_fetches_no_weights(served: FakeHub, tmp_path: Path) -> None:
-    directory, stored = client(served, tmp_path).peek(REPO)
+    peeked = client(served, tmp_path).peek(REPO)
+    directory, stored = peeked.directory, peeked.stored
     assert not list(directory.glob("*.safetensors"))
     assert stored["model.transformer.wte.weight"].shape == (272, 32)
     assert {tensor.dtype for tensor in stored.values()} == {"F32"}

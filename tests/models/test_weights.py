@@ -46,12 +46,19 @@ def only_pickle(directory: Path) -> None:
 
 
 def index_of(directory: Path, content: object) -> None:
+    """An index in place of the single file, which would come before it."""
+    (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def point_outside(directory: Path) -> None:
     save_file(tensors_of(CONFIG), directory.parent / "outside.safetensors")
     index_of(directory, {"weight_map": {NORM: "../outside.safetensors"}})
+
+
+def damage_index(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "model-00001-of-00001.safetensors")
+    (directory / "model.safetensors.index.json").write_text("{")
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -96,7 +103,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "index without a map": (lambda d: index_of(d, {"metadata": {}}), "has no weight_map"),
     "index of numbers": (lambda d: index_of(d, {"weight_map": {NORM: 3}}), "has no weight_map"),
     "index of an absent file": (lambda d: index_of(d, {"weight_map": {NORM: "gone.safetensors"}}), "gone.safetensors"),
-    "index is not JSON": (lambda d: (d / "model.safetensors.index.json").write_text("{"), "not valid JSON"),
+    "index is not JSON": (damage_index, "not valid JSON"),
     "damaged tokenizer": (
         lambda d: (d / "tokenizer.json").write_text("{}"),
         "tokenizer.json: is not a usable tokenizer",

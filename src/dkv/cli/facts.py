@@ -18,10 +18,13 @@ from dkv.loading import find_model
 from dkv.model import ModelConfig
 from dkv.models import architecture_of, named_architecture
 from dkv.models.fields import read_json
-from dkv.models.headers import Stored, problems_of, read_headers
+from dkv.models.headers import Stored, problems_of, read_headers, unknown_tensors
 from dkv.models.hub import Hub, is_hub_id
 from dkv.models.ids import complete_ids, with_ids
+from dkv.models.other_formats import read_config
 from dkv.models.quantized import check_kind
+from dkv.models.weight_files import INDEX, WeightFiles, find_files
+from dkv.regular_file import exists
 from dkv.tokens import load_tokenizer
 
 __all__ = ["Length", "facts_of"]
@@ -48,7 +51,8 @@ class Length:
 
 def facts_of(model: str, length: Length) -> dict[str, Any]:
     """Everything that is printed; what dkv cannot run is a fact too. Raises CheckpointError for damaged files."""
-    raw, directory, stored = _source(model)
+    source = _source(model)
+    raw, directory, stored = source.raw, source.directory, source.stored
     facts: dict[str, Any] = {"model": model, "architecture": named_architecture(raw), "unsupported": []}
     try:
         module = architecture_of(raw)
@@ -59,20 +63,41 @@ def facts_of(model: str, length: Length) -> dict[str, Any]:
     else:
         facts |= _of_config(config, module)
         facts["memory"] = _memory(config, module, length, length.dtype or _dtype(raw, stored))
-        facts["problems"] = _problems(config, module, directory, stored)
-    return {**facts, "weights": _weights(stored), **_of_tokenizer(directory)}
+        facts["problems"] = _problems(config, module, source)
+        facts["unsupported"] = _unsupported(config, module, stored)
+    ignored = [] if source.files is None else list(source.files.ignored)
+    chosen_by = None if source.files is None else source.files.chosen_by
+    return {**facts, "weights": _weights(stored), "ignored": ignored, "chosen_by": chosen_by, **_of_tokenizer(directory)}
 
 
-def _source(model: str) -> tuple[dict[str, Any], Path | None, Mapping[str, Stored]]:
-    """config.json; the directory if there is more than that; the tensors' headers, if there are any."""
+@dataclass(frozen=True)
+class _Source:
+    """config.json; the directory if there is more than that; the tensors' headers, if there are any, and which files
+    they are of; else perhaps why there are none."""
+
+    raw: dict[str, Any]
+    directory: Path | None
+    stored: Mapping[str, Stored]
+    files: WeightFiles | None = None
+    problem: str | None = None
+
+
+def _source(model: str) -> _Source:
     if is_hub_id(model):
-        directory, stored = Hub().peek(model)
-        return read_json(directory / "config.json"), directory, stored
-    if Path(model).is_file():
-        return read_json(Path(model)), None, {}
+        found = Hub().peek(model)
+        return _Source(read_config(found.directory), found.directory, found.stored, found.files, found.problem)
+    path = Path(model).expanduser()
+    if path.is_file() and path.suffix not in (".safetensors", ".gguf", ".bin", ".pt", ".pth"):
+        return _Source(read_json(path), None, {})
     directory = find_model(model)
-    there = any((*directory.glob("*.safetensors"), *directory.glob("*.safetensors.index.json")))
-    return read_json(directory / "config.json"), directory, read_headers(directory) if there else {}
+    raw = read_config(directory)
+    try:
+        files = find_files(directory)
+    except CheckpointError as error:
+        if any(name.suffix == ".safetensors" for name in directory.iterdir()) or exists(directory / INDEX):
+            raise
+        return _Source(raw, directory, {}, None, str(error))
+    return _Source(raw, directory, read_headers(directory), files)
 
 
 def _of_config(c: ModelConfig, module: ModuleType) -> dict[str, Any]:
@@ -90,17 +115,22 @@ def _of_config(c: ModelConfig, module: ModuleType) -> dict[str, Any]:
     }
 
 
-def _problems(c: ModelConfig, module: ModuleType, directory: Path | None, stored: Mapping[str, Stored]) -> list[str]:
+def _problems(c: ModelConfig, module: ModuleType, source: _Source) -> list[str]:
     """What is missing or misshapen; nothing where only a config was given."""
-    if directory is None:
+    if source.directory is None:
         return []
-    if not stored:
-        try:
-            read_headers(directory)
-        except CheckpointError as error:
-            return [str(error)]
-    found = list(islice(problems_of(stored, module.NAMES.shapes(c)), _MOST_PROBLEMS + 1))
+    if source.problem is not None:
+        return [source.problem]
+    found = list(islice(problems_of(source.stored, module.NAMES.shapes(c)), _MOST_PROBLEMS + 1))
     return found if len(found) <= _MOST_PROBLEMS else [*found[:_MOST_PROBLEMS], "and more"]
+
+
+def _unsupported(c: ModelConfig, module: ModuleType, stored: Mapping[str, Stored]) -> list[str]:
+    """What the weights hold that the model of the config does not have. (A tied head is compared when it is loaded.)"""
+    names = module.NAMES
+    known = {*islice((name for name, _ in names.shapes(c)), len(stored) + 1), *((names.head,) if c.tied else ())}
+    line = unknown_tensors(stored, known)
+    return [] if line is None else [line]
 
 
 def _weights(stored: Mapping[str, Stored]) -> dict[str, Any] | None:

@@ -61,6 +61,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         dtypes = ", ".join(f"{name} {_count(numbers)}" for name, numbers in weights["dtypes"].items())
         yield "weights", f"{weights['tensors']} tensors in {_plural(weights['files'], 'file')}: {dtypes}"
+    if facts["ignored"]:
+        yield "ignored", f"{', '.join(facts['ignored'])}; the model is in {facts['chosen_by']}"
     for problem in facts.get("problems", ()):
         yield "problem", problem
     yield "tokenizer", "yes" if facts["tokenizer"] else "no: token ids only"

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from dkv.errors import CheckpointError, UnsupportedModelError
-from dkv.models.fields import read_json
 from dkv.models.ids import with_ids
 from dkv.models.layers import Transformer
+from dkv.models.other_formats import read_config
 from dkv.models.refused import REFUSED
 from dkv.models.weights import Weights
 from dkv.parallel.team import Team
@@ -43,7 +43,7 @@ def load_model(
     Raises CheckpointError (missing, damaged, misshapen) and UnsupportedModelError (mathematics not implemented here),
     and SettingError where the model's heads cannot be shared out over the team, or its weights cannot be packed.
     """
-    raw = read_json(directory / "config.json")
+    raw = read_config(directory)
     module = architecture_of(raw)
     config = module.configure(with_ids(raw, directory))
     with Weights(directory, device, dtype) as weights:

@@ -1,79 +1,38 @@
-"""Fetching a repository's files into the hub's cache: resumed, verified, and only then visible.
+"""What a repository on the hub holds, and fetching files of it into the hub's cache: resumed, verified, and only then
+visible.
 
-The hub's own client starts a file again in every process and trusts what arrives. So the contents are fetched here, to
-the place where the client keeps them, and the client then only links them into a snapshot.
+The hub's own client starts a file again in every process and trusts what arrives. So contents are fetched here, to the
+place where the client keeps them, and appear there once their checksum was compared.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dkv.errors import HubError
+from dkv.models.headers import PREFIX, Stored, header_end, parse_header
+from dkv.models.hub_cache import COMMIT, HubCache
+from dkv.models.transfer import StalledError, beginning, receive
 
-__all__ = ["Remote", "explain", "fetch"]
+__all__ = ["Listing", "Remote", "RemoteFile", "explain"]
 
 _CHUNK = 1 << 22
+_MOST_LISTED = 1 << 26  # bytes of the answer
+_HEADER = 100_000  # bytes; almost every header is shorter
+_DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Remote:
-    """The files of a repository at a revision that match `patterns`."""
-
-    repo: str
-    revision: str
-    patterns: tuple[str, ...]
-    endpoint: str | None
-    cache: Path | None
-
-    @property
-    def root(self) -> Path:
-        """The cache."""
-        from huggingface_hub import constants
-
-        return self.cache or Path(constants.HF_HUB_CACHE)
-
-    @property
-    def folder(self) -> str:
-        """What the client calls this repository's folder in it."""
-        return f"models--{self.repo.replace('/', '--')}"
-
-    def cached(self) -> Path | None:
-        """The snapshot in the cache, None if there is none or one that is known to be incomplete. No request."""
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            return Path(self._snapshot(local=True))
-        except LocalEntryNotFoundError:
-            return None
-
-    def link(self) -> Path:
-        """Let the client link the contents in its cache into a snapshot."""
-        return Path(self._snapshot(local=False))
-
-    def _snapshot(self, local: bool) -> str:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
-
-        class Silent(tqdm):
-            """Its bar shows also where there is no terminal. (A class, whose methods older clients call.)"""
-
-            def __init__(self, *given: Any, **named: Any) -> None:
-                super().__init__(*given, **{**named, "disable": True})  # type: ignore[no-untyped-call]
-
-        place: str = snapshot_download(
-            self.repo, revision=self.revision, cache_dir=self.cache, endpoint=self.endpoint, local_files_only=local,
-            allow_patterns=list(self.patterns), tqdm_class=Silent,
-        )  # fmt: skip
-        return place
-
-
-@dataclass(frozen=True)
-class _File:
+class RemoteFile:
     """digest: SHA-256 of the content, or git's SHA-1 of a small file, in hexadecimal; size in bytes."""
 
     name: str
@@ -85,73 +44,128 @@ class _File:
         return path.stat().st_size == self.size and _digest(path, len(self.digest) == 64) == self.digest
 
 
-def fetch(remote: Remote) -> Path:
-    """Fetch what is not in the cache; the snapshot's directory. Raises HubError and the client's own errors."""
-    from huggingface_hub import HfApi
+@dataclass(frozen=True)
+class Listing:
+    """The files of a repository's top directory at a commit, by name."""
 
-    info = HfApi(endpoint=remote.endpoint).model_info(remote.repo, revision=remote.revision, files_metadata=True)
-    files = [f for f in info.siblings or () if any(fnmatchcase(f.rfilename, pattern) for pattern in remote.patterns)]
-    if not any(f.rfilename == "config.json" for f in files):
-        raise HubError(f"model={remote.repo!r}: holds no config.json on the hub; give a model's repository")
-    for file in files:
-        digest = file.lfs.sha256 if file.lfs is not None else file.blob_id
-        if digest is not None and file.size is not None:
-            _fetch_file(remote, _File(file.rfilename, digest, file.size), info.sha or remote.revision)
-    directory = remote.link()
-    if info.sha not in (None, directory.name):
-        raise HubError(f"model={remote.repo!r}: changed on the hub while it was fetched; load it again")
-    return directory
+    commit: str
+    files: Mapping[str, RemoteFile]
 
 
-def _fetch_file(remote: Remote, file: _File, commit: str) -> None:
-    """Put one file's content into the cache, unless it is there. Raises HubError and the client's own errors."""
-    from filelock import FileLock
+@dataclass(frozen=True)
+class Remote:
+    """A repository at a revision; endpoint and cache None = as huggingface_hub's environment variables say."""
 
-    blob = remote.root / remote.folder / "blobs" / file.digest
-    lock = remote.root / ".locks" / remote.folder / f"{file.digest}.lock"
-    if blob.exists():
-        return
-    for directory in (blob.parent, lock.parent):
-        directory.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        if blob.exists():  # another process was faster
-            return
-        part = blob.with_name(f"{file.digest}.dkv.incomplete")
-        _receive(remote, file, commit, part)
-        if not file.is_in(part):
+    repo: str
+    revision: str
+    endpoint: str | None
+    root: Path | None
+
+    @cached_property
+    def cache(self) -> HubCache:
+        """Its place in the cache."""
+        from huggingface_hub import constants
+
+        return HubCache((self.root or Path(constants.HF_HUB_CACHE)) / f"models--{self.repo.replace('/', '--')}")
+
+    def listing(self, revision: str) -> Listing:
+        """What the hub says that there is. Raises HubError, StalledError and the client's own errors."""
+        from huggingface_hub import constants
+        from huggingface_hub.utils import validate_repo_id
+
+        validate_repo_id(self.repo)
+        base = self.endpoint or constants.ENDPOINT
+        url = f"{base}/api/models/{self.repo}/revision/{quote(revision, safe='')}?blobs=true"
+        answer = beginning(url, _MOST_LISTED, constants.HF_HUB_ETAG_TIMEOUT)
+        try:
+            return _listed(json.loads(answer))
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+            raise HubError(
+                f"model={self.repo!r}: {base} does not answer as a hub does (a web page, perhaps); check HF_ENDPOINT"
+            ) from None
+
+    def header(self, listing: Listing, name: str) -> dict[str, Stored]:
+        """The tensors of a safetensors file, whose beginning alone is fetched. Raises as `listing` and `parse_header`."""
+        from huggingface_hub import constants
+
+        url, size = self._url(listing, name), listing.files[name].size
+
+        def first(count: int) -> bytes:
+            ask = {"Range": f"bytes=0-{count}"}
+            return beginning(url, count, constants.HF_HUB_DOWNLOAD_TIMEOUT, ask)
+
+        data = first(_HEADER)
+        end = header_end(Path(name), data[:512] if len(data) >= PREFIX else data, size)
+        return parse_header(Path(name), data if len(data) >= end else first(end), size)
+
+    def fetch(self, listing: Listing, name: str) -> Path:
+        """One file's content in the cache, fetched unless it is there. Raises HubError and the client's own errors."""
+        from filelock import FileLock
+
+        file = listing.files[name]
+        blob = self.cache.blob(file.digest)
+        lock = self.cache.folder.parent / ".locks" / self.cache.folder.name / f"{file.digest}.lock"
+        if _is_whole(blob, file):
+            return blob
+        for directory in (blob.parent, lock.parent):
+            directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            if not _is_whole(blob, file):  # another process may have been faster
+                part = blob.with_name(f"{file.digest}.dkv.incomplete")
+                self._receive(listing, file, part)
+                if not file.is_in(part):
+                    part.unlink()
+                    raise HubError(
+                        f"model={self.repo!r}: {file.name} arrived damaged (wrong checksum) and was removed; load it again"
+                    )
+                part.replace(blob)
+        return blob
+
+    def _url(self, listing: Listing, name: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(self.repo, name, revision=listing.commit, endpoint=self.endpoint)
+
+    def _receive(self, listing: Listing, file: RemoteFile, part: Path) -> None:
+        """Append to `part` what it lacks, with a progress bar on a terminal."""
+        from huggingface_hub import constants
+        from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+        if part.exists() and part.stat().st_size > file.size:
             part.unlink()
-            raise HubError(
-                f"model={remote.repo!r}: {file.name} arrived damaged (wrong checksum) and was removed; load it again"
-            )
-        part.replace(blob)
-
-
-def _receive(remote: Remote, file: _File, commit: str, part: Path) -> None:
-    """Append to `part` what it lacks, with a progress bar on a terminal. The client goes on after a cut connection."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
-
-    if part.exists() and part.stat().st_size > file.size:
-        part.unlink()
-    with part.open("ab") as out:
-        needed, free = file.size - out.tell(), shutil.disk_usage(part.parent).free
-        if free < needed:
-            raise HubError(
-                f"model={remote.repo!r}: {file.name} needs {needed} bytes, {part.parent} has {free}; "
-                "free some, or set HF_HOME to another disk"
-            )
-        url = hf_hub_url(remote.repo, file.name, revision=commit, endpoint=remote.endpoint)
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-        while True:
+        with part.open("ab") as out:
+            needed, free = file.size - out.tell(), shutil.disk_usage(part.parent).free
+            if free < needed:
+                raise HubError(
+                    f"model={self.repo!r}: {file.name} needs {needed} bytes, {part.parent} has {free}; "
+                    "free some, or set HF_HOME to another disk"
+                )
             begin = out.tell()
-            try:
-                http_get(url, out, resume_size=begin, headers=headers, expected_size=file.size,
-                         displayed_filename=file.name)  # fmt: skip
-                return
-            except Exception:  # of whichever HTTP library the client's release uses
-                if out.tell() <= begin:  # older releases give up on a cut connection: go on while there is progress
-                    raise
+            with tqdm(total=file.size, initial=begin, unit="B", unit_scale=True, desc=file.name, disable=None) as bar:
+                try:
+                    receive(self._url(listing, file.name), out, file.size, constants.HF_HUB_DOWNLOAD_TIMEOUT, bar.update)
+                except EOFError:
+                    pass  # the checksum will not be right
+
+
+def _listed(answer: Any) -> Listing:
+    """The hub's answer. Raises KeyError, TypeError and ValueError for what is none."""
+    commit, files = answer["sha"], {}
+    for entry in answer["siblings"]:
+        name, lfs = entry["rfilename"], entry.get("lfs") or {}
+        digest, size = lfs.get("sha256") or entry.get("blobId"), lfs.get("size", entry.get("size"))
+        if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
+            continue
+        if not _DIGEST.fullmatch(digest) or type(size) is not int or size < 0:
+            raise ValueError(name)
+        files[name] = RemoteFile(name, digest, size)
+    if not COMMIT.fullmatch(commit):
+        raise ValueError(commit)
+    return Listing(commit, files)
+
+
+def _is_whole(blob: Path, file: RemoteFile) -> bool:
+    return blob.is_file() and blob.stat().st_size == file.size
 
 
 def _digest(path: Path, sha256: bool) -> str:
@@ -183,5 +197,10 @@ def explain(model: str, error: Exception) -> HubError:
         return HubError(f"model={model!r}: the hub answered with status {status}; try again later")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubError(f"model={model!r}: is not in the cache, and HF_HUB_OFFLINE is set; unset it to fetch the model")
+    if isinstance(error, StalledError):
+        return HubError(
+            f"model={model!r}: the hub does not answer in time ({error}; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT "
+            "change that); try again, check HF_ENDPOINT, or give a directory"
+        )
     reason = " ".join(str(error).split()) or type(error).__name__
     return HubError(f"model={model!r}: cannot be fetched from the hub ({reason}); try again, or give a directory")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dkv.errors import CheckpointError, UnsupportedModelError
+from dkv.errors import CheckpointError
 from dkv.model import ModelConfig
+from dkv.models.config_keys import check_switches, rope_theta
 from dkv.models.fields import MOST_LAYERS, Fields
 from dkv.models.naming import Names
 
@@ -45,6 +46,7 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
     """Read a published config.json. Raises UnsupportedModelError and CheckpointError, naming the key."""
     fields = Fields(raw)
     fields.require(_REQUIRED, "Dream")
+    check_switches(raw, "Dream", _REQUIRED.keys())
     width, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     kv_heads = fields.size("num_key_value_heads", heads)
     head_dim = fields.size("head_dim", max(width // heads, 1))
@@ -66,25 +68,12 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
         vocab=vocab,
         context=fields.size("max_position_embeddings"),
         norm_eps=fields.number("rms_norm_eps", 1e-6),
-        rope_theta=_theta(raw, fields),
+        rope_theta=rope_theta(raw, "Dream", 10000.0),
         mask_id=fields.ids("mask_token_id", vocab)[0],
         eos_ids=eos_ids,
         pad_id=fields.ids("pad_token_id", vocab, default=eos_ids[0])[0],
         shift=1,
-        tied=bool(raw.get("tie_word_embeddings", False)),
+        tied=fields.flag("tie_word_embeddings", False),
         default_decoder="entropy",
     )
 
-
-def _theta(raw: dict[str, Any], fields: Fields) -> float:
-    """The base of the rotary angles: a key of its own, or in `rope_parameters` as newer programs write it. Raises
-    UnsupportedModelError for any scaling of positions."""
-    for key in ("rope_scaling", "rope_parameters"):
-        value = raw.get(key)
-        kind = value.get("rope_type", value.get("type")) if isinstance(value, dict) else value
-        if kind not in (None, "default"):
-            raise UnsupportedModelError(f"config.json: {key}={value!r} is not supported; Dream has no scaling")
-    newer = raw.get("rope_parameters")
-    if isinstance(newer, dict) and "rope_theta" in newer:
-        return Fields(newer).number("rope_theta", 10000.0)
-    return fields.number("rope_theta", 10000.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dkv.errors import CheckpointError, UnsupportedModelError
+from dkv.regular_file import read_known
 
 __all__ = ["MOST_LAYERS", "Fields", "read_json"]
 
@@ -17,16 +18,30 @@ MOST_LAYERS = 4096
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises CheckpointError."""
+    """The JSON object in a file. Raises CheckpointError, also for a key that stands twice with two values."""
+    content = read_known(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); is this a checkpoint directory?") from None
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=_without_repeats)
+    except _Repeated as error:
+        raise CheckpointError(f"{path}: names the key {error.args[0]!r} twice, with two values; fetch it again") from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: is not valid JSON; fetch the file again") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds {type(value).__name__}, not an object; fetch the file again")
     return value
+
+
+class _Repeated(Exception):
+    """A key that stands twice in an object, with two values."""
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if repr(found[key]) != repr(value):
+                raise _Repeated(key)
+    return found
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,14 @@ class Fields:
                 raise UnsupportedModelError(
                     f"config.json: {key}={value!r} is not supported; {family} has {allowed[0]!r}"
                 )
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A bool."""
+        value = self.raw.get(key)
+        value = default if value is None else value
+        if type(value) is not bool:
+            raise CheckpointError(f"config.json: {key}={value!r} must be true or false")
+        return value
 
     def size(self, key: str, default: int | None = None, most: int = (1 << 31) - 1) -> int:
         """A positive int, at most `most`."""

@@ -1,22 +1,45 @@
-"""What a checkpoint's safetensors files say that they hold, read from their headers alone: no tensor is touched."""
+"""What a checkpoint's safetensors files say that they hold, read from their headers alone: no tensor is touched.
+
+A file is eight bytes with the length of the header, the header (JSON: dtype, shape and span of each tensor), and the
+tensors without gaps or overlaps. All of that is checked here, before anything is mapped or allocated.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+import os
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
+from typing import Any
 
 from dkv.errors import CheckpointError
-from dkv.models.fields import read_json
+from dkv.models.weight_files import INDEX, WeightFiles, find_files
+from dkv.regular_file import foreign_format, open_file
 
-__all__ = ["Shape", "Stored", "indexed_files", "problems_of", "read_headers"]
+__all__ = ["PREFIX", "Shape", "Stored", "header_end", "merge", "parse_header", "problems_of", "read_headers",
+           "unknown_tensors"]  # fmt: skip
 
 Shape = tuple[int, ...]
 
+PREFIX = 8
+"""Bytes of the header's length, little-endian."""
+
+_FIRST = 512  # enough to see what another kind of file is
+_MOST_HEADER = 100_000_000  # as in the format's own library
+_MOST_DIMENSIONS = 64
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_MOST_NAMED = 4
+_COMPUTED = re.compile(r"(.*\.)?(rotary\w*\.)?((original_)?inv_freq|(cos|sin)_cached|position_ids|masked_bias)")
+"""Buffers that older programs stored, though they follow from the config."""
+
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
+    "C64": 64,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,16 +57,38 @@ class Stored:
 
 
 def read_headers(directory: Path) -> dict[str, Stored]:
-    """Every tensor of a directory's files by name. Raises CheckpointError for what is missing or damaged."""
+    """Every tensor of a directory's model by name. Raises CheckpointError for what is missing, damaged or ambiguous."""
+    chosen = find_files(directory)
+    return merge(directory, chosen, (_read_header(directory / file) for file in chosen.files))
+
+
+def merge(directory: Path, chosen: WeightFiles, headers: Iterable[Mapping[str, Stored]]) -> dict[str, Stored]:
+    """The tensors of all files together. Raises CheckpointError where two files hold the same tensor, or the index says
+    something else than the files."""
     found: dict[str, Stored] = {}
-    for file in _files(directory):
-        path = directory / file
-        try:
-            found |= _header(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            line = " ".join(str(error).split())
-            raise CheckpointError(f"{path}: is not a complete safetensors file ({line}); fetch it again") from None
+    for header in headers:
+        for name, tensor in header.items():
+            if name in found:
+                raise CheckpointError(
+                    f"tensor {name!r} is in {found[name].path} and in {tensor.path}; remove the file that is not the model"
+                )
+            found[name] = tensor
+    if chosen.weight_map is not None:
+        _check_map(directory / INDEX, chosen.weight_map, found)
     return found
+
+
+def _check_map(index: Path, weight_map: Mapping[str, str], found: Mapping[str, Stored]) -> None:
+    for name, file in weight_map.items():
+        if name not in found:
+            raise CheckpointError(f"{index}: says that {file} holds {name!r}, which it does not; fetch both again")
+        if found[name].path.name != file:
+            raise CheckpointError(
+                f"{index}: says that {file} holds {name!r}, which is in {found[name].path.name}; fetch the files again"
+            )
+    for name, tensor in found.items():
+        if name not in weight_map:
+            raise CheckpointError(f"{index}: does not list {name!r}, which is in {tensor.path.name}; fetch both again")
 
 
 def problems_of(stored: Mapping[str, Stored], wanted: Iterable[tuple[str, Shape]]) -> Iterator[str]:
@@ -58,31 +103,103 @@ def problems_of(stored: Mapping[str, Stored], wanted: Iterable[tuple[str, Shape]
             yield f"{tensor.path}: tensor {name!r} is stored as {tensor.dtype}; only plain floats are supported"
 
 
-def _header(path: Path) -> dict[str, Stored]:
-    """The library checks the header against the file's size and for holes, before anything is allocated for it."""
-    with safe_open(path, framework="pt") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        return {name: Stored(path, s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+def unknown_tensors(stored: Mapping[str, Stored], known: Collection[str]) -> str | None:
+    """A line about the stored tensors that a model without them leaves out, though they may change what it computes;
+    None where there are none but buffers that every program computes itself."""
+    others = sorted(name for name in stored.keys() - set(known) if not _COMPUTED.fullmatch(name))
+    if not others:
+        return None
+    listed = ", ".join(map(repr, others[:_MOST_NAMED])) + (f" and {len(others) - _MOST_NAMED} more" if others[_MOST_NAMED:] else "")
+    return (
+        f"{stored[others[0]].path}: holds tensors that the model of config.json does not have ({listed}); dkv would leave "
+        "them out, and compute something else than the model they belong to"
+    )
 
 
-def _files(directory: Path) -> list[str]:
-    """The names of the files that hold tensors. Raises CheckpointError."""
-    index = directory / "model.safetensors.index.json"
-    files = indexed_files(index) if index.is_file() else sorted(path.name for path in directory.glob("*.safetensors"))
-    if files:
-        return files
-    if any((*directory.glob("*.bin"), *directory.glob("*.pt"), *directory.glob("*.pth"))):
-        raise CheckpointError(
-            f"{directory}: has only pickled weights, which dkv never loads; convert them to safetensors"
-        )
-    raise CheckpointError(f"{directory}: has no *.safetensors")
+def _read_header(path: Path) -> dict[str, Stored]:
+    with open_file(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(_FIRST)
+            rest = file.read(max(header_end(path, start, size) - len(start), 0))
+        except OSError as error:
+            raise _damaged(path, error.strerror or str(error)) from None
+    return parse_header(path, start + rest, size)
 
 
-def indexed_files(index: Path) -> list[str]:
-    """The files that an index names. Raises CheckpointError."""
-    listed = read_json(index).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-        raise CheckpointError(f"{index}: has no weight_map of file names; fetch the file again")
-    if any(Path(file).name != file for file in listed.values()):
-        raise CheckpointError(f"{index}: names files outside its own directory; fetch the file again")
-    return sorted(set(listed.values()))
+def header_end(path: Path, start: bytes, size: int) -> int:
+    """How many bytes of a file of `size` bytes that begins with `start` the header and its length take.
+
+    Raises CheckpointError for what is no safetensors file.
+    """
+    foreign = foreign_format(start)
+    length = int.from_bytes(start[:PREFIX], "little")
+    if len(start) < PREFIX or not 0 < length <= min(_MOST_HEADER, size - PREFIX):
+        if size and foreign is not None:
+            raise CheckpointError(f"{path}: {foreign}")
+        raise _damaged(path, f"a header of {length} bytes in a file of {size}")
+    return PREFIX + length
+
+
+def parse_header(path: Path, data: bytes, size: int) -> dict[str, Stored]:
+    """The tensors of a file of `size` bytes from its first bytes, all of the header among them.
+
+    Raises CheckpointError for what is no whole safetensors file, each tensor in a place of its own.
+    """
+    end = header_end(path, data, size)
+    if len(data) < end:
+        raise _damaged(path, "the header is cut")
+    try:
+        header = json.loads(data[PREFIX:end].decode("utf-8"), object_pairs_hook=_unique)
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        spans = sorted((*_span(name, entry), name) for name, entry in tensors.items())
+        _check_spans(spans, size - end)
+    except (ValueError, RecursionError, AttributeError) as error:
+        line = " ".join(str(error).split()) if type(error) is ValueError else "the header is not valid JSON"
+        raise _damaged(path, line) from None
+    return {name: Stored(path, entry["dtype"], tuple(entry["shape"])) for name, entry in tensors.items()}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the header names {twice!r} twice")
+    return found
+
+
+def _span(name: str, entry: Any) -> tuple[int, int]:
+    """First byte of a tensor and the one after its last. Raises ValueError where it does not fit dtype and shape."""
+    dtype, shape, offsets = (entry.get(k) if isinstance(entry, dict) else None for k in ("dtype", "shape", "data_offsets"))
+    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise ValueError(f"tensor {name!r} has no dtype, shape and data_offsets")
+    begin, end = offsets
+    if dtype not in _BITS:
+        raise ValueError(f"tensor {name!r} has the unknown dtype {dtype!r}")
+    if len(shape) > _MOST_DIMENSIONS or 8 * (end - begin) != _BITS[dtype] * prod(shape):
+        raise ValueError(f"tensor {name!r} does not fit its data_offsets")
+    return begin, end
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
+
+
+def _check_spans(spans: Collection[tuple[int, int, str]], size: int) -> None:
+    """The tensors, in their order, fill `size` bytes. Raises ValueError."""
+    filled, before = 0, ""
+    for begin, end, name in spans:
+        if begin < filled:
+            raise ValueError(f"tensors {before!r} and {name!r} overlap")
+        if begin > filled:
+            raise ValueError(f"bytes {filled} to {begin} belong to no tensor")
+        filled, before = end, name
+    if filled > size:
+        raise ValueError(f"its tensors need {filled} bytes, it has {size}: truncated")
+    if filled < size:
+        raise ValueError(f"{size - filled} bytes after the last tensor belong to no tensor")
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{path}: is not a complete safetensors file ({why}); fetch it again")

@@ -6,47 +6,72 @@ into the cache only after its checksum was verified; a download that was cut goe
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from dkv.errors import CheckpointError
-from dkv.models.download import Remote, explain, fetch
-from dkv.models.headers import Stored, indexed_files, read_headers
+from dkv.errors import CheckpointError, HubError, UnsupportedModelError
+from dkv.models.download import Listing, Remote, explain
+from dkv.models.fields import read_json
+from dkv.models.headers import Stored, merge, read_headers
+from dkv.models.other_formats import missing_config
+from dkv.models.weight_files import INDEX, WeightFiles, choose_files, find_files
+from dkv.regular_file import exists, expanded
 
-__all__ = ["Hub", "find_directory", "is_hub_id"]
+__all__ = ["Hub", "Peeked", "find_directory", "is_hub_id"]
 
 _SMALL = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt",
-          "added_tokens.json", "chat_template.jinja", "*.safetensors.index.json", "LICENSE*")  # fmt: skip
-_ALL = (*_SMALL, "*.safetensors")
+          "added_tokens.json", "chat_template.jinja", "LICENSE*")  # fmt: skip
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[\w])?"
 _ID = re.compile(rf"({_PART}/{_PART})(?:@([\w.][\w./-]*))?")
 
 
 def find_directory(model: str | Path) -> Path:
-    """The directory that holds a model's files; a hub id is fetched if it is not in the cache.
+    """The directory that holds a model's files, ~ being one's home; a hub id is fetched if it is not in the cache.
 
     Raises CheckpointError for what is neither a directory nor looks like a hub id, and HubError.
     """
     text = str(model)
-    if _is_directory(text):
-        return Path(model)
+    path = expanded(model)
+    if path is not None and path.is_dir():
+        return path
     if isinstance(model, str) and is_hub_id(model):
         return Hub().directory(model)
+    if path is not None and exists(path):
+        raise CheckpointError(f"model={text!r}: no such directory, but {_what(path)}")
     raise CheckpointError(
         f"model={text!r}: no such directory; give 'tiny', a checkpoint directory or a hub id like 'owner/name'"
     )
 
 
+def _what(path: Path) -> str:
+    """What stands at a path that is no directory, and what to give instead."""
+    if path.suffix == ".gguf":
+        return "a GGUF file, which dkv does not read yet; give a directory with the safetensors checkpoint"
+    if path.is_symlink() and not path.exists():
+        return f"a link to {os.readlink(path)}, which does not exist; give a checkpoint directory"
+    return f"a file; give the directory that holds it, {str(path.parent)!r}"
+
+
 def is_hub_id(model: str) -> bool:
     """Whether a text means a model on the hub: it looks like an id, and nothing here has that path."""
-    return _ID.fullmatch(model) is not None and not Path(model).exists()
+    return _ID.fullmatch(model) is not None and not exists(Path(model))
 
 
-def _is_directory(text: str) -> bool:
-    return text != "" and "\0" not in text and Path(text).is_dir()
+@dataclass(frozen=True)
+class Peeked:
+    """What `Hub.peek` found. directory: everything but perhaps the weights; stored: what the weights' headers say, empty
+    where there are none to load, which `problem` then explains; files: which they are."""
+
+    directory: Path
+    stored: Mapping[str, Stored]
+    files: WeightFiles | None
+    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -57,47 +82,112 @@ class Hub:
     cache: Path | None = None
 
     def directory(self, model: str) -> Path:
-        """All that loading needs of `owner/name[@revision]`. A complete snapshot in the cache is used without a
-        request, also where its branch has moved on. Raises HubError."""
+        """All that loading needs of `owner/name[@revision]`. A snapshot in the cache that is known to be complete is used
+        without a request, also where its branch has moved on. Raises HubError, and CheckpointError for a repository
+        whose weights cannot be used."""
         with _explained(model):
-            return self._snapshot(model, _ALL)
+            remote = self._remote(model)
+            cached, listing = self._found(remote, model)
+            if listing is None:
+                return cached
+            files = self._choose(remote, listing)
+            return self._complete(remote, listing, [*_small(listing), *_weights(listing, files)])
 
-    def peek(self, model: str) -> tuple[Path, dict[str, Stored]]:
-        """A directory with everything but perhaps the weights, and what the weights' headers say; no headers where
-        there are no safetensors. Raises HubError, and CheckpointError for what is damaged."""
+    def peek(self, model: str) -> Peeked:
+        """What `directory` would load, without fetching weights. Raises as `directory` does."""
         with _explained(model):
-            cached = self._cached(self._remote(model, _ALL))
-            if cached is not None:
-                return cached, read_headers(cached)
-            directory = self._snapshot(model, _SMALL)
-            return directory, self._headers(model, directory)
-
-    def _remote(self, model: str, patterns: tuple[str, ...]) -> Remote:
-        return Remote(*_parsed(model), patterns, self.endpoint, self.cache)
-
-    def _cached(self, remote: Remote) -> Path | None:
-        """A snapshot in the cache, perhaps another program's, if it has what loading needs."""
-        cached = remote.cached()
-        return cached if cached is not None and _whole(cached, weights=remote.patterns == _ALL) else None
-
-    def _snapshot(self, model: str, patterns: tuple[str, ...]) -> Path:
-        remote = self._remote(model, patterns)
-        return self._cached(remote) or fetch(remote)
-
-    def _headers(self, model: str, directory: Path) -> dict[str, Stored]:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import EntryNotFoundError
-
-        api, (repo, revision) = HfApi(endpoint=self.endpoint), _parsed(model)
-        index = directory / "model.safetensors.index.json"
-        found: dict[str, Stored] = {}
-        for file in indexed_files(index) if index.is_file() else ["model.safetensors"]:
+            remote = self._remote(model)
+            cached, listing = self._found(remote, model)
+            if listing is None:
+                return Peeked(cached, read_headers(cached), find_files(cached), None)
+            directory = self._complete(remote, listing, _small(listing))
             try:
-                header = api.parse_safetensors_file_metadata(repo, file, revision=revision)
-            except EntryNotFoundError:  # pickled weights only, perhaps: a fact, and no damage
-                return {}
-            found |= {n: Stored(Path(file), t.dtype, tuple(t.shape)) for n, t in header.tensors.items()}
-        return found
+                files = self._choose(remote, listing)
+            except CheckpointError as error:
+                if any(name.endswith(".safetensors") for name in listing.files):
+                    raise
+                return Peeked(directory, {}, None, str(error))
+            headers = (remote.header(listing, name) for name in files.files)
+            return Peeked(directory, merge(Path(model), files, headers), files, None)
+
+    def _remote(self, model: str) -> Remote:
+        return Remote(*_parsed(model), self.endpoint, self.cache)
+
+    def _found(self, remote: Remote, model: str) -> tuple[Path, Listing | None]:
+        """A snapshot that is all there is, with None; else where one would be, and what the hub says that there is."""
+        cached = remote.cache.snapshot(remote.revision)
+        declared = None if cached is None else remote.cache.declared(cached.name)
+        if cached is not None and declared is not None and not _absent(cached, declared):
+            return cached, None
+        try:
+            return cached or Path(), self._listing(remote, cached)
+        except Exception as error:
+            if cached is None:
+                raise
+            lacking = _absent(cached, declared) if declared is not None else _needed(cached)
+            if not lacking:  # as complete as can be seen without the hub
+                return cached, None
+            reason = str(error) if isinstance(error, HubError) else str(explain(model, error)).partition(": ")[2]
+            raise HubError(
+                f"model={model!r}: its snapshot in the cache lacks {', '.join(lacking)}, and cannot be completed: {reason}; "
+                f"`hf download {remote.repo}` where there is a connection, or load {cached} as it is"
+            ) from None
+
+    def _listing(self, remote: Remote, cached: Path | None) -> Listing:
+        """Of the commit that is in the cache, if it is still there: what is new on the branch is not asked for."""
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        if cached is not None:
+            with suppress(RevisionNotFoundError):
+                return remote.listing(cached.name)
+        return remote.listing(remote.revision)
+
+    def _choose(self, remote: Remote, listing: Listing) -> WeightFiles:
+        def read_index() -> Mapping[str, Any]:
+            return read_json(remote.fetch(listing, INDEX))
+
+        return choose_files(f"model={remote.repo!r}", listing.files.keys(), read_index)
+
+    def _complete(self, remote: Remote, listing: Listing, names: list[str]) -> Path:
+        """The snapshot with `names`, fetched where they are missing."""
+        if "config.json" not in listing.files:
+            found = missing_config("config.json", f"model={remote.repo!r}", listing.files.keys())
+            if isinstance(found, UnsupportedModelError):
+                raise found
+            raise HubError(f"model={remote.repo!r}: holds no config.json on the hub; give a model's repository")
+        for name in names:
+            remote.fetch(listing, name)
+        digests = {name: listing.files[name].digest for name in names}
+        place = remote.cache.link(remote.revision, listing.commit, digests)
+        if any(name.endswith(".safetensors") for name in names):
+            remote.cache.declare(listing.commit, names)
+        return place
+
+
+def _small(listing: Listing) -> list[str]:
+    return [name for name in listing.files if any(fnmatchcase(name, pattern) for pattern in _SMALL)]
+
+
+def _weights(listing: Listing, files: WeightFiles) -> list[str]:
+    return [*files.files, *([INDEX] if files.weight_map is not None else [])]
+
+
+def _absent(directory: Path, names: Iterable[str]) -> list[str]:
+    """Which of the names are not there, or links to nothing."""
+    return [name for name in names if not (directory / name).is_file()]
+
+
+def _needed(directory: Path) -> list[str]:
+    """What a snapshot surely lacks, as far as can be seen without knowing what the repository has."""
+    lacking = _absent(directory, ["config.json", "tokenizer_config.json"])
+    if len(_absent(directory, ["tokenizer.json", "vocab.json"])) == 2:
+        lacking.append("tokenizer.json")
+    present = [entry.name for entry in directory.iterdir() if entry.is_file()]
+    try:
+        choose_files(str(directory), present, lambda: read_json(directory / INDEX))
+    except CheckpointError:
+        lacking.append("weights")
+    return lacking
 
 
 @contextmanager
@@ -114,16 +204,6 @@ def _explained(model: str) -> Iterator[None]:
 def _parsed(model: str) -> tuple[str, str]:
     """Repository and revision. Raises CheckpointError."""
     match = _ID.fullmatch(model)
-    if match is None:
+    if match is None or ".." in (match[2] or "").split("/"):
         raise CheckpointError(f"model={model!r}: is no hub id like 'owner/name' or 'owner/name@revision'")
     return match[1], match[2] or "main"
-
-
-def _whole(directory: Path, weights: bool) -> bool:
-    """Whether a directory has a config, and all the weights if those are asked for."""
-    if not (directory / "config.json").is_file():
-        return False
-    index = directory / "model.safetensors.index.json"
-    if not weights or not index.is_file():
-        return not weights or any(directory.glob("*.safetensors"))
-    return all((directory / file).is_file() for file in indexed_files(index))

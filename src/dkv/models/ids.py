@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dkv.errors import CheckpointError
+from dkv.models.config_keys import flat_config
 from dkv.models.fields import read_json
+from dkv.regular_file import exists
 from dkv.tokens import TURN_ENDS, added_tokens
 
 __all__ = ["complete_ids", "with_ids"]
@@ -28,7 +30,7 @@ _PUBLISHED = {
 def with_ids(raw: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """`complete_ids` with what the directory's other files say. Raises CheckpointError."""
     generation = directory / "generation_config.json"
-    return complete_ids(raw, read_json(generation) if generation.is_file() else {}, added_tokens(directory))
+    return complete_ids(raw, read_json(generation) if exists(generation) else {}, added_tokens(directory))
 
 
 def complete_ids(
@@ -41,6 +43,7 @@ def complete_ids(
     they fit the vocabulary. A pad id that nothing names is the end-of-text's. Ids that end a turn join the end-of-text
     ids, after them. Raises CheckpointError naming a key that nothing can fill.
     """
+    raw = flat_config(raw)
     ids = {key: _found(key, raw, generation_config, added_tokens) for key in _NAMES}
     ids["eos_token_id"] = _with_turn_ends(ids["eos_token_id"], raw, added_tokens)
     pad = raw.get("pad_token_id")

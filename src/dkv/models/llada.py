@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dkv.errors import CheckpointError
+from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.model import ModelConfig
+from dkv.models.config_keys import check_switches, merge_aliases, rope_theta
 from dkv.models.fields import MOST_LAYERS, Fields
 from dkv.models.naming import Names
 
@@ -49,20 +50,38 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
     "multi_query_attention": (False, None),
     "rope": (True,),
     "rope_full_precision": (True, None),
-    "rope_scaling": (None,),
     "scale_logits": (False, None),
 }
+
+_ALIASES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "num_hidden_layers": "n_layers",
+    "intermediate_size": "mlp_hidden_size",
+    "max_position_embeddings": "max_sequence_length",
+    "hidden_act": "activation_type",
+    "attention_bias": "include_qkv_bias",
+    "mlp_bias": "include_bias",
+}
+"""What other programs call the keys of this family."""
 
 
 def configure(raw: dict[str, Any]) -> ModelConfig:
     """Read a published config.json. Raises UnsupportedModelError and CheckpointError, naming the key."""
+    raw = merge_aliases(raw, _ALIASES)
     fields = Fields(raw)
     fields.require(_REQUIRED, "LLaDA")
+    check_switches(raw, "LLaDA", _REQUIRED.keys())
     width, heads = fields.size("d_model"), fields.size("n_heads")
     kv_heads = fields.size("n_kv_heads", heads)
     if width % (2 * heads) or heads % kv_heads:
         raise CheckpointError(
             f"config.json: d_model={width}, n_heads={heads}, n_kv_heads={kv_heads} do not divide into even heads"
+        )
+    if fields.size("head_dim", width // heads) != width // heads:
+        raise UnsupportedModelError(
+            f"config.json: head_dim={raw['head_dim']} is not supported; LLaDA has d_model / n_heads = {width // heads}"
         )
     vocab = fields.size("embedding_size", fields.size("vocab_size"))
     eos_ids = fields.ids("eos_token_id", vocab)
@@ -77,11 +96,11 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
         vocab=vocab,
         context=fields.size("max_sequence_length"),
         norm_eps=fields.number("rms_norm_eps", 1e-5),
-        rope_theta=fields.number("rope_theta", 10000.0),
+        rope_theta=rope_theta(raw, "LLaDA", 10000.0),
         mask_id=fields.ids("mask_token_id", vocab)[0],
         eos_ids=eos_ids,
         pad_id=fields.ids("pad_token_id", vocab, default=eos_ids[0])[0],
         shift=0,
-        tied=bool(raw.get("weight_tying", False)),
+        tied=fields.flag("weight_tying", fields.flag("tie_word_embeddings", False)),
         default_decoder="confidence",
     )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dkv.errors import UnsupportedModelError
 from dkv.model import ModelConfig
 from dkv.models.headers import Shape
 from dkv.models.layers import Block, Transformer
@@ -88,7 +89,7 @@ class Names:
         or a weight cannot be packed.
         """
         own = c if team is None else share_of(c, team)
-        weights.check(self.shapes(c))
+        self.check(c, weights)
         cuts = {} if team is None else {name: Cut(dim, team.rank, team.ranks) for name, dim in DIMENSIONS.items()}
 
         def read_one(field: str, parts: dict[str, Shape]) -> Any:
@@ -110,6 +111,18 @@ class Names:
             rotary=Rotary(c, weights.device),
             quantize=quantize,
         )
+
+    def check(self, c: ModelConfig, weights: Weights) -> None:
+        """The weights are those of the model that the config describes, no more and no less.
+
+        Raises CheckpointError, and UnsupportedModelError for tensors that the model does not have.
+        """
+        weights.check_all(self.shapes(c), spare=(self.head,) if c.tied else ())
+        if c.tied and self.head in weights.stored and not weights.same(self.embedding, self.head):
+            raise UnsupportedModelError(
+                f"config.json ties the head to the embedding, but {self.head!r} is stored and differs from it; "
+                "set weight_tying or tie_word_embeddings to false if that head is the model's"
+            )
 
     def tensors(self, model: Transformer) -> Iterator[tuple[str, Tensor]]:
         """The network's tensors under their published names and in their order, fused ones apart again: views where

@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 
 from dkv.models import architecture_of
-from dkv.models.fields import read_json
 from dkv.models.ids import with_ids
 from dkv.models.layers import Transformer
 from dkv.models.new import new_directory
+from dkv.models.other_formats import read_config
 from dkv.models.shards import Planned, write_shards
 from dkv.models.weights import Weights
+from dkv.regular_file import open_file
 
 __all__ = ["convert", "save"]
 
@@ -34,7 +35,7 @@ def save(model: Transformer, source: Path, destination: Path, dtype: torch.dtype
 
     Raises SettingError for a destination that is in use, CheckpointError for what cannot be read or written.
     """
-    names = architecture_of(read_json(source / "config.json")).NAMES
+    names = architecture_of(read_config(source)).NAMES
     tensors = {
         name: Planned(tuple(tensor.shape), dtype or tensor.dtype, partial(_same, tensor))
         for name, tensor in names.tensors(model)
@@ -47,11 +48,12 @@ def convert(source: Path, destination: Path, dtype: torch.dtype | None, most: in
 
     Raises as `save` does, and UnsupportedModelError.
     """
-    raw = read_json(source / "config.json")
+    raw = read_config(source)
     module = architecture_of(raw)
-    wanted = dict(module.NAMES.shapes(module.configure(with_ids(raw, source))))
+    config = module.configure(with_ids(raw, source))
+    wanted = dict(module.NAMES.shapes(config))
     with Weights(source, "cpu", dtype or torch.float32) as weights:
-        weights.check(wanted.items())
+        module.NAMES.check(config, weights)
         tensors = {
             name: Planned(shape, dtype or weights.view(name).dtype, partial(weights.view, name))
             for name, shape in wanted.items()
@@ -67,11 +69,17 @@ def _write(source: Path, destination: Path, tensors: Mapping[str, Planned], most
     needed = sum(tensor.nbytes for tensor in tensors.values()) + _HEADROOM
     with new_directory(destination, needed) as part:
         write_shards(part, tensors, most)
-        raw = read_json(source / "config.json")
+        raw = read_config(source)
         dtypes = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()}
         if len(dtypes) == 1:  # a checkpoint of several dtypes says of itself what it said before
             raw |= dict.fromkeys(("torch_dtype", *({"dtype"} & raw.keys())), dtypes.pop())
         (part / "config.json").write_text(json.dumps(raw, indent=2) + "\n", encoding="utf-8")
         for pattern in _COPIED:
             for file in source.glob(pattern):
-                shutil.copyfile(file, part / file.name)
+                if not file.is_dir():
+                    _copy(file, part / file.name)
+
+
+def _copy(source: Path, destination: Path) -> None:
+    with open_file(source) as file, destination.open("wb") as out:
+        shutil.copyfileobj(file, out)

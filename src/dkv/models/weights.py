@@ -5,7 +5,7 @@ Nothing is executed and nothing is unpickled: safetensors only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -15,11 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dkv.errors import CheckpointError
-from dkv.models.headers import Shape, problems_of, read_headers
+from dkv.errors import CheckpointError, UnsupportedModelError
+from dkv.machine import machine_memory
+from dkv.models.headers import Shape, problems_of, read_headers, unknown_tensors
 from dkv.parallel.cut import Cut
 
 __all__ = ["Weights"]
+
+_ROWS = 4096  # of a part
 
 
 class Weights:
@@ -47,6 +50,26 @@ class Weights:
         for problem in problems_of(self.stored, wanted):
             raise CheckpointError(problem)
 
+    def check_all(self, wanted: Iterable[tuple[str, Shape]], spare: Collection[str] = ()) -> None:
+        """Every wanted tensor is there, and no other but those of `spare`. Nothing is read.
+
+        Raises CheckpointError, and UnsupportedModelError for tensors that are not wanted.
+        """
+        names = []
+        for name, shape in wanted:
+            self.check([(name, shape)])
+            names.append(name)
+        unknown = unknown_tensors(self.stored, (*names, *spare))
+        if unknown is not None:
+            raise UnsupportedModelError(unknown)
+
+    def same(self, one: str, other: str) -> bool:
+        """Whether two tensors are stored with the same numbers; read by parts."""
+        if self.stored[one].shape != self.stored[other].shape:
+            return False
+        parts = zip(*(self.view(name).split(_ROWS) for name in (one, other)), strict=True)
+        return all(torch.equal(a, b.to(a.dtype)) for a, b in parts)
+
     def fuse(self, parts: Mapping[str, Shape], cut: Cut | None = None) -> Tensor:
         """One tensor, or several stacked along their first dimension, each copied once into its place; or what `cut`
         leaves of each: no more than that is read into memory."""
@@ -64,9 +87,20 @@ class Weights:
         path = self.stored[name].path
         try:
             if path not in self._files:
+                _check_mappable(path)
                 self._files[path] = self._opened.enter_context(safe_open(path, framework="pt"))
             tensor: Tensor = self._files[path].get_tensor(name)
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             line = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"{path}: tensor {name!r} cannot be read ({line}); fetch it again") from None
         return tensor
+
+
+def _check_mappable(path: Path) -> None:
+    """Raises CheckpointError for a file that the system would refuse to map."""
+    size, memory = path.stat().st_size, machine_memory()
+    if memory is not None and size > memory:
+        raise CheckpointError(
+            f"{path}: has {size / 1e9:.2f} GB and cannot be mapped into this machine's memory of {memory / 1e9:.2f} GB; "
+            "write it in smaller shards, elsewhere"
+        )

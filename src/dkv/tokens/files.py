@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dkv.errors import CheckpointError
+from dkv.regular_file import exists, read_text
 
 __all__ = ["content_of", "names_of", "object_in", "one_line", "roles_of", "settings_of", "template_of", "text_in"]
 
@@ -16,13 +17,13 @@ _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
 def settings_of(directory: Path) -> dict[str, Any]:
     """What tokenizer_config.json says; nothing where there is none. Raises CheckpointError."""
     path = directory / "tokenizer_config.json"
-    return object_in(path) if path.is_file() else {}
+    return object_in(path) if exists(path) else {}
 
 
 def roles_of(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """special_tokens_map.json, which older checkpoints have, under tokenizer_config.json."""
     path = directory / "special_tokens_map.json"
-    return (object_in(path) if path.is_file() else {}) | {k: v for k, v in settings.items() if v is not None}
+    return (object_in(path) if exists(path) else {}) | {k: v for k, v in settings.items() if v is not None}
 
 
 def names_of(directory: Path, settings: dict[str, Any]) -> dict[str, str]:
@@ -36,7 +37,7 @@ def template_of(directory: Path, settings: dict[str, Any]) -> tuple[str, Path] |
     """The checkpoint's default chat template and where it stands: a file of its own in newer checkpoints, a string or
     a named list in older ones. Raises CheckpointError."""
     file = directory / "chat_template.jinja"
-    if file.is_file():
+    if exists(file):
         return text_in(file), file
     template = settings.get("chat_template")
     if isinstance(template, list):
@@ -52,10 +53,7 @@ def content_of(token: Any) -> str:
 
 def text_in(path: Path) -> str:
     """The text of a file. Raises CheckpointError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({one_line(error)}); fetch the file again") from None
+    return read_text(path)
 
 
 def object_in(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dkv.errors import CheckpointError
+from dkv.regular_file import exists
 from dkv.tokens.bytelevel import CLASSES, byte_level, merges_of
 from dkv.tokens.files import content_of, names_of, object_in, roles_of, settings_of, text_in
 
@@ -21,9 +22,9 @@ def specification(directory: Path, settings: dict[str, Any]) -> tuple[dict[str, 
     None where the directory holds no tokenizer. Raises CheckpointError.
     """
     path, vocab = directory / "tokenizer.json", directory / "vocab.json"
-    if path.is_file():
+    if exists(path):
         content = object_in(path)
-    elif vocab.is_file():
+    elif exists(vocab):
         path, content = vocab, _from_vocabulary(directory, settings)
     else:
         return None
@@ -46,7 +47,7 @@ def _from_vocabulary(directory: Path, settings: dict[str, Any]) -> dict[str, Any
     kind, merges = settings.get("tokenizer_class", CLASSES[0]), directory / "merges.txt"
     if kind not in CLASSES:
         raise CheckpointError(f"{directory}: tokenizer_class={kind!r} needs a tokenizer.json, which is missing")
-    if not merges.is_file():
+    if not exists(merges):
         raise CheckpointError(f"{merges}: is missing beside vocab.json; fetch it")
     return byte_level(object_in(directory / "vocab.json"), merges_of(text_in(merges), merges))
 
@@ -80,7 +81,7 @@ def _with_added(content: dict[str, Any], listed: dict[str, dict[str, Any]], decl
 def _listed(directory: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The added tokens that the files beside the tokenizer list, by name."""
     path, tokens = directory / "added_tokens.json", {}
-    for name, number in (object_in(path) if path.is_file() else {}).items():
+    for name, number in (object_in(path) if exists(path) else {}).items():
         tokens[name] = _token(name, number, {}, path)
     entries, path = settings.get("added_tokens_decoder") or {}, directory / "tokenizer_config.json"
     for number, entry in entries.items():
