@@ -52,7 +52,10 @@ _Repeats = Annotated[
 ]
 _Dtypes = Annotated[str, typer.Option("--dtype", metavar="NAME,...", help="auto, float32, bfloat16, ...")]
 _Out = Annotated[
-    Path, typer.Option("--out", metavar="FILE", help="Rows go here; those already there are not run again.")
+    Path,
+    typer.Option(
+        "--out", parser=options.place, metavar="FILE", help="Rows go here; those already there are not run again."
+    ),
 ]
 
 

@@ -8,11 +8,16 @@ from typing import Annotated
 
 import typer
 
+from dkv.cli import options
+
 __all__ = ["convert"]
 
 _Source = Annotated[str, typer.Argument(metavar="SRC", help="tiny, a directory, or a hub id.", show_default=False)]
 _Destination = Annotated[
-    Path, typer.Argument(metavar="DST", help="A directory that does not exist or is empty.", show_default=False)
+    Path,
+    typer.Argument(
+        parser=options.place, metavar="DST", help="A directory that does not exist or is empty.", show_default=False
+    ),
 ]
 _Dtype = Annotated[
     str | None, typer.Option("--dtype", metavar="NAME", help="float32, bfloat16, ... Default: as stored.")

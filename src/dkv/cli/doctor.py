@@ -29,7 +29,10 @@ _Caches = Annotated[
 _Prompts = Annotated[
     Path | None,
     typer.Option(
-        "--prompts", metavar="PATH", help="A prompt a line; .jsonl: its field prompt. Default: embedded ones."
+        "--prompts",
+        parser=options.place,
+        metavar="PATH",
+        help="A prompt a line; .jsonl: its field prompt. Default: embedded ones.",
     ),
 ]
 _Count = Annotated[int, typer.Option("--count", parser=options.whole, metavar="N", help="Prompts, the first of them.")]

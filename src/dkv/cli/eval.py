@@ -22,9 +22,12 @@ _Tasks = Annotated[
     str | None,
     typer.Option("--tasks", metavar="NAMES", help="Separated by commas. Default: the embedded ones, and files given."),
 ]
-_Gsm8k = Annotated[Path | None, typer.Option("--gsm8k", metavar="PATH", help="A local file for the task gsm8k.")]
+_Gsm8k = Annotated[
+    Path | None, typer.Option("--gsm8k", parser=options.place, metavar="PATH", help="A local file for the task gsm8k.")
+]
 _HumanEval = Annotated[
-    Path | None, typer.Option("--humaneval", metavar="PATH", help="A local file for the task humaneval.")
+    Path | None,
+    typer.Option("--humaneval", parser=options.place, metavar="PATH", help="A local file for the task humaneval."),
 ]
 _Execute = Annotated[
     bool, typer.Option("--execute-code", help="Allow humaneval to run what the model writes: limited, no network.")
@@ -51,7 +54,12 @@ _Full = Annotated[bool, typer.Option("--full", help="All 400 examples of each em
 _BatchSize = Annotated[
     int, typer.Option("--batch-size", parser=options.whole, metavar="N", help="Prompts that share a batch.")
 ]
-_Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="Where answers are kept; a run with them goes on.")]
+_Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", parser=options.place, metavar="PATH", help="Where answers are kept; a run with them goes on."
+    ),
+]
 _Markdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
 _FewShot = Annotated[
     int | None,
@@ -64,7 +72,10 @@ _Samples = Annotated[
     ),
 ]
 _Include = Annotated[
-    Path | None, typer.Option("--include-path", metavar="DIR", help="A directory of further lm-eval tasks (YAML).")
+    Path | None,
+    typer.Option(
+        "--include-path", parser=options.place, metavar="DIR", help="A directory of further lm-eval tasks (YAML)."
+    ),
 ]
 
 

@@ -67,7 +67,13 @@ def facts_of(model: str, length: Length) -> dict[str, Any]:
         facts["unsupported"] = _unsupported(config, module, stored)
     ignored = [] if source.files is None else list(source.files.ignored)
     chosen_by = None if source.files is None else source.files.chosen_by
-    return {**facts, "weights": _weights(stored), "ignored": ignored, "chosen_by": chosen_by, **_of_tokenizer(directory)}
+    return {
+        **facts,
+        "weights": _weights(stored),
+        "ignored": ignored,
+        "chosen_by": chosen_by,
+        **_of_tokenizer(directory),
+    }
 
 
 @dataclass(frozen=True)

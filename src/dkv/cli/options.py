@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dkv.regular_file import expanded
+
 __all__ = [
     "BatchSize",
     "BlockLength",
@@ -48,6 +50,7 @@ __all__ = [
     "TopP",
     "Workers",
     "number",
+    "place",
     "whole",
 ]
 
@@ -58,6 +61,11 @@ def whole(text: str | int) -> int:
         return int(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a whole number") from None
+
+
+def place(text: str | Path) -> Path:
+    """An option's value as a path, ~ being one's home also where the shell leaves it as it is (--out=~/x)."""
+    return expanded(text) or Path(text)
 
 
 def number(text: str | float) -> float:
@@ -91,11 +99,15 @@ PromptOrNone = Annotated[
 ]
 Input = Annotated[
     Path | None,
-    typer.Option("--input", metavar="FILE", help="Instead of PROMPT: JSON lines with prompt, messages or question."),
+    typer.Option(
+        "--input", parser=place, metavar="FILE", help="Instead of PROMPT: JSON lines with prompt, messages or question."
+    ),
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", metavar="FILE", help="Of --input: a JSON line an answer; - is standard output."),
+    typer.Option(
+        "--output", parser=place, metavar="FILE", help="Of --input: a JSON line an answer; - is standard output."
+    ),
 ]
 BatchSize = Annotated[int, _whole("--batch-size", "Of --input: prompts that are generated for at once.")]
 Ray = Annotated[bool, typer.Option("--ray", help="Of --input: spread it over Ray workers, here or at RAY_ADDRESS.")]
@@ -135,5 +147,7 @@ Grow = Annotated[bool, typer.Option("--grow/--no-grow", help="Add a block at a t
 Chat = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template. Default: if there is one.")]
 Ids = Annotated[bool, typer.Option("--ids", help="The prompt is token ids, separated by blanks or commas.")]
 Live = Annotated[bool, typer.Option("--live", help="Show the canvas denoise on a terminal. Counts in the seconds.")]
-Svg = Annotated[Path | None, typer.Option("--svg", metavar="PATH", help="Save a frame of the live view as a picture.")]
+Svg = Annotated[
+    Path | None, typer.Option("--svg", parser=place, metavar="PATH", help="Save a frame of the live view as a picture.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable JSON object.")]

@@ -13,8 +13,16 @@ from dkv.errors import SettingError
 
 __all__ = ["report"]
 
-_Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="What `dkv bench` wrote.", show_default=False)]
-_Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="The page; plots are also saved beside it as PNG.")]
+_Files = Annotated[
+    list[Path],
+    typer.Argument(parser=options.place, metavar="FILE...", help="What `dkv bench` wrote.", show_default=False),
+]
+_Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", parser=options.place, metavar="FILE", help="The page; plots are also saved beside it as PNG."
+    ),
+]
 
 
 def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json = False) -> None:

@@ -29,7 +29,12 @@ _Names = Annotated[
     typer.Argument(metavar="[NAME...]", help="Studies, or all. Default: list them.", show_default=False),
 ]
 _Quick = Annotated[bool, typer.Option("--quick", help=f"Fewer settings, {_QUICK} examples: all in minutes.")]
-_Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Results, plots, index.html; what is there is kept.")]
+_Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", parser=options.place, metavar="DIR", help="Results, plots, index.html; what is there is kept."
+    ),
+]
 _Count = Annotated[
     int | None,
     typer.Option(

@@ -31,7 +31,8 @@ _Tasks = Annotated[
     str | None, typer.Option("--tasks", metavar="NAMES", help="Embedded tasks, by commas. Default: words,lists,code.")
 ]
 _Prompts = Annotated[
-    Path | None, typer.Option("--prompts", metavar="PATH", help="A prompt a line; .jsonl: its field prompt.")
+    Path | None,
+    typer.Option("--prompts", parser=options.place, metavar="PATH", help="A prompt a line; .jsonl: its field prompt."),
 ]
 _GenLength = Annotated[
     int, typer.Option("--gen-length", parser=options.whole, metavar="N", help="Of the answers to --prompts.")
@@ -50,7 +51,10 @@ _Decoders = Annotated[
 ]
 _Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Of all random choices.")]
 _Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Answers, figure and settings; what is there is kept.")
+    Path,
+    typer.Option(
+        "--out", parser=options.place, metavar="DIR", help="Answers, figure and settings; what is there is kept."
+    ),
 ]
 
 

@@ -26,7 +26,15 @@ _ROPE_KINDS = ("rope_type", "type")
 _ROPE_NEUTRAL = {"factor": 1, "partial_rotary_factor": 1, "attention_factor": 1}
 
 _KNOWN = frozenset(
-    "rope_theta rope_parameters rope_scaling alibi_bias_max use_sliding_window sliding_window qkv_bias attention_bias".split()
+    (
+        *_ROPE_PLACES,
+        "rope_theta",
+        "alibi_bias_max",
+        "use_sliding_window",
+        "sliding_window",
+        "qkv_bias",
+        "attention_bias",
+    )
 )
 """Keys that are read elsewhere, by a family or below, though their names look like a switch's."""
 
@@ -129,11 +137,11 @@ def check_switches(raw: Mapping[str, Any], family: str, own: Collection[str]) ->
     kinds = raw.get("layer_types")
     if kinds is not None and kinds != ["full_attention"] * (len(kinds) if isinstance(kinds, list) else 0):
         raise UnsupportedModelError(
-            f"config.json: layer_types={_short(kinds)} is not supported; {family} attends to all positions in every layer"
+            f"config.json: layer_types={_short(kinds)} is not supported; {family} has full attention everywhere"
         )
     if raw.get("use_sliding_window") is not False and raw.get("sliding_window") is not None:
         raise UnsupportedModelError(
-            f"config.json: sliding_window={raw['sliding_window']!r} is not supported; {family} attends to all positions "
+            f"config.json: sliding_window={raw['sliding_window']!r} is not supported; {family} has full attention "
             "(use_sliding_window=false would say that it is not used)"
         )
 

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -71,7 +72,7 @@ class Remote:
     def listing(self, revision: str) -> Listing:
         """What the hub says that there is. Raises HubError, StalledError and the client's own errors."""
         from huggingface_hub import constants
-        from huggingface_hub.utils import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
         validate_repo_id(self.repo)
         base = self.endpoint or constants.ENDPOINT
@@ -85,7 +86,7 @@ class Remote:
             ) from None
 
     def header(self, listing: Listing, name: str) -> dict[str, Stored]:
-        """The tensors of a safetensors file, whose beginning alone is fetched. Raises as `listing` and `parse_header`."""
+        """The tensors of a safetensors file, of which the beginning is fetched. Raises as `listing`, `parse_header`."""
         from huggingface_hub import constants
 
         url, size = self._url(listing, name), listing.files[name].size
@@ -116,7 +117,8 @@ class Remote:
                 if not file.is_in(part):
                     part.unlink()
                     raise HubError(
-                        f"model={self.repo!r}: {file.name} arrived damaged (wrong checksum) and was removed; load it again"
+                        f"model={self.repo!r}: {file.name} arrived damaged (wrong checksum) and was removed; "
+                        "load it again"
                     )
                 part.replace(blob)
         return blob
@@ -140,12 +142,10 @@ class Remote:
                     f"model={self.repo!r}: {file.name} needs {needed} bytes, {part.parent} has {free}; "
                     "free some, or set HF_HOME to another disk"
                 )
-            begin = out.tell()
-            with tqdm(total=file.size, initial=begin, unit="B", unit_scale=True, desc=file.name, disable=None) as bar:
-                try:
-                    receive(self._url(listing, file.name), out, file.size, constants.HF_HUB_DOWNLOAD_TIMEOUT, bar.update)
-                except EOFError:
-                    pass  # the checksum will not be right
+            shown = {"total": file.size, "initial": out.tell(), "desc": file.name, "unit": "B", "unit_scale": True}
+            url, timeout = self._url(listing, file.name), constants.HF_HUB_DOWNLOAD_TIMEOUT
+            with tqdm(**shown, disable=None) as bar, suppress(EOFError):  # type: ignore[no-untyped-call]
+                receive(url, out, file.size, timeout, bar.update)  # (what is too long has another checksum)
 
 
 def _listed(answer: Any) -> Listing:
@@ -199,8 +199,8 @@ def explain(model: str, error: Exception) -> HubError:
         return HubError(f"model={model!r}: is not in the cache, and HF_HUB_OFFLINE is set; unset it to fetch the model")
     if isinstance(error, StalledError):
         return HubError(
-            f"model={model!r}: the hub does not answer in time ({error}; HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT "
-            "change that); try again, check HF_ENDPOINT, or give a directory"
+            f"model={model!r}: the hub does not answer in time ({error}; HF_HUB_ETAG_TIMEOUT and "
+            "HF_HUB_DOWNLOAD_TIMEOUT change that); try again, check HF_ENDPOINT, or give a directory"
         )
     reason = " ".join(str(error).split()) or type(error).__name__
     return HubError(f"model={model!r}: cannot be fetched from the hub ({reason}); try again, or give a directory")

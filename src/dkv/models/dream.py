@@ -76,4 +76,3 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
         tied=fields.flag("tie_word_embeddings", False),
         default_decoder="entropy",
     )
-

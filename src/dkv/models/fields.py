@@ -22,8 +22,10 @@ def read_json(path: Path) -> dict[str, Any]:
     content = read_known(path)
     try:
         value = json.loads(content.decode("utf-8"), object_pairs_hook=_without_repeats)
-    except _Repeated as error:
-        raise CheckpointError(f"{path}: names the key {error.args[0]!r} twice, with two values; fetch it again") from None
+    except _RepeatedError as error:
+        raise CheckpointError(
+            f"{path}: names the key {error.args[0]!r} twice, with two values; fetch it again"
+        ) from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: is not valid JSON; fetch the file again") from None
     if not isinstance(value, dict):
@@ -31,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-class _Repeated(Exception):
+class _RepeatedError(Exception):
     """A key that stands twice in an object, with two values."""
 
 
@@ -40,7 +42,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         for key, value in pairs:
             if repr(found[key]) != repr(value):
-                raise _Repeated(key)
+                raise _RepeatedError(key)
     return found
 
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from dkv.errors import CheckpointError
 from dkv.models.weight_files import INDEX, WeightFiles, find_files
@@ -57,7 +57,7 @@ class Stored:
 
 
 def read_headers(directory: Path) -> dict[str, Stored]:
-    """Every tensor of a directory's model by name. Raises CheckpointError for what is missing, damaged or ambiguous."""
+    """Every tensor of a directory's model by name. Raises CheckpointError for what is missing or damaged."""
     chosen = find_files(directory)
     return merge(directory, chosen, (_read_header(directory / file) for file in chosen.files))
 
@@ -70,7 +70,8 @@ def merge(directory: Path, chosen: WeightFiles, headers: Iterable[Mapping[str, S
         for name, tensor in header.items():
             if name in found:
                 raise CheckpointError(
-                    f"tensor {name!r} is in {found[name].path} and in {tensor.path}; remove the file that is not the model"
+                    f"tensor {name!r} is in {found[name].path} and in {tensor.path}; "
+                    "remove the file that is not the model"
                 )
             found[name] = tensor
     if chosen.weight_map is not None:
@@ -109,7 +110,9 @@ def unknown_tensors(stored: Mapping[str, Stored], known: Collection[str]) -> str
     others = sorted(name for name in stored.keys() - set(known) if not _COMPUTED.fullmatch(name))
     if not others:
         return None
-    listed = ", ".join(map(repr, others[:_MOST_NAMED])) + (f" and {len(others) - _MOST_NAMED} more" if others[_MOST_NAMED:] else "")
+    listed = ", ".join(map(repr, others[:_MOST_NAMED])) + (
+        f" and {len(others) - _MOST_NAMED} more" if others[_MOST_NAMED:] else ""
+    )
     return (
         f"{stored[others[0]].path}: holds tensors that the model of config.json does not have ({listed}); dkv would leave "
         "them out, and compute something else than the model they belong to"
@@ -171,8 +174,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
     """First byte of a tensor and the one after its last. Raises ValueError where it does not fit dtype and shape."""
-    dtype, shape, offsets = (entry.get(k) if isinstance(entry, dict) else None for k in ("dtype", "shape", "data_offsets"))
-    if not isinstance(dtype, str) or not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+    if not isinstance(entry, dict):
+        raise ValueError(f"tensor {name!r} is no object")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not (isinstance(dtype, str) and _are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
         raise ValueError(f"tensor {name!r} has no dtype, shape and data_offsets")
     begin, end = offsets
     if dtype not in _BITS:
@@ -182,7 +187,7 @@ def _span(name: str, entry: Any) -> tuple[int, int]:
     return begin, end
 
 
-def _are_sizes(value: object) -> bool:
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)
 
 

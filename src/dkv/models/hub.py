@@ -65,8 +65,8 @@ def is_hub_id(model: str) -> bool:
 
 @dataclass(frozen=True)
 class Peeked:
-    """What `Hub.peek` found. directory: everything but perhaps the weights; stored: what the weights' headers say, empty
-    where there are none to load, which `problem` then explains; files: which they are."""
+    """What `Hub.peek` found. directory: everything but perhaps the weights; stored: what the weights' headers say,
+    empty where there are none to load, as `problem` explains; files: which they are."""
 
     directory: Path
     stored: Mapping[str, Stored]
@@ -82,9 +82,9 @@ class Hub:
     cache: Path | None = None
 
     def directory(self, model: str) -> Path:
-        """All that loading needs of `owner/name[@revision]`. A snapshot in the cache that is known to be complete is used
-        without a request, also where its branch has moved on. Raises HubError, and CheckpointError for a repository
-        whose weights cannot be used."""
+        """All that loading needs of `owner/name[@revision]`. A snapshot in the cache that is known to be complete is
+        used without a request, also where its branch has moved on. Raises HubError, and CheckpointError for a
+        repository whose weights cannot be used."""
         with _explained(model):
             remote = self._remote(model)
             cached, listing = self._found(remote, model)
@@ -127,10 +127,10 @@ class Hub:
             lacking = _absent(cached, declared) if declared is not None else _needed(cached)
             if not lacking:  # as complete as can be seen without the hub
                 return cached, None
-            reason = str(error) if isinstance(error, HubError) else str(explain(model, error)).partition(": ")[2]
             raise HubError(
-                f"model={model!r}: its snapshot in the cache lacks {', '.join(lacking)}, and cannot be completed: {reason}; "
-                f"`hf download {remote.repo}` where there is a connection, or load {cached} as it is"
+                f"model={model!r}: its snapshot in the cache lacks {', '.join(lacking)}, and the hub cannot be asked "
+                f"({_reason(model, error)}); fetch it by `hf download {remote.repo}`, or give {str(cached)!r} to load it "
+                "as it is"
             ) from None
 
     def _listing(self, remote: Remote, cached: Path | None) -> Listing:
@@ -175,6 +175,15 @@ def _weights(listing: Listing, files: WeightFiles) -> list[str]:
 def _absent(directory: Path, names: Iterable[str]) -> list[str]:
     """Which of the names are not there, or links to nothing."""
     return [name for name in names if not (directory / name).is_file()]
+
+
+def _reason(model: str, error: Exception) -> str:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set"
+    line = error if isinstance(error, HubError) else explain(model, error)
+    return str(line).removeprefix(f"model={model!r}: ").partition(";")[0]
 
 
 def _needed(directory: Path) -> list[str]:

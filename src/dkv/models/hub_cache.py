@@ -37,7 +37,7 @@ class HubCache:
 
     def snapshot(self, revision: str) -> Path | None:
         """The snapshot of a branch or commit, perhaps in part; None where there is none."""
-        commit: str | None = revision
+        commit = revision
         if not COMMIT.fullmatch(revision):
             try:
                 commit = read_text(self.folder / "refs" / revision).strip()
@@ -47,7 +47,7 @@ class HubCache:
         return place if COMMIT.fullmatch(commit) and place.is_dir() else None
 
     def declared(self, commit: str) -> list[str] | None:
-        """The files that the repository declares at a commit, of those that dkv fetches; None where it was not asked."""
+        """The files that the repository declares at a commit, of those that dkv fetches; None if not asked."""
         try:
             files = read_json(self._declared(commit)).get("files")
         except CheckpointError:

@@ -21,7 +21,7 @@ from dkv.models.layout import laid_out, laid_out_gates, plain
 from dkv.models.quantized import PACKED, pack, packed_bytes
 from dkv.models.rotary import Rotary, paired, unpaired
 from dkv.models.sharded import DIMENSIONS, ShardedBlock, ShardedTransformer, share_of
-from dkv.models.weights import Weights
+from dkv.models.weights import Weights, check_room
 from dkv.parallel.cut import Cut
 from dkv.parallel.team import Team
 
@@ -90,6 +90,9 @@ class Names:
         """
         own = c if team is None else share_of(c, team)
         self.check(c, weights)
+        check_room(
+            self.nbytes(c, weights.dtype.itemsize, quantize) // (1 if team is None else team.ranks), weights.device
+        )
         cuts = {} if team is None else {name: Cut(dim, team.rank, team.ranks) for name, dim in DIMENSIONS.items()}
 
         def read_one(field: str, parts: dict[str, Shape]) -> Any:

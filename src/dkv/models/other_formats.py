@@ -41,12 +41,16 @@ def missing_config(path: str, place: str, names: Collection[str], below: Collect
         return refuse_adapter(place)
     if "model_index.json" in names:
         return UnsupportedModelError(
-            f"{place}: is a diffusers pipeline (model_index.json), not a language model; give a LLaDA or Dream checkpoint"
+            f"{place}: is a diffusers pipeline (model_index.json), not a language model; give one's checkpoint"
         )
     found = _other_than_safetensors(names)
     if found and not any(name.endswith(".safetensors") for name in names):
         return UnsupportedModelError(f"{place}: has no config.json, but {found}; give a checkpoint in safetensors")
-    hint = f"give one of its subdirectories: {', '.join(sorted(below)[:5])}" if below else "is this a checkpoint directory?"
+    hint = (
+        f"give one of its subdirectories: {', '.join(sorted(below)[:5])}"
+        if below
+        else "is this a checkpoint directory?"
+    )
     return CheckpointError(f"{path}: cannot be read (No such file or directory); {hint}")
 
 
@@ -62,8 +66,8 @@ def no_weights(place: str, names: Collection[str]) -> CheckpointError:
     """The error for a place without safetensors files."""
     if any(name.endswith(_PICKLED) for name in names):
         return CheckpointError(
-            f"{place}: has only pickled weights, which dkv never loads; convert them to safetensors, with save_pretrained "
-            "of the program that wrote them or the hub's space safetensors/convert"
+            f"{place}: has only pickled weights, which dkv never loads; convert them to safetensors, with "
+            "save_pretrained of the program that wrote them or the hub's space safetensors/convert"
         )
     found = _other_than_safetensors(names)
     if found:

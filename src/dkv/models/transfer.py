@@ -28,8 +28,12 @@ class StalledError(Exception):
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises, StalledError if it takes longer; it then goes on in a thread that nobody waits for."""
-    return _Running(call).result(seconds)
+    """What `call` returns or raises, StalledError if it takes longer.
+
+    The call then goes on in a thread that nobody waits for.
+    """
+    result: T = _Running(call).result(seconds)
+    return result
 
 
 class _Running:
@@ -104,7 +108,8 @@ def receive(url: str, out: BinaryIO, size: int, timeout: float, report: Callable
             least, until = min(_SLOWEST * window, size - out.tell()), monotonic() + window
             while monotonic() < until:
                 try:
-                    return running.result(_TICK)
+                    running.result(_TICK)
+                    return
                 except StalledError:
                     continue
             if incoming.arrived - before < least:

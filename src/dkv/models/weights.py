@@ -20,7 +20,7 @@ from dkv.machine import machine_memory
 from dkv.models.headers import Shape, problems_of, read_headers, unknown_tensors
 from dkv.parallel.cut import Cut
 
-__all__ = ["Weights"]
+__all__ = ["Weights", "check_room"]
 
 _ROWS = 4096  # of a part
 
@@ -67,7 +67,7 @@ class Weights:
         """Whether two tensors are stored with the same numbers; read by parts."""
         if self.stored[one].shape != self.stored[other].shape:
             return False
-        parts = zip(*(self.view(name).split(_ROWS) for name in (one, other)), strict=True)
+        parts = zip(*(torch.split(self.view(name), _ROWS) for name in (one, other)), strict=True)
         return all(torch.equal(a, b.to(a.dtype)) for a, b in parts)
 
     def fuse(self, parts: Mapping[str, Shape], cut: Cut | None = None) -> Tensor:
@@ -101,6 +101,20 @@ def _check_mappable(path: Path) -> None:
     size, memory = path.stat().st_size, machine_memory()
     if memory is not None and size > memory:
         raise CheckpointError(
-            f"{path}: has {size / 1e9:.2f} GB and cannot be mapped into this machine's memory of {memory / 1e9:.2f} GB; "
+            f"{path}: has {size / 1e9:.2f} GB and cannot be mapped: the memory has {memory / 1e9:.2f} GB; "
             "write it in smaller shards, elsewhere"
+        )
+
+
+def check_room(needed: int, device: torch.device) -> None:
+    """Raises CheckpointError where a device has less memory than a model's `needed` bytes, before any is taken."""
+    memory = None
+    if device.type == "cpu":
+        memory = machine_memory()
+    elif device.type == "cuda":
+        memory = torch.cuda.mem_get_info(device)[1]
+    if memory is not None and needed > memory:
+        raise CheckpointError(
+            f"the weights take {needed / 1e9:.2f} GB and {device} has {memory / 1e9:.2f} GB of memory; "
+            "give a smaller dtype, quantize=, tensor_parallel= or another device"
         )
