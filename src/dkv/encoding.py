@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
-from dkv.errors import PromptError
+from dkv.errors import PromptError, SettingError
 from dkv.model import ModelConfig
 from dkv.tokens import Conversation, Tokenizer, is_conversation
 
@@ -24,11 +24,18 @@ def listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 
 
 def encoded(
-    prompt: Prompt, chat: bool | None, gen_length: int, tokenizer: Tokenizer | None, config: ModelConfig
+    prompt: Prompt,
+    chat: bool | None,
+    gen_length: int,
+    tokenizer: Tokenizer | None,
+    config: ModelConfig,
+    parse_special: bool = False,
+    attend: Callable[[], None] | None = None,
 ) -> list[int]:
-    """A prompt as checked token ids. Arguments as in `DiffusionLM.generate`. Raises PromptError."""
+    """A prompt as checked token ids. Arguments as in `DiffusionLM.generate`; attend: called again and again, so that it
+    can end the work by raising. Raises PromptError and SettingError."""
     if isinstance(prompt, str) or is_conversation(prompt):
-        ids = _tokenized(prompt, chat, tokenizer)
+        ids = _tokenized(prompt, chat, tokenizer, config.mask_id, parse_special, attend)
     elif _is_list(prompt):
         ids = list(cast("Sequence[int]", prompt))
     else:
@@ -46,15 +53,30 @@ def encoded(
     return ids
 
 
-def _tokenized(prompt: str | Conversation, chat: bool | None, tokenizer: Tokenizer | None) -> list[int]:
+def _tokenized(
+    prompt: str | Conversation,
+    chat: bool | None,
+    tokenizer: Tokenizer | None,
+    mask_id: int,
+    parse_special: bool,
+    attend: Callable[[], None] | None,
+) -> list[int]:
     if tokenizer is None:
         raise PromptError("prompt: this checkpoint has no tokenizer; give a list of token ids")
+    if type(parse_special) is not bool:
+        raise SettingError(f"parse_special={parse_special!r} must be True or False")
+    if parse_special:
+        if chat:
+            raise SettingError("parse_special=True is for a text that is rendered already; leave out chat=True")
+        if not isinstance(prompt, str):
+            raise SettingError("parse_special=True does not go with a conversation; give the rendered text")
+        return tokenizer.encode_rendered(prompt, mask_id)
     if isinstance(prompt, str):
         use_template = tokenizer.has_template if chat is None else chat
-        return tokenizer.encode_chat(prompt) if use_template else tokenizer.encode(prompt)
+        return tokenizer.encode_chat(prompt, attend) if use_template else tokenizer.encode(prompt)
     if chat is False:
         raise PromptError("chat=False: a conversation needs the chat template; give a text, or leave chat out")
-    return tokenizer.encode_chat(prompt)
+    return tokenizer.encode_chat(prompt, attend)
 
 
 def _is_list(prompt: object) -> bool:

@@ -59,9 +59,18 @@ def test_templates_are_read_as_transformers_reads_them(tmp_path: Path) -> None:
     assert tokenizer.render("Hi") == "Hi<|eot_id|>.\n"
 
 
-def test_a_damaged_template_is_damage_and_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: the chat template is not usable"):
-        load_tokenizer(write_dream(tmp_path, "{% for %}"))
+@pytest.mark.parametrize("damage", ["{% for %}", "{{ " + "(" * 4000, "{{ " + "9" * 5000 + " }}", "{% unknown %}"])
+def test_a_damaged_template_is_damage_and_not_replaced(damage: str, tmp_path: Path) -> None:
+    """It is seen where a chat is asked for; token ids and plain texts need no template."""
+    tokenizer = load_tokenizer(write_dream(tmp_path, damage))
+    assert tokenizer is not None
+    assert tokenizer.encode("Hi") == [*b"Hi"]
+    assert tokenizer.chat_note is not None
+    assert tokenizer.chat_note.startswith(f"{tmp_path}/tokenizer_config.json: the chat template is not usable")
+    for ask in (tokenizer.encode_chat, tokenizer.render):
+        with pytest.raises(CheckpointError, match=r"tokenizer_config.json: the chat template is not usable") as caught:
+            ask("Hi")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_base_model_takes_plain_text(tmp_path: Path) -> None:

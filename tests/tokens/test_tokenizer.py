@@ -196,7 +196,6 @@ def test_a_template_file_comes_first_and_a_named_list_is_read(tmp_path: Path) ->
         ("tokenizer.json", "[]"),
         ("tokenizer_config.json", "{"),
         ("tokenizer_config.json", "3"),
-        ("chat_template.jinja", "{% for %}"),
     ],
 )
 def test_the_damaged_file_is_named(file: str, content: str, tmp_path: Path) -> None:

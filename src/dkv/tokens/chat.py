@@ -5,14 +5,18 @@ The checkpoint is data: its template runs sandboxed, without access to anything 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NoReturn, TypeGuard
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
 
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template
 
-from dkv.errors import PromptError
-from dkv.tokens.files import one_line
+from dkv.errors import CheckpointError, PromptError
+from dkv.tokens.plain_templates import is_plain
+from dkv.tokens.template_process import TemplateProcess
+from dkv.tokens.template_sandbox import environment, one_line, rendered
 
 __all__ = ["ChatTemplate", "Conversation", "checked", "is_conversation", "well_formed"]
 
@@ -20,6 +24,8 @@ Conversation = Sequence[Mapping[str, str]]
 """Messages, each {"role": "system" | "user" | "assistant", "content": text}; the last one is the user's."""
 
 _ROLES = ("system", "user", "assistant")
+_LONGEST = 1 << 18
+"""Characters of a template; published ones have some thousands."""
 
 
 def is_conversation(prompt: object) -> TypeGuard[Conversation]:
@@ -66,52 +72,117 @@ def well_formed(text: str, name: str = "prompt") -> str:
 
 
 class ChatTemplate:
-    """A Jinja template of messages. Raises jinja2.TemplateError for one that is not well-formed.
+    """A Jinja template of messages, with a bound on its time, its memory and what it prints.
 
-    names: bos_token, eos_token and so on, which it may print.
+    names: bos_token, eos_token and so on, which it may print; path: its file. A plain template renders in this process,
+    any other in one of its own (template_process.py).
     """
 
-    def __init__(self, source: str, names: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
-        self._template, self._names = environment.from_string(source), dict(names)
+    def __init__(self, source: str, names: Mapping[str, Any], path: Path | None = None) -> None:
+        self._source, self._names, self._path = source, dict(names), path
+        self.fault: str | None = None
+        self._plain: Template | None = None
+        self._process: TemplateProcess | None = None
+        try:
+            self._prepare()
+        except Exception as error:  # whatever its text does to the parser
+            self.fault = one_line(error)
+
+    @classmethod
+    def unusable(cls, reason: str) -> ChatTemplate:
+        """A template that could not even be read: rendering raises the reason."""
+        made = cls("", {})
+        made.fault = reason
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        # what jinja2 compiled can be neither copied nor pickled
+        return {"source": self._source, "names": self._names, "path": self._path, "fault": self.fault}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["source"], state["names"], state["path"])  # type: ignore[misc]
+        self.fault = state["fault"]
+
+    def trial(self) -> str | None:
+        """Why it cannot take a plain user message and print it; None where it does. A template that cannot be run at
+        all has a `fault` then, which every rendering raises."""
+        if self.fault is None:
+            try:
+                return None if "plain words" in self._text(checked("plain words")) else "it does not print the message"
+            except PromptError as error:
+                return str(error)
+            except CheckpointError as error:
+                self.fault = str(error)
+        return self.fault
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The conversation as one string, up to where the assistant's answer begins. Raises PromptError."""
+        """The conversation as one string, up to where the assistant's answer begins.
+
+        Raises PromptError where the template fails on it, CheckpointError where it cannot be run.
+        """
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **self._names)
-        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            return self._text(messages)
+        except PromptError as error:
             way_out = (
                 "pass chat=False" if len(messages) == 1 else "change the conversation, or give a text and chat=False"
             )
-            raise PromptError(f"chat=True: the chat template fails ({one_line(error)}); {way_out}") from None
+            raise PromptError(f"chat=True: the chat template fails ({error}); {way_out}") from None
+        except CheckpointError as error:
+            where = "" if self._path is None else f"{self._path}: "
+            raise CheckpointError(f"{where}the chat template is not usable ({error}); pass chat=False") from None
 
     def skeleton(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The same conversation with a mark in place of every content: nothing in it comes from the messages."""
-        return self.render(_marked(messages))
+        return self.render(_Marks(messages).messages)
 
     def pieces(self, messages: Sequence[Mapping[str, str]]) -> list[tuple[str, bool]]:
         """`render` in pieces: (text, whether it is a message's content, as the template prints it).
 
-        Where a content stands is seen by rendering it among marks, so that a template may trim or cut it. Raises
-        PromptError where the pieces do not add up: the template repeats a content, or chooses its words by it.
+        Where a content stands is seen by rendering it between marks, so that a template may trim or cut it: every
+        second content at a time, so that four renderings do, however many messages there are. Raises PromptError where
+        the pieces do not add up: the template repeats a content, or chooses its words by it.
         """
-        marked, skeleton = _marked(messages), self.skeleton(messages)
-        pieces, done = [], 0
-        for start, mark, index in _places(marked, skeleton):
-            alone = self.render([*marked[:index], messages[index], *marked[index + 1 :]])
-            before, after = skeleton[:start], skeleton[start + len(mark) :]
-            inner = alone[len(before) : len(alone) - len(after)]
-            if inner not in messages[index]["content"]:
+        marks = _Marks(messages)
+        fixed, order = marks.split(self.render(marks.messages))
+        contents = ["" for _ in order]
+        for turn in (0, 1):
+            shown = order[turn::2]
+            around, others = marks.split(self.render(marks.all_but(shown)))
+            if others != order[1 - turn :: 2]:
                 raise _unclear()
-            pieces += [(skeleton[done:start], False), (inner, True)]
-            done = start + len(mark)
-        pieces.append((skeleton[done:], False))
+            for place, index in zip(range(turn, len(order), 2), shown, strict=True):
+                # between two marks: the words before the content, the content, the words after it
+                stretch, before, after = around[(place + turn) // 2], fixed[place], fixed[place + 1]
+                contents[place] = _between(stretch, before, after)
+                if contents[place] not in messages[index]["content"]:
+                    raise _unclear()
+        pieces = [(fixed[0], False)]
+        for content, words in zip(contents, fixed[1:], strict=True):
+            pieces += [(content, True), (words, False)]
         if "".join(text for text, _ in pieces) != self.render(messages):
             raise _unclear()
         return pieces
+
+    def _prepare(self) -> None:
+        if len(self._source) > _LONGEST:
+            raise CheckpointError(f"it has {len(self._source)} characters, and the limit is {_LONGEST}")
+        surroundings = environment()
+        if is_plain(self._source, surroundings):
+            self._plain = surroundings.from_string(self._source)
+        else:
+            self._process = TemplateProcess(self._source, self._names)
+
+    def _text(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Raises PromptError and CheckpointError, whose messages are the reason alone."""
+        if self.fault is not None:
+            raise CheckpointError(self.fault)
+        if self._process is not None:
+            return self._process.render(messages)
+        assert self._plain is not None
+        try:
+            return rendered(self._plain, messages, self._names)
+        except Exception as error:
+            raise PromptError(one_line(error)) from None
 
 
 def _unclear() -> PromptError:
@@ -120,21 +191,40 @@ def _unclear() -> PromptError:
     )
 
 
-def _marked(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The messages with a mark for each content; blank ones stay, since templates may ask whether there is any."""
-    marks = [f"\ue000{index}\ue001" for index in range(len(messages))]
-    return [
-        {**m, "content": mark if m["content"].strip() else m["content"]}
-        for m, mark in zip(messages, marks, strict=True)
-    ]
+def _between(stretch: str, before: str, after: str) -> str:
+    """What stands between two texts. Raises PromptError where they are not there."""
+    if not (stretch.startswith(before) and stretch.endswith(after) and len(stretch) >= len(before) + len(after)):
+        raise _unclear()
+    return stretch[len(before) : len(stretch) - len(after)]
 
 
-def _places(marked: Sequence[Mapping[str, str]], skeleton: str) -> list[tuple[int, str, int]]:
-    """(start, mark, message) of every mark in the skeleton, in its order."""
-    marks = {index: message["content"] for index, message in enumerate(marked) if message["content"].strip()}
-    return sorted((skeleton.index(mark), mark, index) for index, mark in marks.items() if mark in skeleton)
+class _Marks:
+    """A conversation whose contents are replaced by marks, which no content holds.
+
+    Blank contents stay, since templates may ask whether there is any.
+    """
+
+    def __init__(self, given: Sequence[Mapping[str, str]]) -> None:
+        key = _absent_from(given)
+        self._given = given
+        self._pattern = re.compile(f"\ue000{key}-([0-9]+)\ue001")
+        self.messages = [
+            {**m, "content": f"\ue000{key}-{index}\ue001" if m["content"].strip() else m["content"]}
+            for index, m in enumerate(given)
+        ]
+
+    def all_but(self, shown: Iterable[int]) -> list[Mapping[str, str]]:
+        """The conversation with marks for all contents but those of some messages."""
+        kept = set(shown)
+        return [self._given[n] if n in kept else marked for n, marked in enumerate(self.messages)]
+
+    def split(self, text: str) -> tuple[list[str], list[int]]:
+        """The texts around the marks, one more than there are marks, and the messages that the marks stand for."""
+        parts = self._pattern.split(text)
+        return parts[::2], [int(index) for index in parts[1::2]]
 
 
-def _refuse(message: object) -> NoReturn:
-    """What templates call to refuse a conversation."""
-    raise TemplateError(str(message))
+def _absent_from(messages: Sequence[Mapping[str, str]]) -> int:
+    """A number that no content holds behind a mark's first character, and that none could have foreseen."""
+    taken = {number for m in messages for number in re.findall("\ue000([0-9]+)", m["content"])}
+    return next(number for number in iter(lambda: secrets.randbits(62), None) if str(number) not in taken)

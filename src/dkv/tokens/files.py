@@ -8,10 +8,22 @@ from typing import Any
 
 from dkv.errors import CheckpointError
 from dkv.regular_file import exists, read_text
+from dkv.tokens.template_sandbox import one_line
 
-__all__ = ["content_of", "names_of", "object_in", "one_line", "roles_of", "settings_of", "template_of", "text_in"]
+__all__ = [
+    "content_of",
+    "has_named_templates",
+    "names_of",
+    "object_in",
+    "one_line",
+    "roles_of",
+    "settings_of",
+    "template_of",
+    "text_in",
+    "variables_of",
+]
 
-_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def settings_of(directory: Path) -> dict[str, Any]:
@@ -27,23 +39,57 @@ def roles_of(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def names_of(directory: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """What a template may print: bos_token, eos_token and so on, those that the checkpoint names."""
+    """bos_token, eos_token and so on, those that the checkpoint names."""
     both = roles_of(directory, settings)
     named = {key: content_of(both.get(key)) for key in _NAMED}
     return {key: content for key, content in named.items() if content}
 
 
+def variables_of(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a template may print beside the messages: the special tokens by their names, as transformers gives them."""
+    both = roles_of(directory, settings)
+    extra = both.get("extra_special_tokens")
+    found: dict[str, Any] = {k: content_of(v) for k, v in extra.items()} if isinstance(extra, dict) else {}
+    if isinstance(more := both.get("additional_special_tokens"), list) and more:
+        found["additional_special_tokens"] = [content_of(token) for token in more]
+    return found | names_of(directory, settings)
+
+
 def template_of(directory: Path, settings: dict[str, Any]) -> tuple[str, Path] | None:
-    """The checkpoint's default chat template and where it stands: a file of its own in newer checkpoints, a string or
-    a named list in older ones. Raises CheckpointError."""
-    file = directory / "chat_template.jinja"
-    if exists(file):
-        return text_in(file), file
-    template = settings.get("chat_template")
+    """The checkpoint's default chat template and where it stands: a file of its own in newer checkpoints; a string, or
+    several by name, in older ones; chat_template.json of a processor. None without a default one.
+
+    Raises CheckpointError, naming the file.
+    """
+    for name in ("chat_template.jinja", "additional_chat_templates/default.jinja"):
+        if exists(directory / name):
+            return text_in(directory / name), directory / name
+    legacy = directory / "chat_template.json"
+    sources = [(settings, directory / "tokenizer_config.json")]
+    if exists(legacy) and settings.get("chat_template") is None:
+        sources.append((object_in(legacy), legacy))
+    for source, path in sources:
+        template = _default(source.get("chat_template"))
+        if template is not None:
+            if not isinstance(template, str):
+                raise CheckpointError(f"{path}: the chat template is not a text; fetch the file again")
+            return template, path
+    return None
+
+
+def has_named_templates(directory: Path, settings: dict[str, Any]) -> bool:
+    """Whether there are chat templates for some purposes, whatever they are."""
+    given = settings.get("chat_template")
+    return (isinstance(given, (dict, list)) and len(given) > 0) or any(
+        directory.glob("additional_chat_templates/*.jinja")
+    )
+
+
+def _default(template: Any) -> Any:
+    """The default one of several templates, listed or by name; a single one as it is."""
     if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    return (template, directory / "tokenizer_config.json") if isinstance(template, str) else None
+        template = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+    return template.get("default") if isinstance(template, dict) else template
 
 
 def content_of(token: Any) -> str:
@@ -65,8 +111,3 @@ def object_in(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: does not hold an object; fetch the file again")
     return value
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__

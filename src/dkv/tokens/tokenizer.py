@@ -7,41 +7,48 @@ text, also inside a chat template, in every message of a conversation.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
 from dkv.errors import CheckpointError, PromptError
 from dkv.tokens.chat import ChatTemplate, Conversation, checked, well_formed
-from dkv.tokens.files import names_of, one_line, settings_of, template_of
-from dkv.tokens.formats import TURN_ENDS, format_for
+from dkv.tokens.chat_loading import Chat, load_chat
+from dkv.tokens.files import one_line, settings_of
+from dkv.tokens.formats import TURN_ENDS
 from dkv.tokens.specification import specification
+from dkv.tokens.tokenizer_bounds import check_bounds, is_tokenizer_error
 
 __all__ = ["Tokenizer", "load_tokenizer"]
 
+_SEARCHED = 1 << 16
+_log = logging.getLogger("dkv.tokens")
+
 
 class Tokenizer:
-    """The content of a `tokenizer.json`, with the chat template that goes with it, if there is one.
+    """The content of a `tokenizer.json`, with the way to conversations that goes with it, if there is one.
 
     added: ids of the tokens outside the text's vocabulary, by name; turn_end_ids: those that end a turn, none in a
     vocabulary without them (LLaDA-Base); chat_format: "own" for the checkpoint's template, "llada" or "dream" for dkv's
-    own of that family, None without one.
+    own of that family, None without one; chat_note: why the checkpoint's own template is not used, or fails.
     """
 
-    def __init__(self, serialized: str, template: ChatTemplate | None = None, chat_format: str | None = None) -> None:
+    def __init__(self, serialized: str, chat: Chat | None = None) -> None:
+        chat = chat or Chat()
         self._templated, self._plain = FastTokenizer.from_str(serialized), FastTokenizer.from_str(serialized)
         self._plain.encode_special_tokens = True
         tokens = self._plain.get_added_tokens_decoder()
         self.added = {token.content: number for number, token in tokens.items()}
         self.turn_end_ids = tuple(number for name, number in self.added.items() if name in TURN_ENDS)
-        self.chat_format = chat_format
+        self.chat_format, self.chat_note = chat.format, chat.note
         unknown = getattr(self._plain.model, "unk_token", None)  # what text may turn into
         self._control = {number: t.content for number, t in tokens.items() if t.special and t.content != unknown}
-        self._template = template
+        self._template = chat.template
 
     @property
     def has_template(self) -> bool:
@@ -50,7 +57,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Text as it is, with what the tokenizer itself puts around a text (often nothing)."""
-        ids: list[int] = self._plain.post_process(self._as_text(well_formed(text))).ids
+        encoding = self._as_text(well_formed(text))
+        ids: list[int] = _run(lambda: self._plain.post_process(encoding).ids)
         return ids
 
     def encode_bare(self, text: str) -> list[int]:
@@ -58,29 +66,72 @@ class Tokenizer:
         ids: list[int] = self._as_text(well_formed(text)).ids
         return ids
 
+    def encode_rendered(self, text: str, mask_id: int) -> list[int]:
+        """A text that went through a chat template already: the strings of control tokens in it are those tokens. The
+        mask's stays text, since a mask is what the model fills in.
+
+        What the tokenizer itself puts around a text is added where it is not there yet. Raises PromptError.
+        """
+        mask = self._control.get(mask_id)
+        parts = [well_formed(text)] if mask is None else re.split(f"({re.escape(mask)})", well_formed(text))
+        ids = [i for part in parts for i in (self._as_text(part).ids if part == mask else self._ids(part))]
+        if mask_id in ids:
+            raise PromptError("prompt: this tokenizer reads its mask token in it; leave it out, or give token ids")
+        before, after = self._around()
+        before = [] if ids[: len(before)] == before else before
+        after = [] if after and ids[-len(after) :] == after else after
+        return [*before, *ids, *after]
+
+    def control_strings(self, text: str) -> list[str]:
+        """The strings of control tokens that a text begins to hold, at most three; they are encoded as plain text."""
+        start = text[:_SEARCHED]
+        return [name for name in self._control.values() if name in start][:3]
+
     def render(self, prompt: str | Conversation) -> str:
-        """A conversation, or a text as its one user message, as the chat template writes it. Raises PromptError."""
+        """A conversation, or a text as its one user message, as the chat template writes it. Raises PromptError, and
+        CheckpointError for a template that cannot be run."""
         return self._chat(prompt).render(checked(prompt))
 
-    def encode_chat(self, prompt: str | Conversation) -> list[int]:
+    def encode_chat(self, prompt: str | Conversation, attend: Callable[[], None] | None = None) -> list[int]:
         """A conversation, or a text as its one user message, ready for the assistant's answer.
 
-        Raises PromptError for a conversation that is none, and where the template fails or cannot keep control tokens
-        in a message apart.
+        attend: called again and again, so that it can end the work by raising. Raises PromptError for a conversation
+        that is none, and where the template fails or cannot keep control tokens in a message apart; CheckpointError for
+        a template that cannot be run.
         """
+        attend = attend or _pass
         chat, messages = self._chat(prompt), checked(prompt)
+        attend()
         ids = self._ids(chat.render(messages))
-        harmless = all(self._ids(m["content"]) == self._as_text(m["content"]).ids for m in messages)
+        attend()
         # Harmless contents could still make a control token together with the words around them.
-        if harmless and self._controls(ids) == self._controls(self._ids(chat.skeleton(messages))):
+        if self._all_harmless(messages, attend) and self._controls(ids) == self._controls(
+            self._ids(chat.skeleton(messages))
+        ):
             return ids
-        pieces = chat.pieces(messages)
-        return [i for text, is_content in pieces for i in (self._as_text(text).ids if is_content else self._ids(text))]
+        ids = []
+        for text, is_content in chat.pieces(messages):
+            attend()
+            ids += self._as_text(text).ids if is_content else self._ids(text)
+        return ids
 
     def decode(self, ids: Iterable[int], keep_special: bool = False) -> str:
-        """Ids to text, special tokens left out unless keep_special."""
-        text: str = self._plain.decode(list(ids), skip_special_tokens=not keep_special)
+        """Ids to text, special tokens left out unless keep_special. Raises CheckpointError where the tokenizer
+        fails."""
+        try:
+            text: str = self._plain.decode(list(ids), skip_special_tokens=not keep_special)
+        except BaseException as error:
+            if not is_tokenizer_error(error):
+                raise
+            raise CheckpointError(f"the checkpoint's tokenizer cannot decode a response ({one_line(error)})") from None
         return text
+
+    def _all_harmless(self, messages: Iterable[Mapping[str, str]], attend: Callable[[], None]) -> bool:
+        for message in messages:
+            attend()
+            if self._ids(message["content"]) != self._as_text(message["content"]).ids:
+                return False
+        return True
 
     def _chat(self, prompt: str | Conversation) -> ChatTemplate:
         if self._template is not None:
@@ -90,12 +141,18 @@ class Tokenizer:
         raise PromptError("prompt: a conversation needs a chat template and this checkpoint has none; give a text")
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._templated.encode(text, add_special_tokens=False).ids
+        ids: list[int] = _run(lambda: self._templated.encode(text, add_special_tokens=False).ids)
         return ids
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after a text."""
+        full = self._plain.post_process(self._as_text("a"))
+        own = [place for place, is_added in enumerate(full.special_tokens_mask) if not is_added]
+        return (full.ids[: own[0]], full.ids[own[-1] + 1 :]) if own else ([], [])
 
     def _as_text(self, text: str) -> Encoding:
         """Text in which nothing is a control token. Raises PromptError where the vocabulary itself reads one."""
-        encoding = self._plain.encode(text, add_special_tokens=False)
+        encoding: Encoding = _run(lambda: self._plain.encode(text, add_special_tokens=False))
         for number in encoding.ids:
             if number in self._control:
                 raise PromptError(
@@ -108,49 +165,41 @@ class Tokenizer:
         return [i for i in ids if i in self._control]
 
 
+def _run(encode: Callable[[], Any]) -> Any:
+    """What the tokenizers library makes of a text. Raises PromptError for one that it has no tokens for, or fails on."""
+    try:
+        return encode()
+    except BaseException as error:  # also a panic, which is no Exception
+        if not is_tokenizer_error(error):
+            raise
+        raise PromptError(f"prompt: the checkpoint's tokenizer cannot encode it ({one_line(error)})") from None
+
+
+def _pass() -> None:
+    """Attend to nothing."""
+
+
 def load_tokenizer(directory: Path) -> Tokenizer | None:
     """The tokenizer of a checkpoint directory: tokenizer.json, else vocab.json and merges.txt; None where there is
-    neither. Raises CheckpointError."""
+    neither. Logs a warning where the checkpoint's chat template is not used as it is. Raises CheckpointError."""
     settings = settings_of(directory)
     found = specification(directory, settings)
     if found is None:
         return None
     content, path = found
     added = {token["content"]: token["id"] for token in content["added_tokens"]}
-    template, chat_format = _chat_template(directory, settings, added)
+    serialized = json.dumps(content)
+    check_bounds(content, path)
+    chat = load_chat(directory, settings, added)
     try:
-        tokenizer = Tokenizer(json.dumps(content), template, chat_format)
-    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        tokenizer = Tokenizer(serialized, chat)
+    except BaseException as error:  # tokenizers raises bare Exception for a damaged file, and panics
+        if not is_tokenizer_error(error):
+            raise
         raise CheckpointError(f"{path}: is not a usable tokenizer ({one_line(error)}); fetch the file again") from None
     if tokenizer.added != added:  # a vocabulary of another kind than BPE closes gaps
         wrong = next(name for name in added if tokenizer.added.get(name) != added[name])
         raise CheckpointError(f"{path}: added token {wrong!r} cannot have the id {added[wrong]}; fetch the file again")
+    if chat.note is not None:
+        _log.warning("%s", chat.note)
     return tokenizer
-
-
-def _chat_template(
-    directory: Path, settings: dict[str, Any], added: Mapping[str, int]
-) -> tuple[ChatTemplate | None, str | None]:
-    """The checkpoint's own template if it can answer a plain message; else the family's, if the vocabulary has its
-    control tokens; else the own one after all, so that its error is seen.
-
-    Raises CheckpointError for a template that is not well-formed: that is damage, which a fallback would hide.
-    """
-    names, found, family = names_of(directory, settings), template_of(directory, settings), format_for(added)
-    own: ChatTemplate | None = None
-    if found is not None:
-        try:
-            own = ChatTemplate(found[0], names)
-        except TemplateError as error:
-            raise CheckpointError(f"{found[1]}: the chat template is not usable ({one_line(error)})") from None
-    if family is not None and not (own is not None and _answers(own)):
-        return ChatTemplate(family.template, names), family.name
-    return own, None if own is None else "own"
-
-
-def _answers(template: ChatTemplate) -> bool:
-    """Whether the template takes a plain user message and prints it."""
-    try:
-        return "plain words" in template.render(checked("plain words"))
-    except PromptError:
-        return False
