@@ -34,6 +34,8 @@ def encoded(
 ) -> list[int]:
     """A prompt as checked token ids. Arguments as in `DiffusionLM.generate`; attend: called again and again, so that it
     can end the work by raising. Raises PromptError and SettingError."""
+    if type(parse_special) is not bool:
+        raise SettingError(f"parse_special={parse_special!r} must be True or False")
     if isinstance(prompt, str) or is_conversation(prompt):
         ids = _tokenized(prompt, chat, tokenizer, config.mask_id, parse_special, attend)
     elif _is_list(prompt):
@@ -63,8 +65,6 @@ def _tokenized(
 ) -> list[int]:
     if tokenizer is None:
         raise PromptError("prompt: this checkpoint has no tokenizer; give a list of token ids")
-    if type(parse_special) is not bool:
-        raise SettingError(f"parse_special={parse_special!r} must be True or False")
     if parse_special:
         if chat:
             raise SettingError("parse_special=True is for a text that is rendered already; leave out chat=True")

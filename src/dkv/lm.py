@@ -108,6 +108,7 @@ class DiffusionLM:
         eos_penalty: float = 0.0,
         min_tokens: int = 0,
         grow: bool = False,
+        parse_special: bool = False,
     ) -> list[Generation]:
         """Generate a response of `gen_length` positions for each prompt; results come in the order of the prompts.
 
@@ -121,7 +122,9 @@ class DiffusionLM:
         values, None = the model's. batch_size: prompts per batch; in float32 it never changes a sequence's tokens.
         eos_penalty: taken from the logits of the tokens that end a text when a token is chosen; min_tokens: the first
         positions of the response, at which none of them is chosen; grow: begin with one block, and add the next one
-        only when it is complete without an end of the text, up to gen_length (docs/lengths.md).
+        only when it is complete without an end of the text, up to gen_length (docs/lengths.md); parse_special: a text
+        is rendered already: no chat template, and the strings of control tokens in it are those tokens
+        (docs/prompts.md).
 
         Raises SettingError, SpecError and PromptError, each one line naming the argument, its value and the fix.
         """
@@ -130,7 +133,7 @@ class DiffusionLM:
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
             cache_dtype, stop, eos_penalty, min_tokens, grow, len(each),
         )  # fmt: skip
-        ids_of = [self._encode(p, chat, settings) for p in each]
+        ids_of = [self._encode(p, chat, settings, parse_special) for p in each]
         seeds = settings.seeds(len(ids_of))
         if type(batch_size) is not int or batch_size < 1:
             raise SettingError(f"batch_size={batch_size!r} must be a whole number of at least 1")
@@ -168,12 +171,13 @@ class DiffusionLM:
         eos_penalty: float = 0.0,
         min_tokens: int = 0,
         grow: bool = False,
+        parse_special: bool = False,
     ) -> Iterator[Frame]:
         """Generate for one prompt, a Frame a step; the last one carries the Generation. Arguments as in `generate`."""
         request = self.request(
             prompt, gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder,
             stop_at_eos, cache_dtype, stop, trace, chat, frames=True, eos_penalty=eos_penalty, min_tokens=min_tokens,
-            grow=grow,
+            grow=grow, parse_special=parse_special,
         )  # fmt: skip
         engine = Engine(self, active=1)
         engine.add(request)
@@ -201,6 +205,7 @@ class DiffusionLM:
         eos_penalty: float = 0.0,
         min_tokens: int = 0,
         grow: bool = False,
+        parse_special: bool = False,
     ) -> Request:
         """One prompt and its settings, checked, for an Engine or a Service. Arguments and errors as in `generate`;
         frames: whether each update carries a Frame."""
@@ -211,7 +216,7 @@ class DiffusionLM:
         if cache_dtype is not None:
             named_dtype("cache_dtype", cache_dtype)
         return Request(
-            tuple(self._encode(prompt, chat, settings)),
+            tuple(self._encode(prompt, chat, settings, parse_special)),
             settings,
             settings.seeds(1)[0],
             0,
@@ -380,8 +385,8 @@ class DiffusionLM:
             grow=grow,
         )
 
-    def _encode(self, prompt: Prompt, chat: bool | None, settings: Settings) -> list[int]:
-        return encoded(prompt, chat, settings.gen_length, self.tokenizer, self.model.config)
+    def _encode(self, prompt: Prompt, chat: bool | None, settings: Settings, parse_special: bool) -> list[int]:
+        return encoded(prompt, chat, settings.gen_length, self.tokenizer, self.model.config, parse_special)
 
 
 def _frames(engine: Engine) -> Iterator[Frame]:

@@ -25,10 +25,11 @@ PROMPTS = ("prompt", "messages", "question")
 ARGUMENTS = (
     "gen_length", "block_length", "steps", "temperature", "top_p", "top_k", "cfg_scale", "seed", "cache", "decoder",
     "stop_at_eos", "cache_dtype", "stop", "chat", "eos_penalty", "min_tokens", "grow",
+    "parse_special",
 )  # fmt: skip
 """The fields that override an argument of the job: those of `lm.request`."""
 
-_SWITCHES = ("stop_at_eos", "chat", "grow")
+_SWITCHES = ("stop_at_eos", "chat", "grow", "parse_special")
 _ALIKE = 0.85
 
 

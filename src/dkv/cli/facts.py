@@ -151,7 +151,14 @@ def _weights(stored: Mapping[str, Stored]) -> dict[str, Any] | None:
 
 def _of_tokenizer(directory: Path | None) -> dict[str, Any]:
     tokenizer = None if directory is None else load_tokenizer(directory)
-    return {"tokenizer": tokenizer is not None, "template": tokenizer is not None and tokenizer.has_template}
+    if tokenizer is None:
+        return {"tokenizer": False, "template": False, "chat_format": None, "chat_note": None}
+    return {
+        "tokenizer": True,
+        "template": tokenizer.has_template,
+        "chat_format": tokenizer.chat_format,
+        "chat_note": tokenizer.chat_note,
+    }
 
 
 def _dtype(raw: Mapping[str, Any], stored: Mapping[str, Stored]) -> torch.dtype:

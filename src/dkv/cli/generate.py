@@ -42,6 +42,7 @@ def generate(
     min_tokens: options.MinTokens = 0,
     grow: options.Grow = False,
     chat: options.Chat = None,
+    parse_special: options.ParseSpecial = False,
     ids: options.Ids = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -67,7 +68,7 @@ def generate(
         gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,
         top_k=top_k, cfg_scale=cfg_scale, seed=seed, cache=cache, decoder=decoder, stop_at_eos=stop_at_eos,
         cache_dtype=cache_dtype, stop=read_stops(stop), eos_penalty=eos_penalty, min_tokens=min_tokens, grow=grow,
-        chat=chat,
+        chat=chat, parse_special=parse_special,
     )  # fmt: skip
     if input is not None:
         from dkv.cli.batch import run_batch
@@ -130,6 +131,7 @@ def _run(job: _Job, live: bool, svg: Path | None, as_json: bool) -> None:
     import dkv
 
     lm = dkv.load(job.model, **job.loading)
+    _tell_control_strings(lm, job)
     if not live and svg is None:
         _report(lm, lm.generate([job.prompt], progress=is_terminal(sys.stderr), **job.arguments)[0], as_json)
         _tell_warmth(lm)
@@ -141,6 +143,16 @@ def _run(job: _Job, live: bool, svg: Path | None, as_json: bool) -> None:
         from dkv.cli.picture import save_picture
 
         save_picture(svg, view, frames)
+
+
+def _tell_control_strings(lm: DiffusionLM, job: _Job) -> None:
+    """Say on standard error that a text holds strings of control tokens, which are plain text in it."""
+    if lm.tokenizer is None or not isinstance(job.prompt, str) or job.arguments["parse_special"]:
+        return
+    if found := lm.tokenizer.control_strings(job.prompt):
+        held = ", ".join(map(repr, found))
+        line = f"note: the prompt holds {held} as plain text; --parse-special reads control tokens in a rendered prompt"
+        print(printable(line), file=sys.stderr)
 
 
 def _refuse(given: dict[str, Any], why: str) -> None:

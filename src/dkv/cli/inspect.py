@@ -66,9 +66,18 @@ def _lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for problem in facts.get("problems", ()):
         yield "problem", problem
     yield "tokenizer", "yes" if facts["tokenizer"] else "no: token ids only"
-    yield "chat template", "yes" if facts["template"] else "no"
+    yield "chat template", _template_line(facts)
     if "memory" in facts:
         yield from _memory_lines(facts["memory"])
+
+
+def _template_line(facts: dict[str, Any]) -> str:
+    form, note = facts["chat_format"], facts["chat_note"]
+    if form is None:
+        return "no" if note is None else f"no; {note}"
+    if note is not None:
+        return f"{'unusable' if form == 'own' else 'replaced'}; {note}"
+    return "yes" if form == "own" else f"none here; dkv's own format {form!r}"
 
 
 def _config_lines(facts: dict[str, Any]) -> Iterator[tuple[str, str]]:

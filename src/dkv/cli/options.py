@@ -33,6 +33,7 @@ __all__ = [
     "MinTokens",
     "Model",
     "Output",
+    "ParseSpecial",
     "Prompt",
     "PromptOrNone",
     "Quantize",
@@ -145,6 +146,9 @@ EosPenalty = Annotated[float, _number("--eos-penalty", "Taken from the logits of
 MinTokens = Annotated[int, _whole("--min-tokens", "No end of the text among so many first positions.")]
 Grow = Annotated[bool, typer.Option("--grow/--no-grow", help="Add a block at a time, up to --gen-length.")]
 Chat = Annotated[bool | None, typer.Option("--chat/--no-chat", help="Use the chat template. Default: if there is one.")]
+ParseSpecial = Annotated[
+    bool, typer.Option("--parse-special", help="The prompt is rendered already: control tokens in it count as such.")
+]
 Ids = Annotated[bool, typer.Option("--ids", help="The prompt is token ids, separated by blanks or commas.")]
 Live = Annotated[bool, typer.Option("--live", help="Show the canvas denoise on a terminal. Counts in the seconds.")]
 Svg = Annotated[

@@ -45,6 +45,10 @@ _MaxPrompt = Annotated[int, _whole("--max-prompt", "Tokens of a prompt, at most.
 _MaxTokens = Annotated[int, _whole("--max-tokens", "Tokens of a choice, at most.")]
 _DefaultTokens = Annotated[int, _whole("--default-tokens", "Tokens of a choice whose request sets no max_tokens.")]
 _MaxChoices = Annotated[int, _whole("--max-choices", "Choices of a request (n times its prompts), at most.")]
+_MaxMessages = Annotated[int, _whole("--max-messages", "Messages of a conversation, at most.")]
+_ParseSpecial = Annotated[
+    bool, typer.Option("--parse-special", help="Control tokens in a completion's text prompt count as such.")
+]
 _MaxPerKey = Annotated[int | None, _whole("--max-per-key", "Requests at once under one key. Default: no limit.")]
 _MaxBody = Annotated[str, typer.Option("--max-body", metavar="SIZE", help="Of a request's body, at most.")]
 _Timeout = Annotated[float, _seconds("--timeout", "Seconds for a request, waiting included; then it ends (504).")]
@@ -70,10 +74,12 @@ def serve(
     max_tokens: _MaxTokens = 4096,
     default_tokens: _DefaultTokens = 128,
     max_choices: _MaxChoices = 128,
+    max_messages: _MaxMessages = 1024,
     max_per_key: _MaxPerKey = None,
     max_body: _MaxBody = "1MB",
     timeout: _Timeout = 600.0,
     grace: _Grace = 30.0,
+    parse_special: _ParseSpecial = False,
     access_log: _Log = False,
     ray: _Ray = False,
     replicas: _Replicas = None,
@@ -93,7 +99,14 @@ def serve(
     from dkv.models.shards import parse_size
 
     limits = Limits(
-        parse_size(max_body, "max_body"), max_prompt, max_tokens, default_tokens, max_choices, max_per_key, timeout
+        parse_size(max_body, "max_body"),
+        max_prompt,
+        max_tokens,
+        default_tokens,
+        max_choices,
+        max_per_key,
+        timeout,
+        max_messages,
     )
     if not 0 <= grace < math.inf:
         raise SettingError(f"grace={grace} must be a number of seconds, 0 for none")
@@ -111,6 +124,7 @@ def serve(
     job = Job(
         model, device, dtype, name, host, port, keys, limits, budget, active, waiting, grace, access_log,
         ranks=tensor_parallel, quantize=quantize, compile=compile, cuda_graphs=cuda_graphs,
+        parse_special=parse_special,
     )  # fmt: skip
     if ray:
         serve_on_ray(job, replicas)

@@ -19,7 +19,7 @@ __all__ = ["Job", "serve_alone", "serve_on_ranks", "serve_on_ray"]
 class Job:
     """What is to be served, and how. memory: bytes of cache at most, None = no limit; grace: seconds that requests have
     once the server is told to end; ranks: processes that share the model; compile, cuda_graphs: as `load` takes
-    them."""
+    them; parse_special: as `build` takes it."""
 
     model: str
     device: str
@@ -38,6 +38,7 @@ class Job:
     compile: bool = False
     cuda_graphs: bool = False
     quantize: str | None = None
+    parse_special: bool = False
 
     def tell(self, where: str, how: str) -> None:
         """Say on standard error what is served where."""
@@ -56,7 +57,7 @@ def serve_alone(job: Job) -> None:
             cuda_graphs=job.cuda_graphs,
         )  # fmt: skip
         service = dkv.Service(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting))
-        app = build(service, lm, job.limits, job.keys, name=job.name, gate=gate)
+        app = build(service, lm, job.limits, job.keys, name=job.name, gate=gate, parse_special=job.parse_special)
         kind = str(lm.model.dtype).removeprefix("torch.") + ("" if job.quantize is None else f", {job.quantize}")
         job.tell(f"{lm.name} at {address_of(listening)}", f"{lm.model.device}, {kind}")
         run(app, listening, gate, job.grace, job.access_log)
@@ -72,7 +73,8 @@ def serve_on_ranks(job: Job) -> None:
 
     def lead(leader: Leader) -> None:
         with listen(job.host, job.port) as listening:
-            app = build(dkv.Service(leader), lm, job.limits, job.keys, name=job.name, gate=gate)
+            service = dkv.Service(leader)
+            app = build(service, lm, job.limits, job.keys, name=job.name, gate=gate, parse_special=job.parse_special)
             kind = str(lm.model.dtype).removeprefix("torch.")
             job.tell(f"{lm.name} at {address_of(listening)}", f"{job.ranks} ranks, {lm.model.device}, {kind}")
             run(app, listening, gate, job.grace, job.access_log)
@@ -86,7 +88,8 @@ def serve_on_ray(job: Job, replicas: int | None) -> None:
 
     gate = Gate(job.limits)
     part = Part(
-        job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name, job.quantize
+        job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name, job.quantize,
+        job.parse_special,
     )  # fmt: skip
     with listen(job.host, job.port) as listening, deployed(part, replicas, job.keys, gate) as relay:
         job.tell(f"{job.model} at {address_of(listening)}", "on Ray")

@@ -37,15 +37,17 @@ def build(
     *,
     name: str | None = None,
     gate: Gate | None = None,
+    parse_special: bool = False,
 ) -> FastAPI:
     """An ASGI application that serves `lm` through `service`, which it starts and stops with its lifespan.
 
     keys: API keys, none = open to all; name: what clients call the model, None = as it was loaded (a directory by its
-    last part); gate: give one to close it for a shutdown. Raises SettingError for a model without a tokenizer.
+    last part); gate: give one to close it for a shutdown; parse_special: whether control tokens in a completion's text
+    prompt count as such where a request does not say it. Raises SettingError for a model without a tokenizer.
     """
     limits = limits or Limits()
     gate = gate or Gate(limits)
-    backend = Backend(service, lm, limits, served_name(lm.name) if name is None else name)
+    backend = Backend(service, lm, limits, served_name(lm.name) if name is None else name, parse_special)
     meters = Meters(service)
 
     @asynccontextmanager

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from starlette.concurrency import run_in_threadpool
-
+from dkv.encoding import encoded
 from dkv.errors import SettingError
 from dkv.server.errors import ApiError
 from dkv.server.limits import Limits
-from dkv.server.schema import CompletionBody, Settings
+from dkv.server.schema import ChatBody, CompletionBody, Settings
 from dkv.version import installed_version
 
 if TYPE_CHECKING:
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "Prompt", "served_name"]
 
 Prompt = str | list[int] | Sequence[Mapping[str, str]]
+_ENCODERS = 4
+"""Threads that encode prompts: many large ones at once must not take the whole machine."""
+_SEARCHED = 16
+"""Prompts that are searched for what to warn of."""
+
+
+class _AbandonedError(Exception):
+    """Nobody waits for the work any more."""
 
 
 def served_name(name: str) -> str:
@@ -36,13 +46,16 @@ def served_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Backend:
-    """A service with its model, under the name that clients use. Raises SettingError for a model without tokenizer."""
+    """A service with its model, under the name that clients use. parse_special: what a completion's text prompt does
+    that does not say it itself. Raises SettingError for a model without tokenizer."""
 
     service: Service
     lm: DiffusionLM
     limits: Limits
     name: str
+    parse_special: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_ENCODERS, "dkv-encode"), repr=False)
 
     def __post_init__(self) -> None:
         if self.lm.tokenizer is None:
@@ -67,9 +80,9 @@ class Backend:
 
         what: the field that the prompts are in. Raises ApiError (404, 400), SettingError and PromptError.
         """
-        self._check(body, len(prompts))
+        self._check(body, prompts)
         seed = secrets.randbits(32) if body.seed is None else body.seed
-        encoded = await run_in_threadpool(lambda: [self._request(body, prompt, seed) for prompt in prompts])
+        encoded = await self._encoded(body, prompts, seed)
         for request in encoded:
             if len(request.prompt) > self.limits.max_prompt:
                 message = f"{what} of {len(request.prompt)} tokens exceeds the limit of {self.limits.max_prompt}"
@@ -80,11 +93,48 @@ class Backend:
         every = [request for request in encoded for _ in range(body.n or 1)]
         return [replace(request, seed=seed + number) for number, request in enumerate(every)]
 
-    def _check(self, body: Settings, prompts: int) -> None:
+    def warnings(self, body: Settings, prompts: Sequence[Prompt]) -> list[str]:
+        """What a client may not expect of its prompts, in words."""
+        if not isinstance(body, CompletionBody) or self._parses(body) or self.lm.tokenizer is None:
+            return []
+        texts = [prompt for prompt in prompts[:_SEARCHED] if isinstance(prompt, str)]
+        for text in texts:
+            if found := self.lm.tokenizer.control_strings(text):
+                held = ", ".join(map(repr, found))
+                return [f"prompt holds {held} as plain text; send parse_special=true with a prompt that is rendered"]
+        return []
+
+    async def _encoded(self, body: Settings, prompts: Sequence[Prompt], seed: int) -> list[Request]:
+        """A request for each prompt, made in a thread that stops soon when nobody waits for it any more."""
+        gone = threading.Event()
+
+        def attend() -> None:
+            if gone.is_set():
+                raise _AbandonedError
+
+        def work() -> list[Request]:
+            return [self._request(body, prompt, seed, attend) for prompt in prompts]
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+        finally:
+            gone.set()
+
+    def _parses(self, body: Settings) -> bool:
+        """Whether control tokens in a text prompt count as such."""
+        if not isinstance(body, CompletionBody) or body.canvas or body.suffix is not None:
+            return False
+        return self.parse_special if body.parse_special is None else body.parse_special
+
+    def _check(self, body: Settings, given: Sequence[Prompt]) -> None:
         """Before any work is done."""
+        prompts = len(given)
         if body.model != self.name:
             message = f"there is no model {body.model!r} here; this server has {self.name!r}"
             raise ApiError(404, message, "model", "model_not_found")
+        if isinstance(body, ChatBody) and len(body.messages) > self.limits.messages:
+            message = f"messages: {len(body.messages)} of them exceed the limit of {self.limits.messages}; send fewer"
+            raise ApiError(400, message, "messages", "context_length_exceeded")
         choices, most = (body.n or 1) * prompts, self.limits.max_tokens
         if not prompts:
             raise ApiError(400, "prompt=[] holds no prompt; give one", "prompt")
@@ -106,14 +156,24 @@ class Backend:
         block = body.block_length or bound
         return -(-bound // block) * block
 
-    def _request(self, body: Settings, prompt: Prompt, seed: int) -> Request:
+    def _request(self, body: Settings, prompt: Prompt, seed: int, attend: Callable[[], None]) -> Request:
+        attend()
         if isinstance(body, CompletionBody) and (body.canvas or body.suffix is not None):
             return self._infilling(body, prompt, seed)
-        return self.lm.request(
+        gen_length = self._gen_length(body)
+        ids = encoded(
             prompt,
-            gen_length=self._gen_length(body),
-            stop=body.stop or None,
             chat=False if isinstance(prompt, str) else None,
+            gen_length=gen_length,
+            tokenizer=self.lm.tokenizer,
+            config=self.lm.model.config,
+            parse_special=self._parses(body),
+            attend=attend,
+        )
+        return self.lm.request(
+            ids,
+            gen_length=gen_length,
+            stop=body.stop or None,
             min_tokens=0 if body.min_tokens is None else body.min_tokens,
             grow=bool(body.grow),
             **_shared(body, seed),

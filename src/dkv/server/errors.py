@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dkv.errors import BusyError, DkvError, EngineError, PromptError, SettingError
+from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, PromptError, SettingError
 from dkv.server.schema import ChatBody, CompletionBody
 
 __all__ = ["ApiError", "CatchAll", "api_error", "handle_errors"]
@@ -69,6 +69,10 @@ def api_error(error: Exception, prompt: str = "prompt") -> ApiError:
         return _refusal(str(error), prompt)
     if isinstance(error, BusyError):
         return ApiError(429, str(error), code="queue_full", retry=1)
+    if isinstance(error, CheckpointError):
+        _log.error("%s", error)
+        message = "the model's chat template or tokenizer cannot take this; the server's log has why"
+        return ApiError(500, message, code="checkpoint_failed")
     if isinstance(error, EngineError):
         _log.error("%s", error)
         return ApiError(503, "the engine has stopped; the server's log has why", code="engine_failed")

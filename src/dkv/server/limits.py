@@ -14,7 +14,8 @@ __all__ = ["Limits"]
 class Limits:
     """body: bytes of a request; max_prompt: prompt tokens; max_tokens: of one choice; default_tokens: where a request
     names no max_tokens; choices: `n` times the prompts of one request; max_per_key: requests at once under one API key
-    (None = no limit; without keys, all clients count as one); timeout: seconds from a request's arrival to its end.
+    (None = no limit; without keys, all clients count as one); timeout: seconds from a request's arrival to its end;
+    messages: of one conversation.
 
     Raises SettingError.
     """
@@ -26,6 +27,7 @@ class Limits:
     choices: int = 128
     max_per_key: int | None = None
     timeout: float = 600.0
+    messages: int = 1024
 
     def __post_init__(self) -> None:
         for field in fields(self):

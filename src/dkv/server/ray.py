@@ -58,6 +58,7 @@ class Part:
     limits: Limits = field(default_factory=Limits)
     name: str | None = None
     quantize: str | None = None
+    parse_special: bool = False
 
 
 class _Replica:
@@ -67,7 +68,7 @@ class _Replica:
         lm = dkv.load(part.model, device=part.device, dtype=part.dtype, quantize=part.quantize)
         self._service = Service(Engine(lm, memory=part.memory, active=part.active, waiting=part.waiting))
         limits = replace(part.limits, max_per_key=None)  # the relay knows the keys
-        self._app = build(self._service, lm, limits, name=part.name)
+        self._app = build(self._service, lm, limits, name=part.name, parse_special=part.parse_special)
         self._id, self._alive = uuid.uuid4().hex, AsyncExitStack()
         self._starting: asyncio.Future[None] | None = None
 

@@ -45,7 +45,7 @@ class Style(Protocol):
 async def respond(backend: Backend, style: Style, body: Settings, prompts: Sequence[Prompt]) -> Response:
     """Answer a request. Raises ApiError and the engine's errors; in a stream, only before its first event."""
     requests = await backend.requests(body, prompts, style.prompt)
-    reply = _Reply(backend, style, body, requests)
+    reply = _Reply(backend, style, body, requests, backend.warnings(body, prompts))
     if body.stream:
         return EventStream(reply.chunks())
     return Response(json.dumps(await reply.whole()), media_type="application/json")
@@ -54,8 +54,11 @@ async def respond(backend: Backend, style: Style, body: Settings, prompts: Seque
 class _Reply:
     """One answer in the making."""
 
-    def __init__(self, backend: Backend, style: Style, body: Settings, requests: Sequence[Request]) -> None:
+    def __init__(
+        self, backend: Backend, style: Style, body: Settings, requests: Sequence[Request], warnings: Sequence[str]
+    ) -> None:
         self._backend, self._style, self._body, self._requests = backend, style, body, requests
+        self._more = {"dkv": {"warnings": list(warnings)}} if warnings else {}
         self._id, self._created = f"{style.prefix}-{uuid.uuid4().hex}", int(time.time())
 
     async def whole(self) -> dict[str, Any]:
@@ -72,7 +75,7 @@ class _Reply:
         choices = [
             {"index": index, **self._style.choice(text), **_end(endings[index])} for index, text in enumerate(texts)
         ]
-        return self._object(self._style.whole, choices) | {"usage": self._usage(endings)}
+        return self._object(self._style.whole, choices) | {"usage": self._usage(endings)} | self._more
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any] | None, None]:
         """The answer as the data of events; None: nothing yet."""
@@ -86,7 +89,8 @@ class _Reply:
                     yield None
                     continue
                 for choice in self._steps(piece, piece.index not in opened):
-                    yield self._object(self._style.chunk, [choice]) | usage
+                    more = {} if opened else self._more  # said with the first choice
+                    yield self._object(self._style.chunk, [choice]) | usage | more
                 opened.add(piece.index)
                 if piece.ending is not None:
                     endings[piece.index] = piece.ending

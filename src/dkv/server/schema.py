@@ -145,6 +145,10 @@ class CompletionBody(Settings):
         None, description="the prompt has holes, {mask} or {mask:12}, to fill in; default false"
     )
 
+    parse_special: bool | None = Field(
+        None, description="the strings of control tokens in a text prompt are those tokens; default false"
+    )
+
     @model_validator(mode="after")
     def _one_gap(self) -> CompletionBody:
         """What infilling does not go with."""
@@ -155,7 +159,7 @@ class CompletionBody(Settings):
             raise PydanticCustomError("both", "does not go with canvas; mark a hole in prompt", {"param": "suffix"})
         if self.canvas and not isinstance(self.prompt, str):
             raise PydanticCustomError("form", "must be one text with holes, with canvas", {"param": "prompt"})
-        for name in ("stop", "grow"):
+        for name in ("stop", "grow", "parse_special"):
             if getattr(self, name):
                 raise PydanticCustomError("unsupported", f"does not go with {gap}; leave it out", {"param": name})
         return self

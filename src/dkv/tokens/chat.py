@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from jinja2 import Template
 
@@ -178,9 +178,8 @@ class ChatTemplate:
             raise CheckpointError(self.fault)
         if self._process is not None:
             return self._process.render(messages)
-        assert self._plain is not None
         try:
-            return rendered(self._plain, messages, self._names)
+            return rendered(cast("Template", self._plain), messages, self._names)
         except Exception as error:
             raise PromptError(one_line(error)) from None
 

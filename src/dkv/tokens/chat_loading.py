@@ -32,8 +32,8 @@ def load_chat(directory: Path, settings: dict[str, Any], added: Mapping[str, int
     """The checkpoint's own template if it can answer a plain message; else the family's, if the vocabulary has its
     control tokens, with a note.
 
-    A template that cannot be read, compiled or run within bounds is damage, which a fallback would hide: it is kept, and
-    raises its error when a chat is asked for. Token ids and plain texts need no template.
+    A template that cannot be read, compiled or run within bounds is damage, which a fallback would hide: it is kept,
+    and raises its error when a chat is asked for. Token ids and plain texts need no template.
     """
     family = format_for(added)
     try:

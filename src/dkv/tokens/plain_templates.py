@@ -14,9 +14,9 @@ _LONGEST = 8192
 _MOST_COPIES = 64
 _DEEPEST = 40
 _ALLOWED = (
-    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem, nodes.Slice,
-    nodes.For, nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Add,
-    nodes.Sub, nodes.Concat, nodes.Assign, nodes.Filter, nodes.Test, nodes.Call,
+    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Getattr, nodes.Getitem,
+    nodes.Slice, nodes.For, nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not,
+    nodes.Add, nodes.Sub, nodes.Concat, nodes.Assign, nodes.Filter, nodes.Test, nodes.Call,
 )  # fmt: skip
 _FILTERS = ("trim", "length")
 _CALLS = ("raise_exception",)

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import jinja2
 import markupsafe
@@ -77,15 +77,14 @@ class TemplateProcess:
 
     def _asked(self, process: subprocess.Popen[str], question: object) -> dict[str, str]:
         """The answer to a question; one that says that a limit was exceeded where the process died of it."""
-        assert process.stdin is not None
-        assert process.stdout is not None
+        asking, answering = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
         timer = threading.Timer(_PATIENCE, process.kill)
         timer.daemon = True
         timer.start()
         try:
-            process.stdin.write(json.dumps(question) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
+            asking.write(json.dumps(question) + "\n")
+            asking.flush()
+            line = answering.readline()
         except OSError:
             line = ""
         finally:

@@ -1,8 +1,8 @@
 """The environment that chat templates run in, the same in meaning as transformers', and a loop that renders with it.
 
-Run as a script, this file is the process of `template_process.py`: it imports jinja2 and the standard library only, reads
-one JSON object a line from standard input and answers each with one. Its memory and the processor time of each answer
-are limited; beyond them it answers with an error, or dies.
+Run as a script, this file is the process of `template_process.py`: it imports jinja2 and the standard library only,
+reads one JSON object a line from standard input and answers each with one. Its memory and the processor time of each
+answer are limited; beyond them it answers with an error, or dies.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class Tokenizer:
 
 
 def _run(encode: Callable[[], Any]) -> Any:
-    """What the tokenizers library makes of a text. Raises PromptError for one that it has no tokens for, or fails on."""
+    """What the tokenizers library makes of a text. Raises PromptError where it fails."""
     try:
         return encode()
     except BaseException as error:  # also a panic, which is no Exception

@@ -1,5 +1,5 @@
-"""Bounds on what a checkpoint's tokenizer.json may do with a text: it comes from strangers, and the library that runs it
-has none.
+"""Bounds on what a checkpoint's tokenizer.json may do with a text: it comes from strangers, and the library that runs
+it has none.
 
 How far its parts can lengthen a text is reckoned from the file. A file with parts of unusual kinds, or with regular
 expressions that may backtrack without end, is tried first in a process with limits (tokenizer_probe.py); the usual ones
@@ -127,40 +127,36 @@ def _patterns(part: dict[str, Any]) -> list[str]:
     return [pattern["Regex"]] if isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str) else []
 
 
-_TOKEN = re.compile(r"\\.|\[\^?\]?|\]|\(\?[:=!imsx<>-]*|\(|\)|[*+?]|\{[0-9]*,?[0-9]*\}|\||.", re.DOTALL)
+_PIECE = re.compile(r"\\.|\[\^?\]?|\]|\(\?[:=!imsx<>-]*|\(|\)|[*+?]|\{[0-9]*,?[0-9]*\}|\||.", re.DOTALL)
 
 
 def _is_cheap(pattern: str) -> bool:
     """Whether no part of a regular expression that is repeated can match one text in several ways: then a failing match
     takes few tries. Cautious: what it does not follow is not cheap."""
-    depth, open_groups, repeats = 0, [False], 0
-    closed_choice = False  # whether the group that just ended holds a choice
-    for found in _TOKEN.finditer(pattern):
-        token, was_closed, closed_choice = found[0], closed_choice, False
-        if token.startswith("\\"):
-            if token[1:].isdigit():
+    in_class, groups, repeats = 0, [False], 0  # of each open group: whether it offers choices
+    closed = False  # whether the group that ended just before offers choices
+    for found in _PIECE.finditer(pattern):
+        piece, was_closed, closed = found[0], closed, False
+        if piece[0] == "\\":
+            if piece[1:].isdigit():
                 return False
-        elif token.startswith("["):
-            depth += 1
-        elif token == "]":
-            depth = max(0, depth - 1)
-        elif depth:
+        elif piece[0] in "[]":
+            in_class = max(0, in_class + (1 if piece[0] == "[" else -1))
+        elif in_class:
             continue
-        elif token.startswith("("):
-            open_groups.append(False)
-        elif token == ")":
-            if len(open_groups) == 1:
+        elif piece[0] == "(":
+            groups.append(False)
+        elif piece[0] == ")":
+            if len(groups) == 1:
                 return False
-            closed_choice = open_groups.pop()
-            open_groups[-1] = open_groups[-1] or closed_choice
-        elif token == "|":
-            open_groups[-1], repeats = True, 0
-        elif token in "*+?" or (token.startswith("{") and len(token) > 1):
-            if was_closed and token != "?" and not re.fullmatch(r"\{[01]?(,1)?\}", token):
-                return False
-            open_groups[-1] = True
-            repeats += token != "?"
-            if repeats > _MOST_REPEATS:
+            closed = groups.pop()
+            groups[-1] = groups[-1] or closed
+        elif piece[0] == "|":
+            groups[-1], repeats = True, 0
+        elif piece[0] in "*+?" or (piece[0] == "{" and len(piece) > 1):
+            once = re.fullmatch(r"\?|\{[01]?(,1)?\}", piece) is not None
+            groups[-1], repeats = True, repeats + (not once)
+            if (was_closed and not once) or repeats > _MOST_REPEATS:
                 return False
     return True
 
