@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dkv.memory import LayerMemory
-from dkv.models.layers import Block, Rule
+from dkv.models.layers import Block, Rule, has_tiles
 from dkv.place import At, Narrowing
 from dkv.rules import Turn
 from dkv.warmth import Warmth
@@ -70,6 +70,8 @@ class Compiled:
                 self.warmth.seconds += time.perf_counter() - began
 
     def _prepared(self) -> Callable[..., Tensor]:
+        # Marked here and not by a decorator: that would import the whole compiler into every process.
+        torch.compiler.assume_constant_result(has_tiles)
         # A limit for each kind, whatever the others come to. (torch's own types leave these two arguments out.)
         limits: dict[str, Any] = {"recompile_limit": _SHAPES, "isolate_recompiles": True}
         run: Callable[..., Tensor] = torch.compile(_plain, fullgraph=True, backend=self._build, **limits)

@@ -51,7 +51,6 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return torch.matmul(scores.softmax(dim=-1), v)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_tiles() -> bool:
     """Whether the processor multiplies tiles of bfloat16."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
