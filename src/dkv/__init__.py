@@ -10,6 +10,7 @@ torch is imported when the first name that needs it is used.
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from dkv.errors import (
@@ -25,6 +26,9 @@ from dkv.errors import (
     SpecError,
     UnsupportedModelError,
 )
+
+# torch says so when it is imported without numpy, which neither it nor dkv needs for anything done here.
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy", category=UserWarning)
 
 if TYPE_CHECKING:
     from dkv import caches, decoders

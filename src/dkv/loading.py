@@ -15,9 +15,10 @@ from dkv.errors import SettingError
 from dkv.heap import keep_freed
 from dkv.lm import DiffusionLM
 from dkv.model import Model
-from dkv.models import Transformer, load_model
+from dkv.models import Transformer, architecture_of, load_model
 from dkv.models.compiled import Compiled
-from dkv.models.hub import find_directory
+from dkv.models.fields import read_json
+from dkv.models.hub import find_directory, is_hub_id
 from dkv.models.native import native
 from dkv.models.quantized import check_extra, check_kind
 from dkv.models.whole import whole
@@ -25,7 +26,7 @@ from dkv.parallel.team import join, rank_device
 from dkv.settings import drawn_seed
 from dkv.tokens import load_tokenizer
 
-__all__ = ["arranged", "built", "find_device", "find_dtype", "find_model", "load"]
+__all__ = ["arranged", "built", "check_model", "find_device", "find_dtype", "find_model", "load"]
 
 
 def load(
@@ -88,6 +89,13 @@ def built(network: Transformer, place: torch.device) -> Transformer:
         return replace(network, run=Compiled())
     keep_freed()
     return whole(network, native())
+
+
+def check_model(model: str) -> None:
+    """Refuse what `load` would refuse as `model`, as far as that is known without its weights and without the hub.
+    Raises CheckpointError and UnsupportedModelError."""
+    if not is_hub_id(model):
+        architecture_of(read_json(find_model(model) / "config.json"))
 
 
 def find_model(model: str | Path) -> Path:

@@ -26,6 +26,31 @@ def test_help_imports_no_torch(arguments: list[str]) -> None:
     assert ended.stdout.endswith(b"False\n")
 
 
+def test_a_generation_imports_no_compiler(checkpoint: Path) -> None:
+    """Half of a start was the import of torch's compiler, by a decorator."""
+    arguments = ["dkv", "generate", "hi", "--model", str(checkpoint), "--gen-length", "4", "--json"]
+    unused = ("torch._dynamo", "torch._inductor", "sympy", "transformers", "numpy.testing", "matplotlib", "fastapi")
+    code = (
+        f"import sys, dkv.cli; sys.argv = {arguments!r}; dkv.cli.main()\n"
+        f"print([name for name in {unused!r} if name in sys.modules], 'torch' in sys.modules, file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60, text=True)
+    assert ended.stderr == "[] True\n"
+
+
+@pytest.mark.parametrize("command", ["generate hi --gen-length 4", "compare hi --gen-length 4"])
+def test_a_person_is_told_that_a_model_is_loading(checkpoint: Path, command: str) -> None:
+    arguments = [*command.split(), "--model", str(checkpoint)]
+    assert in_terminal(arguments)[1].startswith(f"loading {checkpoint} ...\r\n".encode())
+    assert b"loading" not in in_terminal([*arguments, "--json"])[1]
+
+
+def test_a_pipe_is_not_told_that_a_model_is_loading(shell: Shell, checkpoint: Path) -> None:
+    ended = shell("generate", "hi", "--gen-length", "4", "--model", str(checkpoint))
+    assert ended.returncode == 0
+    assert b"loading" not in ended.stdout + ended.stderr
+
+
 def test_no_control_codes_in_a_pipe_whatever_the_environment_wants(shell: Shell, checkpoint: Path) -> None:
     common = ["generate", "hi", "--model", str(checkpoint), "--gen-length", "8", "--live"]
     ended = shell(*common, FORCE_COLOR="1", GITHUB_ACTIONS="1", TTY_COMPATIBLE="1", PYTHONIOENCODING="ascii")

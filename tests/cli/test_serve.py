@@ -31,9 +31,10 @@ def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
     ) as process:
         assert process.stdout is not None
         try:
-            line = process.stdout.readline()
-            found = re.search(r"http://[\w.:\[\]]+/v1", line)
-            assert found is not None, line + process.stdout.read()
+            lines = [process.stdout.readline(), process.stdout.readline()]
+            found = re.search(r"http://[\w.:\[\]]+/v1", lines[-1])
+            assert found is not None, "".join(lines) + process.stdout.read()
+            assert lines[0].startswith("loading ")
             yield process, found[0]
         finally:
             process.kill()
@@ -46,7 +47,7 @@ def body_of(prompt: str, tokens: int, stream: bool) -> dict[str, object]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """Exit code, and what was written since the first line."""
+    """Exit code, and what was written once it listened."""
     assert process.stdout is not None
     rest = process.stdout.read()
     return process.wait(timeout=30), rest

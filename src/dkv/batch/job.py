@@ -20,7 +20,7 @@ from dkv.batch.source import Line, Source
 from dkv.cluster import cluster
 from dkv.errors import PromptError, SettingError
 from dkv.fingerprint import fingerprint
-from dkv.loading import find_device, find_dtype, find_model, load
+from dkv.loading import check_model, find_device, find_dtype, find_model, load
 from dkv.models.quantized import check_kind
 from dkv.version import installed_version
 from dkv.warmth import compiled_as
@@ -119,6 +119,7 @@ class Job:
             wanted.model, self._device, self._dtype, wanted.arguments, self.seed, wanted.batch_size, wanted.workers,
             wanted.quantize, wanted.compile,
         )  # fmt: skip
+        check_model(wanted.model)  # Ray takes a minute to start
         with cluster():
             if self._new and not wanted.skip_bad:
                 spread.check(self.source.lines())

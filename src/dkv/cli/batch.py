@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from dkv.cli.benchrun import spelled
-from dkv.cli.console import printable, stderr_console
+from dkv.cli.console import printable, say_loading, stderr_console
 from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
@@ -43,6 +43,7 @@ def run_batch(
     """Run the job, or go on with it. arguments: of `lm.request`, with the job's seed. Raises SettingError."""
     if output is None:
         raise SettingError("output: none is given; give --output FILE, or --output - for standard output")
+    say_loading(model)
     from dkv.batch.job import Job, Wanted
 
     seed = arguments.pop("seed")

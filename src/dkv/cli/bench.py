@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dkv.cli import options
+from dkv.cli.console import say_loading
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def bench(
     numbers = {name: _whole_numbers(name, text) for name, text in lengths.items()}
     if shape is not None and model != "tiny":
         raise SettingError(f"shape={shape!r}: with --model {model} there is nothing to draw; give one of the two")
+    say_loading(model if shape is None else shape, as_json)
     import torch
 
     from dkv.bench.grid import Grid

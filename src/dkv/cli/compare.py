@@ -6,7 +6,7 @@ import secrets
 from typing import TYPE_CHECKING, Any
 
 from dkv.cli import options
-from dkv.cli.console import printable, stdout_console
+from dkv.cli.console import printable, say_loading, stdout_console
 from dkv.cli.prompt import read_prompt, read_stops
 from dkv.errors import SettingError
 
@@ -53,6 +53,7 @@ def compare(
     if repeats < 1:
         raise SettingError(f"repeats={repeats} must be a whole number of at least 1")
     given = read_prompt(prompt, ids)
+    say_loading(model, as_json)
     import dkv
     from dkv.cli.measure import measure
 

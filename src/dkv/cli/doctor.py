@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import printable, stderr_console
+from dkv.cli.console import printable, say_loading, stderr_console
 from dkv.cli.live import region
 from dkv.errors import SettingError
 
@@ -61,6 +61,7 @@ def doctor(
     if not 1 <= count <= 256:
         raise SettingError(f"count={count} must be a whole number from 1 to 256: all prompts share a batch")
     specs = list(cache or _DEFAULT)
+    say_loading(model, as_json)
     import dkv
     from dkv.doctor.examine import Asked, examine
     from dkv.doctor.prompts import default_prompts, read_prompts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import printable, stderr_console, stdout_console
+from dkv.cli.console import printable, say_loading, stderr_console, stdout_console
 from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
@@ -111,6 +111,7 @@ def evaluate(
     """Accuracy by cache, with its count and interval, and paired with no cache. Other tasks are lm-eval's."""
     if markdown and as_json:
         raise SettingError("markdown and json exclude each other; give one of them")
+    say_loading(model, as_json)
     from dkv.eval.session import CACHES, Session, Wanted
 
     wanted = Wanted(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dkv.cli import options
-from dkv.cli.console import is_terminal, printable, stderr_console
+from dkv.cli.console import is_terminal, printable, say_loading, stderr_console
 from dkv.cli.guard import forgive_encoding
 from dkv.cli.prompt import read_prompt, read_stops
 from dkv.errors import SettingError
@@ -128,6 +128,7 @@ def _run_rank(job: _Job, live: bool, svg: Path | None, as_json: bool) -> None:
 
 
 def _run(job: _Job, live: bool, svg: Path | None, as_json: bool) -> None:
+    say_loading(job.model, as_json)
     import dkv
 
     lm = dkv.load(job.model, **job.loading)

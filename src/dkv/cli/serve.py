@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from dkv.cli import options
+from dkv.cli.console import say_loading
 from dkv.errors import SettingError
 
 __all__ = ["serve"]
@@ -88,6 +89,7 @@ def serve(
     cuda_graphs: options.CudaGraphs = False,
 ) -> None:
     """Serve the model to clients of OpenAI's API; docs/serve.md has the routes."""
+    say_loading(model)
     try:
         from dkv.cli.serving import Job, serve_alone, serve_on_ranks, serve_on_ray
         from dkv.server import Limits
@@ -95,6 +97,7 @@ def serve(
         from dkv.server.listen import check_exposure
     except ModuleNotFoundError as missing:
         raise SettingError(f"serve: needs {missing.name}; pip install 'dkv[serve]'") from None
+    from dkv.loading import check_model
     from dkv.models.quantized import check_kind
     from dkv.models.shards import parse_size
 
@@ -117,7 +120,11 @@ def serve(
     for wanted, given in (("compile", compile), ("cuda_graphs", cuda_graphs)):
         if given and (ray or tensor_parallel != 1):
             raise SettingError(f"{wanted}=True does not go with --ray or --tensor-parallel; leave one of them out")
+    for bound, number in (("active", active), ("waiting", waiting)):
+        if number < 1:
+            raise SettingError(f"{bound}={number} must be a whole number of at least 1")
     check_kind(quantize, tensor_parallel)
+    check_model(model)
     budget = None if memory is None else parse_size(memory, "memory")
     keys = parse_keys(os.environ.get("DKV_API_KEY"))
     check_exposure(host, keys, no_key)

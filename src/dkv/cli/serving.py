@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 
-from dkv.cli.console import printable
+from dkv.cli.console import printable, say_loading
 from dkv.server.app import build
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
@@ -52,6 +53,7 @@ def serve_alone(job: Job) -> None:
 
     gate = Gate(job.limits)
     with listen(job.host, job.port) as listening:  # a port in use should not cost the loading
+        say_loading(job.model, to_log=True)
         lm = dkv.load(
             job.model, device=job.device, dtype=job.dtype, quantize=job.quantize, compile=job.compile,
             cuda_graphs=job.cuda_graphs,
@@ -68,6 +70,8 @@ def serve_on_ranks(job: Job) -> None:
     import dkv
     from dkv.parallel.lockstep import Leader, in_lockstep
 
+    if os.environ["RANK"] == "0":
+        say_loading(job.model, to_log=True)
     lm = dkv.load(job.model, device=job.device, dtype=job.dtype, tensor_parallel=job.ranks)
     gate = Gate(job.limits)
 

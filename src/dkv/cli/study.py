@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import printable, stderr_console
+from dkv.cli.console import printable, say_loading, stderr_console
 from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
@@ -67,6 +67,7 @@ def study(
         _list(named(list(STUDIES)), as_json)
         return
     studies = named(names)
+    say_loading(model, as_json)
     _need_matplotlib()
     from dkv.study.kit import Kit
 

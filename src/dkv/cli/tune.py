@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import printable, stderr_console
+from dkv.cli.console import printable, say_loading, stderr_console
 from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
@@ -80,6 +80,7 @@ def tune(
     """Find the fastest cache and decoder that stay within a budget; `--cache auto` then uses them."""
     if changed is not None and lost is not None:
         raise SettingError("changed and lost exclude each other; give one of them")
+    say_loading(model, as_json)
     import dkv
     from dkv.tune.budget import Budget
     from dkv.tune.prompts import suites_of

@@ -8,6 +8,7 @@ that ranks cannot come apart, whatever order a backend's sum may have.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,11 +52,17 @@ class Team:
         return whole
 
     def share(self, value: T) -> T:
-        """Rank 0's value, pickled, on every rank."""
-        box = [value]
+        """Rank 0's value, pickled, on every rank. (torch's own broadcast of objects needs numpy.)"""
+        payload = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        size = torch.tensor([payload.numel()])
         with lost_ranks(self.ranks):
-            dist.broadcast_object_list(box, src=0)
-        return box[0]
+            dist.broadcast(size, src=0)
+            payload = torch.zeros(int(size), dtype=torch.uint8) if self.rank else payload
+            dist.broadcast(payload, src=0)
+        if self.rank == 0:
+            return value
+        shared: T = pickle.loads(bytes(payload.tolist()))  # noqa: S301 - from the first rank
+        return shared
 
     def after_first(self, call: Callable[[], T]) -> T:
         """`call`, on rank 0 before all others: for what it leaves on the disk for them."""
