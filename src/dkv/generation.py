@@ -24,9 +24,15 @@ __all__ = ["Frame", "Generation", "Run", "Stats", "endings_of", "frame_of", "sam
 
 @dataclass(frozen=True)
 class Frame:
-    """The response of one sequence after a step. token_ids: fixed tokens, candidates read at this step, the mask id
-    elsewhere; committed, provisional: which are which; computed: response positions computed at this step (others came
-    from the cache); prompt_computed: how many prompt rows were; generation: on the last frame only."""
+    """The response of one sequence after a step.
+
+    token_ids: committed tokens, candidates read at this step (provisional: they may change), the mask id elsewhere;
+    committed, provisional: for each position whether it is one or the other; computed: response positions computed at
+    this step (others came from the cache); prompt_computed: how many prompt rows were computed; text: of committed and
+    provisional tokens together, up to the first end-of-text; committed_text: of committed tokens alone, "_" for each
+    position that is still open, up to a committed end-of-text; both None without a tokenizer; generation: on the last
+    frame only.
+    """
 
     step: int
     token_ids: list[int]
@@ -36,6 +42,7 @@ class Frame:
     prompt_computed: int
     text: str | None
     generation: Generation | None = None
+    committed_text: str | None = None
 
 
 class Run:
@@ -150,14 +157,16 @@ def frame_of(state: State, tick: Tick, row: int, track: Track) -> Frame:
         provisional = (candidates >= 0) & ~committed
         tokens = torch.where(provisional, candidates, tokens)
     ids: list[int] = tokens[response].tolist()
+    fixed: list[bool] = committed[response].tolist()
     return Frame(
         step=int(tick.step.clock[row]),
         token_ids=ids,
-        committed=committed[response].tolist(),
+        committed=fixed,
         provisional=provisional[response].tolist(),
         computed=tick.rows[row, response].tolist(),
         prompt_computed=int(tick.rows[row, : response.start].sum()),
         text=track.decode(ids),
+        committed_text=track.decode_committed(ids, fixed),
     )
 
 

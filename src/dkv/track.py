@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from torch import Tensor
 
@@ -10,7 +11,11 @@ from dkv.model import ModelConfig
 from dkv.settings import Settings
 from dkv.tokens import Tokenizer
 
-__all__ = ["Generation", "Stats", "Track"]
+__all__ = ["OPEN", "Generation", "Stats", "Track"]
+
+OPEN = "_"
+"""Stands for a position without a committed token."""
+_NO_TOKEN = -1
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,15 @@ class Track:
     def decode(self, ids: list[int]) -> str | None:
         """The text of ids up to the end-of-text; None without a tokenizer."""
         return None if self.tokenizer is None else self.tokenizer.decode(self.text_ids(ids))
+
+    def decode_committed(self, ids: list[int], committed: list[bool]) -> str | None:
+        """The text of the committed ids up to a committed end-of-text, `OPEN` for each position that is not committed;
+        None without a tokenizer."""
+        if self.tokenizer is None:
+            return None
+        shown = self.text_ids([token if fixed else _NO_TOKEN for token, fixed in zip(ids, committed, strict=True)])
+        runs = ((fixed, list(run)) for fixed, run in groupby(shown, key=lambda token: token != _NO_TOKEN))
+        return "".join(self.tokenizer.decode(run) if fixed else OPEN * len(run) for fixed, run in runs)
 
     def find_stop(self, ids: list[int]) -> tuple[str, int] | None:
         """The text before the earliest stop text in ids, and how many tokens reach up to it."""
