@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 
 from dkv.errors import SpecError
 
-__all__ = ["describe", "discover", "keys_of", "make", "spec_of", "spell_key"]
+__all__ = ["describe", "discover", "keys_of", "make", "meaning_of", "offered", "spec_of", "spell_key"]
 
 _TRUE_FALSE = {"true": True, "false": False}
 
@@ -33,13 +33,13 @@ def discover(room: ModuleType, group: str) -> dict[str, type]:
         for value in vars(importlib.import_module(module.name)).values():
             if inspect.isclass(value) and value.__module__ == module.name and "name" in vars(value):
                 _claim(found, value)
-    for entry in _offered(group, tuple(sys.path)):
+    for entry in offered(group, tuple(sys.path)):
         _claim(found, _loaded(entry))
     return dict(sorted(found.items()))
 
 
 @lru_cache(maxsize=8)
-def _offered(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+def offered(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """What installed packages offer to a group. To look takes milliseconds, too long for each request of a server."""
     return tuple(entry_points(group=group))
 
@@ -69,7 +69,7 @@ def keys_of(kind: type) -> dict[str, Any]:
 def describe(known: Mapping[str, type]) -> list[dict[str, Any]]:
     """What a reader needs to choose among the `known` classes: of each its name, keys with defaults, required keys, and
     meaning (the first paragraph of its docstring, on one line)."""
-    return [{"name": name, **_split_keys(kind), "meaning": _meaning(kind)} for name, kind in known.items()]
+    return [{"name": name, **_split_keys(kind), "meaning": meaning_of(inspect.getdoc(kind) or "")} for name, kind in known.items()]
 
 
 def _split_keys(kind: type) -> dict[str, Any]:
@@ -79,8 +79,9 @@ def _split_keys(kind: type) -> dict[str, Any]:
     return {"keys": {k: v for k, v in keys.items() if k not in required}, "required": required}
 
 
-def _meaning(kind: type) -> str:
-    return " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split())
+def meaning_of(docstring: str) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join(docstring.partition("\n\n")[0].split())
 
 
 def make(spec: str, known: Mapping[str, type], what: str) -> Any:

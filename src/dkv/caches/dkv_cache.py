@@ -90,9 +90,10 @@ def require_shift(name: str, shift: str) -> None:
 
 @dataclass(frozen=True)
 class Decode:
-    """dKV-Cache-Decode. rows = live at warm-up and at every `refresh`-th step of the block, else m (see `shift`).
+    """dKV-Cache-Decode. Recomputes the positions that are still masked or were decoded in the last step, and everything
+    every `refresh` steps.
 
-    delay 1 is the paper's; 0 and 2 are its ablation. warmup: full forwards at the start of each block; None = 2 on
+    rows = live at warm-up and at every `refresh`-th step of the block, else m (see `shift`). delay 1 is the paper's; 0 and 2 are its ablation. warmup: full forwards at the start of each block; None = 2 on
     LLaDA, where the published program spends a second one only because its first stores nothing, and 1 on Dream.
     """
 
@@ -118,10 +119,11 @@ class Decode:
 
 @dataclass(frozen=True)
 class Greedy:
-    """dKV-Cache-Greedy. rows = live at every `refresh`-th step, else next, fresh, and `window` masked rows near each of
-    the next: the cost of a step no longer grows with the length.
+    """dKV-Cache-Greedy. Recomputes only the positions being decoded, those just decoded, and `window` masked positions
+    near them; everything every `refresh` steps.
 
-    next: the positions decoded now. With a decoder that knows its order (`random`) these are what it wants, as
+    rows = live at every `refresh`-th step, else next, fresh, and `window` masked rows near each of the next: the cost
+    of a step no longer grows with the length. next: the positions decoded now. With a decoder that knows its order (`random`) these are what it wants, as
     published (also with `origin`). With any other they are predicted: the schedule's number of positions that were read
     with the highest confidence when they were last read. Then only what is computed is read, so that nothing is
     committed from a stale row; at a refresh everything is.
@@ -164,8 +166,12 @@ class Greedy:
 
 @dataclass(frozen=True)
 class Prefill:
-    """dKV-Cache-Prefill. rows = live at the first forward (and every `refresh`-th step), else the response, with a
-    shift also the last prompt row."""
+    """dKV-Cache-Prefill. Computes the prompt once per block (and every `refresh` steps, if that is not 0), and the whole
+    response at every step.
+
+    rows = live at the first forward (and every `refresh`-th step), else the response, with a shift also the last prompt
+    row.
+    """
 
     name: ClassVar[str] = "dkv-prefill"
     refresh: int = 0
@@ -181,9 +187,12 @@ class Prefill:
 
 @dataclass(frozen=True)
 class PrefillAndDecode:
-    """dKV-Cache-PD: Prefill's prompt and Decode's response. rows = live at the first forward; the response (with a
-    shift and the last prompt row) at every `refresh`-th step; else Decode's rows there. The prompt is not computed
-    again."""
+    """dKV-Cache-PD. Computes the prompt once per block, as dkv-prefill does; recomputes of the response what dkv-decode
+    does, and the whole response every `refresh` steps.
+
+    rows = live at the first forward; the response (with a shift and the last prompt row) at every `refresh`-th step;
+    else Decode's rows there.
+    """
 
     name: ClassVar[str] = "dkv-pd"
     refresh: int = 4

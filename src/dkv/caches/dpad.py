@@ -32,7 +32,8 @@ _CLOCK = -3
 
 @dataclass(frozen=True)
 class Dpad:
-    """DPad. rows = fast-prefix's, the masked positions that are left out aside.
+    """DPad. As fast-prefix, but most masked positions after the active block are left out altogether: the farther
+    away, the more of them, and all from `window` positions on.
 
     A masked position, the d-th after the block (from 0), is kept with probability scale * n(sigma * d / (window - 1)),
     n being the density of the standard normal distribution; from `window` on never. Given text is always kept.

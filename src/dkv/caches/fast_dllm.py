@@ -28,7 +28,8 @@ def _first(step: Step) -> Tensor:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The prefix cache. rows = live at the block's first step, else the block and all after it."""
+    """Fast-dLLM's prefix cache. Recomputes the active block and everything after it, and everything at the first step of
+    each block."""
 
     name: ClassVar[str] = "fast-prefix"
 
@@ -39,7 +40,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Dual:
-    """The dual cache. rows = live at the block's first step, else the block alone."""
+    """Fast-dLLM's dual cache. Recomputes the active block alone, and everything at the first step of each block."""
 
     name: ClassVar[str] = "fast-dual"
 

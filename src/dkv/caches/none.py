@@ -10,7 +10,7 @@ __all__ = ["NoCache"]
 
 @dataclass(frozen=True)
 class NoCache:
-    """rows = live"""
+    """No cache. Recomputes every position at every step: the baseline that the caches are compared with."""
 
     name: ClassVar[str] = "none"
 

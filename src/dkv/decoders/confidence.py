@@ -19,7 +19,8 @@ __all__ = ["Confidence"]
 
 @dataclass(frozen=True)
 class Confidence(ReadsBlock):
-    """Fix the `quota` most confident positions of the block; ties go to the lowest position."""
+    """LLaDA's default. Commits the positions that the model is most confident about, an even number at each step; ties
+    go to the lowest position."""
 
     name: ClassVar[str] = "confidence"
     adaptive: ClassVar[bool] = False

@@ -29,8 +29,12 @@ __all__ = ["Credit"]
 
 @dataclass(frozen=True)
 class Credit(ReadsBlock):
-    """Fix every position whose confidence, its candidate's credit counted in, is above `tau`, and at least the
-    schedule's share. alpha: how much credit counts; beta: what is left of it after a read; gamma: the power."""
+    """CreditDecoding. As threshold, but a candidate that stays the same from step to step earns credit, which raises its
+    confidence.
+
+    tau: the threshold; alpha: how much credit counts; beta: what is left of it after a step; gamma: the power of the
+    candidate's probability that is earned.
+    """
 
     name: ClassVar[str] = "credit"
     adaptive: ClassVar[bool] = True

@@ -71,7 +71,8 @@ class _Scheduled(ReadsBlock):
 
 @dataclass(frozen=True)
 class Entropy(_Scheduled):
-    """Score: minus the entropy of the distribution."""
+    """Dream's default. Commits the positions where the model's distribution has the lowest entropy, on Dream's
+    schedule."""
 
     name: ClassVar[str] = "entropy"
 
@@ -82,7 +83,7 @@ class Entropy(_Scheduled):
 
 @dataclass(frozen=True)
 class MaskgitPlus(_Scheduled):
-    """Score: the probability of the token itself."""
+    """Dream's rule maskgit_plus. Commits the positions whose token has the highest probability, on Dream's schedule."""
 
     name: ClassVar[str] = "maskgit-plus"
 
@@ -97,7 +98,8 @@ class MaskgitPlus(_Scheduled):
 
 @dataclass(frozen=True)
 class TopkMargin(_Scheduled):
-    """Score: by how much the best token's probability exceeds the second's."""
+    """Dream's rule topk_margin. Commits the positions whose best token leads the second best by the most, on Dream's
+    schedule."""
 
     name: ClassVar[str] = "topk-margin"
 
@@ -110,8 +112,11 @@ class TopkMargin(_Scheduled):
 
 @dataclass(frozen=True)
 class Origin(ReadsBlock):
-    """Fix each masked position with the schedule's share as its probability: random order, drawn before the forward, so
-    only what is fixed is read."""
+    """Dream's rule origin. Commits positions at random, as many as Dream's schedule asks on average.
+
+    Each masked position is fixed with the schedule's share as its probability: the draw comes before the forward, so
+    only what is fixed is read.
+    """
 
     name: ClassVar[str] = "origin"
     adaptive: ClassVar[bool] = False

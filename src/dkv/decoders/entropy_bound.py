@@ -24,8 +24,8 @@ __all__ = ["EntropyBound"]
 
 @dataclass(frozen=True)
 class EntropyBound(ReadsBlock):
-    """Fix the positions of least entropy, as many as keep the sum of their entropies, the largest left out, at `gamma`
-    nats or less; and at least the schedule's share."""
+    """EB-Sampler. Commits the positions of lowest entropy, as many as keep the sum of their entropies (the largest left
+    out) at `gamma` nats or less, and at least as many as the schedule asks."""
 
     name: ClassVar[str] = "entropy-bound"
     adaptive: ClassVar[bool] = True

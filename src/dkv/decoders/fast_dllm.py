@@ -23,7 +23,8 @@ __all__ = ["Factor", "Threshold"]
 
 @dataclass(frozen=True)
 class Threshold(ReadsBlock):
-    """Fix every position whose confidence is above `tau`, and at least the schedule's share."""
+    """Fast-dLLM's parallel decoding. Commits every position whose confidence is above `tau`, and at least as many as the
+    schedule asks: several tokens a step."""
 
     name: ClassVar[str] = "threshold"
     adaptive: ClassVar[bool] = True
@@ -41,8 +42,10 @@ class Threshold(ReadsBlock):
 
 @dataclass(frozen=True)
 class Factor(ReadsBlock):
-    """Fix the n most confident positions for the largest n with (n + 1) * (1 - c_n) < `factor`, where c_n is the n-th
-    highest confidence: the more at once, the surer each must be."""
+    """Fast-dLLM's factor rule. Commits the most confident positions; the more at once, the surer each must be.
+
+    As many as the largest n with (n + 1) * (1 - c_n) < `factor`, where c_n is the n-th highest confidence.
+    """
 
     name: ClassVar[str] = "factor"
     adaptive: ClassVar[bool] = True

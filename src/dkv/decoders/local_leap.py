@@ -23,8 +23,8 @@ __all__ = ["LocalLeap"]
 
 @dataclass(frozen=True)
 class LocalLeap(ReadsBlock):
-    """Fix every position whose confidence is above `tau`, those above `near` that are at most `reach` positions from
-    one of them, and at least the schedule's share."""
+    """LocalLeap. Commits every position whose confidence is above `tau`, those above `near` that are at most `reach`
+    positions from one of them, and at least as many as the schedule asks."""
 
     name: ClassVar[str] = "local-leap"
     adaptive: ClassVar[bool] = True

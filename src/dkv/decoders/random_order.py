@@ -37,8 +37,11 @@ class _Ordered:
 
 @dataclass(frozen=True)
 class Random(_Ordered):
-    """The order is drawn from `seed` (None: each request's own seed) and the position alone, so neither the batch nor
-    the cache changes it."""
+    """LLaDA's random remasking. Commits positions in a random order, an even number at each step.
+
+    The order is drawn from `seed` (None: each request's own seed) and the position alone, so neither the batch nor the
+    cache changes it.
+    """
 
     name: ClassVar[str] = "random"
     seed: int | None = None
