@@ -110,9 +110,8 @@ def unknown_tensors(stored: Mapping[str, Stored], known: Collection[str]) -> str
     others = sorted(name for name in stored.keys() - set(known) if not _COMPUTED.fullmatch(name))
     if not others:
         return None
-    listed = ", ".join(map(repr, others[:_MOST_NAMED])) + (
-        f" and {len(others) - _MOST_NAMED} more" if others[_MOST_NAMED:] else ""
-    )
+    more = f" and {len(others) - _MOST_NAMED} more" if others[_MOST_NAMED:] else ""
+    listed = ", ".join(map(repr, others[:_MOST_NAMED])) + more
     return (
         f"{stored[others[0]].path}: holds tensors that the model of config.json does not have ({listed}); dkv would leave "
         "them out, and compute something else than the model they belong to"

@@ -129,8 +129,8 @@ class Hub:
                 return cached, None
             raise HubError(
                 f"model={model!r}: its snapshot in the cache lacks {', '.join(lacking)}, and the hub cannot be asked "
-                f"({_reason(model, error)}); fetch it by `hf download {remote.repo}`, or give {str(cached)!r} to load it "
-                "as it is"
+                f"({_reason(model, error)}); fetch it by `hf download {remote.repo}`, or give {str(cached)!r} to load "
+                "it as it is"
             ) from None
 
     def _listing(self, remote: Remote, cached: Path | None) -> Listing:
