@@ -271,3 +271,162 @@ def test_no_connection_is_one_line(tmp_path: Path) -> None:
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f"error: model='{REPO}': cannot be fetched from the hub (")
     assert ended.stderr.count("\n") == 1
+
+
+def by_another_program(tmp_path: Path, published: Path, *names: str) -> Path:
+    """A snapshot in the cache with some of the files, as other clients leave it."""
+    folder = tmp_path / "hub" / f"models--{REPO.replace('/', '--')}"
+    place = folder / "snapshots" / COMMIT
+    for directory in (folder / "blobs", folder / "refs", place):
+        directory.mkdir(parents=True, exist_ok=True)
+    (folder / "refs/main").write_text(COMMIT)
+    for name in names:
+        shutil.copy(published / name, folder / "blobs" / f"of-{name}")
+        (place / name).symlink_to(f"../../blobs/of-{name}")
+    return place
+
+
+INDEX, SECOND = "model.safetensors.index.json", "model-00002-of-00002.safetensors"
+WEIGHTS = ("config.json", INDEX, FIRST, SECOND)
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        WEIGHTS,
+        (*WEIGHTS, "tokenizer.json"),
+        ("config.json", FIRST),
+        ("config.json", FIRST, SECOND),
+        ("config.json", INDEX, FIRST, *TOKENIZER),
+        ("config.json",),
+        ("config.json", INDEX, *TOKENIZER),
+        (*WEIGHTS, *TOKENIZER),
+        (),
+    ],
+)
+def test_what_another_program_fetched_in_part_is_completed(
+    names: tuple[str, ...], served: FakeHub, tmp_path: Path, published: Path
+) -> None:
+    by_another_program(tmp_path, published, *names)
+    (served.files["generation_config.json"], served.files["chat_template.jinja"]) = b"{}", b"{{ messages }}"
+    directory = client(served, tmp_path).directory(REPO)
+    assert {p.name for p in directory.iterdir()} == {
+        *WEIGHTS, *TOKENIZER, "generation_config.json", "chat_template.jinja"
+    }  # fmt: skip
+    lm = dkv.load(directory, device="cpu", dtype="float32")
+    assert lm.tokenizer is not None
+    served.log.clear()
+    assert client(served, tmp_path).directory(REPO) == directory
+    assert served.log == []
+
+
+@pytest.mark.parametrize(
+    ("names", "lacking"),
+    [
+        (WEIGHTS, "tokenizer_config.json, tokenizer.json"),
+        (("config.json", FIRST, *TOKENIZER), "weights"),
+        (("config.json", INDEX, FIRST, *TOKENIZER), "weights"),
+        ((INDEX, FIRST, SECOND, *TOKENIZER), "config.json"),
+    ],
+)
+@pytest.mark.usefixtures("offline")
+def test_offline_what_is_lacking_is_said_with_the_way_to_fetch_it(
+    names: tuple[str, ...], lacking: str, served: FakeHub, tmp_path: Path, published: Path
+) -> None:
+    place = by_another_program(tmp_path, published, *names)
+    for ask in (client(served, tmp_path).directory, client(served, tmp_path).peek):
+        with pytest.raises(HubError) as caught:
+            ask(REPO)
+        assert str(caught.value) == (
+            f"model='{REPO}': its snapshot in the cache lacks {lacking}, and the hub cannot be asked (HF_HUB_OFFLINE is "
+            f"set); fetch it by `hf download {REPO}`, or give '{place}' to load it as it is"
+        )
+
+
+def test_offline_a_snapshot_that_lacks_what_the_repository_declares_is_said(
+    served: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = client(served, tmp_path).directory(REPO)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert client(served, tmp_path).directory(REPO) == directory
+    (directory / "tokenizer_config.json").unlink()
+    with pytest.raises(HubError, match=r"lacks tokenizer_config\.json, and the hub cannot be asked"):
+        client(served, tmp_path).directory(REPO)
+
+
+@pytest.mark.usefixtures("offline")
+def test_offline_a_snapshot_of_another_program_that_lacks_nothing_visible_is_used(
+    served: FakeHub, tmp_path: Path, published: Path
+) -> None:
+    place = by_another_program(tmp_path, published, *WEIGHTS, *TOKENIZER)
+    assert client(served, tmp_path).directory(REPO) == place
+    assert client(served, tmp_path).peek(REPO).directory == place
+    assert served.log == []
+
+
+def test_so_it_is_without_a_connection(tmp_path: Path, published: Path) -> None:
+    place = by_another_program(tmp_path, published, *WEIGHTS, *TOKENIZER)
+    assert Hub("http://127.0.0.1:1", tmp_path / "hub").directory(REPO) == place
+
+
+def test_a_link_to_nothing_in_the_cache_is_fetched_again(served: FakeHub, tmp_path: Path) -> None:
+    directory = client(served, tmp_path).directory(REPO)
+    (directory / FIRST).resolve().unlink()
+    assert (client(served, tmp_path).directory(REPO) / FIRST).read_bytes() == served.files[FIRST]
+
+
+def test_a_blob_that_was_cut_is_fetched_again(served: FakeHub, tmp_path: Path) -> None:
+    directory = client(served, tmp_path).directory(REPO)
+    blob = (directory / FIRST).resolve()
+    (directory / FIRST).unlink()
+    os.truncate(blob, 100)
+    assert (client(served, tmp_path).directory(REPO) / FIRST).read_bytes() == served.files[FIRST]
+
+
+def test_only_the_files_that_are_the_model_are_fetched(served: FakeHub, tmp_path: Path) -> None:
+    for name in ("model_ema.safetensors", "original/consolidated.safetensors", "onnx/model.onnx", "tokenizer/x.json"):
+        served.files[name] = b"never fetched"
+    directory = client(served, tmp_path).directory(REPO)
+    assert {p.name for p in directory.iterdir()} == {*WEIGHTS, *TOKENIZER}
+    assert not [
+        line for line in served.requests("GET /" + REPO) if "ema" in line or "original" in line or "onnx" in line
+    ]
+
+
+def test_the_single_file_of_a_repository_is_the_model(served: FakeHub, tmp_path: Path) -> None:
+    """Its index and the shards are of before, and neither fetched nor looked into."""
+    served.files["model.safetensors"] = served.files[FIRST]
+    directory = client(served, tmp_path).directory(REPO)
+    assert {p.name for p in directory.glob("*.safetensors*")} == {"model.safetensors"}
+    peeked = Hub(served.endpoint, tmp_path / "other").peek(REPO)
+    assert {tensor.path.name for tensor in peeked.stored.values()} == {"model.safetensors"}
+    assert peeked.files is not None
+    assert set(peeked.files.ignored) >= {FIRST, SECOND, INDEX}
+
+
+def test_an_index_that_names_what_the_repository_has_not(served: FakeHub, tmp_path: Path) -> None:
+    del served.files[SECOND]
+    with pytest.raises(CheckpointError, match=f"model='{REPO}': {SECOND} is missing, which {INDEX} names"):
+        client(served, tmp_path).directory(REPO)
+    assert not served.requests(f"GET /{REPO}/resolve/{COMMIT}/{FIRST}")
+
+
+@pytest.mark.parametrize("model", [f"{REPO}@../../x", f"{REPO}@a/../../../b"])
+def test_a_revision_leads_nowhere_else(model: str, served: FakeHub, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no hub id"):
+        client(served, tmp_path).directory(model)
+
+
+def test_other_programs_find_what_was_fetched(served: FakeHub, tmp_path: Path) -> None:
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    directory = client(served, tmp_path).directory(REPO)
+    cache = str(tmp_path / "hub")
+    assert Path(snapshot_download(REPO, cache_dir=cache, local_files_only=True)) == directory
+    assert Path(hf_hub_download(REPO, FIRST, cache_dir=cache, local_files_only=True)).parent == directory

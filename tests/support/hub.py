@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,11 +24,14 @@ class FakeHub:
     """files: what the repository holds. cut: how many bytes of a file to send before the connection breaks, once.
     damaged: files whose content differs from their checksum. status: answer of the API, with its error code.
     elsewhere: endpoint of another one that has the weights, as the hub sends its clients to a content network.
+    silent: files of which nothing comes after the header; dripping: of which then a byte comes now and then.
     log: requests so far, `METHOD path [range]`; tokens: the credentials that came with them."""
 
     files: dict[str, bytes]
     cut: dict[str, int] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
+    dripping: set[str] = field(default_factory=set)
     status: tuple[int, str] = (200, "")
     elsewhere: str = ""
     log: list[str] = field(default_factory=list)
@@ -107,6 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, name: str, body: bool) -> None:
         hub = self.served
+        if name not in hub.files:
+            self._send(404, b"{}", body, {"X-Error-Code": "EntryNotFound"})
+            return
         content, asked = hub.files[name], self.headers.get("Range")
         headers = {"ETag": f'"{hub.etag(name)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if hub.elsewhere and name.endswith(".safetensors"):
@@ -115,6 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if name in hub.damaged:
             content = content[:-1] + bytes([content[-1] ^ 1])
+        if body and name in hub.silent | hub.dripping:
+            self._stall(name, content, headers)
+            return
         if not asked:
             self._send(200, content, body, headers, hub.cut.pop(name, None) if body else None)
             return
@@ -122,6 +132,14 @@ class _Handler(BaseHTTPRequestHandler):
         part = content[int(first) : int(last) + 1 if last else None]
         headers["Content-Range"] = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
         self._send(206, part, body, headers)
+
+    def _stall(self, name: str, content: bytes, headers: dict[str, str]) -> None:
+        """Until the client has left, or all of it arrived after all."""
+        self._send(200, content, True, headers, 0)
+        for byte in content:
+            time.sleep(0.02)
+            if name in self.served.dripping:
+                self.wfile.write(bytes([byte]))
 
     def _send(self, status: int, content: bytes, body: bool, headers: dict[str, str], cut: int | None = None) -> None:
         self.send_response(status)

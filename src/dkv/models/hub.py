@@ -90,6 +90,7 @@ class Hub:
             cached, listing = self._found(remote, model)
             if listing is None:
                 return cached
+            _check_config(remote, listing)
             files = self._choose(remote, listing)
             return self._complete(remote, listing, [*_small(listing), *_weights(listing, files)])
 
@@ -100,6 +101,7 @@ class Hub:
             cached, listing = self._found(remote, model)
             if listing is None:
                 return Peeked(cached, read_headers(cached), find_files(cached), None)
+            _check_config(remote, listing)
             directory = self._complete(remote, listing, _small(listing))
             try:
                 files = self._choose(remote, listing)
@@ -150,11 +152,6 @@ class Hub:
 
     def _complete(self, remote: Remote, listing: Listing, names: list[str]) -> Path:
         """The snapshot with `names`, fetched where they are missing."""
-        if "config.json" not in listing.files:
-            found = missing_config("config.json", f"model={remote.repo!r}", listing.files.keys())
-            if isinstance(found, UnsupportedModelError):
-                raise found
-            raise HubError(f"model={remote.repo!r}: holds no config.json on the hub; give a model's repository")
         for name in names:
             remote.fetch(listing, name)
         digests = {name: listing.files[name].digest for name in names}
@@ -162,6 +159,15 @@ class Hub:
         if any(name.endswith(".safetensors") for name in names):
             remote.cache.declare(listing.commit, names)
         return place
+
+
+def _check_config(remote: Remote, listing: Listing) -> None:
+    """The repository has a config.json. Raises CheckpointError, naming what it is instead where that can be seen."""
+    if "config.json" not in listing.files:
+        found = missing_config("config.json", f"model={remote.repo!r}", listing.files.keys())
+        if isinstance(found, UnsupportedModelError):
+            raise found
+        raise HubError(f"model={remote.repo!r}: holds no config.json on the hub; give a model's repository")
 
 
 def _small(listing: Listing) -> list[str]:
