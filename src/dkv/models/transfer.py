@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 _SLOWEST = 1024  # bytes a second, over the whole of a window
 _TICK = 0.05
+_PIECE = 1 << 16
 
 
 class StalledError(Exception):
@@ -62,18 +63,30 @@ class _Running:
 @contextmanager
 def _answer(url: str, headers: Mapping[str, str], timeout: float) -> Iterator[tuple[int, Iterator[bytes]]]:
     """Status and content of a GET by the client's session, whichever HTTP library its release uses."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
+    if constants.HF_HUB_OFFLINE:  # older clients find out by the session, which they keep for each thread
+        raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     session: Any = get_session()
     given = {"headers": {**build_hf_headers(), "Accept-Encoding": "identity", **headers}, "timeout": timeout}
-    if hasattr(session, "stream"):
+    if callable(getattr(session, "stream", None)):  # httpx; that of requests has a flag of this name
         with session.stream("GET", url, **given) as response:
             hf_raise_for_status(response)
             yield response.status_code, response.iter_bytes()
     else:
         with session.get(url, stream=True, **given) as response:
             hf_raise_for_status(response)
-            yield response.status_code, response.iter_content(1 << 16)
+            yield response.status_code, _pieces(response.raw)
+
+
+def _pieces(raw: Any) -> Iterator[bytes]:
+    """The content of a response of requests as it arrives; its own iterators wait for a whole piece, and lose what came
+    of one where the connection is cut."""
+    read = getattr(raw, "read1", raw.read)
+    while piece := read(_PIECE, decode_content=True):
+        yield piece
 
 
 def beginning(url: str, most: int, timeout: float, headers: Mapping[str, str] | None = None) -> bytes:
