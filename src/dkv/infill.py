@@ -23,7 +23,8 @@ __all__ = ["Infilling", "Part", "canvas_ids", "escape", "infilled", "region_of"]
 Part = str | int | Sequence[int]
 """A text, a hole of so many positions, or token ids."""
 
-_HOLE = re.compile(r"(\{+)mask(?::([0-9]{1,9}))?\}")
+# A run of braces is tried from its start only: else a text of braces takes time with its length squared.
+_HOLE = re.compile(r"(?<!\{)(\{+)mask(?::([0-9]{1,9}))?\}")
 
 
 @dataclass(frozen=True)

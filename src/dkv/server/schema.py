@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationError,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -205,7 +214,7 @@ class Message(BaseModel):
 class ChatBody(Settings):
     """POST /v1/chat/completions: the conversation goes through the checkpoint's chat template."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1), FailFast()]  # one error will do, of however many
     max_completion_tokens: _Count | None = Field(None, description="OpenAI's newer max_tokens")
 
     @model_validator(mode="after")
