@@ -166,7 +166,9 @@ def test_plain_templates_and_others_render_alike() -> None:
             process.close()
 
 
-IF_ASKED = "{% set n = namespace() %}{% if 'loop' in messages[0].content %}" + LOOPS + "{% endif %}{{ messages[0].content }}"
+IF_ASKED = (
+    "{% set n = namespace() %}{% if 'loop' in messages[0].content %}" + LOOPS + "{% endif %}{{ messages[0].content }}"
+)
 
 
 def test_a_conversation_that_takes_too_long_harms_no_other() -> None:

@@ -29,6 +29,7 @@ _SPELLED = {"gen_length": "max_tokens"}
 """Arguments of dkv's that the API calls otherwise."""
 _FIELDS = frozenset({*ChatBody.model_fields, *CompletionBody.model_fields})
 _SHORT = 40
+_LONGEST = 1000
 _log = logging.getLogger("dkv.server")
 
 
@@ -38,6 +39,8 @@ class ApiError(Exception):
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, retry: int | None = None
     ) -> None:
+        if len(message) > _LONGEST:  # a client's own words may be in it, as long as its body
+            message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
         super().__init__(message)
         self.status, self.message, self.param, self.code, self.retry = status, message, param, code, retry
 

@@ -82,15 +82,15 @@ class _Reply:
         options = self._body.stream_options
         counted = options is not None and bool(options.include_usage)
         usage = {"usage": None} if counted else {}
-        opened, endings = set[int](), dict[int, Ending]()
+        opened, endings, more = set[int](), dict[int, Ending](), self._more
         async with aclosing(self._pieces()) as pieces:
             async for piece in pieces:
                 if piece is None:
                     yield None
                     continue
                 for choice in self._steps(piece, piece.index not in opened):
-                    more = {} if opened else self._more  # said with the first choice
                     yield self._object(self._style.chunk, [choice]) | usage | more
+                    more = {}  # said once, with the first chunk
                 opened.add(piece.index)
                 if piece.ending is not None:
                     endings[piece.index] = piece.ending
