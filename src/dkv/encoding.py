@@ -8,19 +8,23 @@ from typing import cast
 from dkv.errors import PromptError, SettingError
 from dkv.model import ModelConfig
 from dkv.tokens import Conversation, Tokenizer, is_conversation
+from dkv.values import ArrayLike, as_index, plain
 
-__all__ = ["Prompt", "encoded", "listed"]
+__all__ = ["Prompt", "encoded", "listed", "token_ids"]
 
-Prompt = str | Sequence[int] | Conversation
+Prompt = str | Sequence[int] | ArrayLike | Conversation
 
 
 def listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or several, as a list of prompts. Raises PromptError."""
-    if not _is_list(prompts) or is_conversation(prompts) or (prompts and all(isinstance(p, int) for p in prompts)):
-        return [prompts]  # type: ignore[list-item]
-    if not prompts:
+    """One prompt or several, as a list of prompts; a matrix of token ids is several. Raises PromptError."""
+    given = plain(prompts)
+    if _is_list(given) and not is_conversation(given):
+        given = [plain(prompt) for prompt in given]
+    if not _is_list(given) or is_conversation(given) or (given and all(isinstance(p, int) for p in given)):
+        return [given]
+    if not given:
         raise PromptError("prompt is empty; give a text, a list of token ids, or a list of either")
-    return list(prompts)  # type: ignore[arg-type]
+    return list(given)
 
 
 def encoded(
@@ -36,23 +40,31 @@ def encoded(
     can end the work by raising. Raises PromptError and SettingError."""
     if type(parse_special) is not bool:
         raise SettingError(f"parse_special={parse_special!r} must be True or False")
+    prompt = plain(prompt)
     if isinstance(prompt, str) or is_conversation(prompt):
         ids = _tokenized(prompt, chat, tokenizer, config.mask_id, parse_special, attend)
     elif _is_list(prompt):
-        ids = list(cast("Sequence[int]", prompt))
+        ids = token_ids("prompt", cast("Sequence[int]", prompt), config.vocab)
     else:
         raise PromptError(f"prompt: {prompt!r} is neither a text nor a list of token ids or messages")
     if not ids or (isinstance(prompt, str) and not prompt.strip()):
         raise PromptError("prompt is empty; give at least one token of text")
-    for token in ids:
-        if type(token) is not int or not 0 <= token < config.vocab:
-            raise PromptError(f"prompt: {token!r} is not a token id below {config.vocab}")
     if len(ids) + gen_length > config.context:
         raise PromptError(
             f"prompt of {len(ids)} tokens and gen_length={gen_length} exceed the model's context of "
             f"{config.context}; shorten one of them"
         )
     return ids
+
+
+def token_ids(argument: str, ids: Sequence[object], vocab: int) -> list[int]:
+    """Token ids below `vocab` as Python's ints. Raises PromptError naming the argument."""
+    found = [as_index(token) for token in ids]
+    for token, number in zip(ids, found, strict=True):
+        if number is None or not 0 <= number < vocab:
+            shown = repr(plain(token)).replace("\n", " ")
+            raise PromptError(f"{argument}: {shown[:60]} is not a token id below {vocab}")
+    return cast("list[int]", found)
 
 
 def _tokenized(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dkv.ambient import shielded
 from dkv.canvas import lay_out
 from dkv.denoise import Schedule, State, Tick, advance, finish
 from dkv.endings import Endings
@@ -49,6 +50,7 @@ class Run:
     """A batch of prompts (token ids) being generated under one Settings, from start to end together. given: for each
     prompt what follows it if it is not all masked, as in `lay_out`; for all or for none."""
 
+    @shielded()
     def __init__(
         self,
         model: Model,
@@ -98,6 +100,7 @@ class Run:
             yield tick
         self._clock_out([True] * len(self._tracks))
 
+    @shielded()
     def _step(self) -> Tick | None:
         began = time.perf_counter()
         tick = advance(self.state)

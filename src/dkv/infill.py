@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from dkv.encoding import token_ids
 from dkv.engine.request import Request
 from dkv.errors import PromptError, SettingError
 from dkv.generation import Generation
 from dkv.model import ModelConfig
 from dkv.tokens import Tokenizer
+from dkv.values import ArrayLike, as_index, plain
 
 __all__ = ["Infilling", "Part", "canvas_ids", "escape", "infilled", "region_of"]
 
-Part = str | int | Sequence[int]
+Part = str | int | Sequence[int] | ArrayLike
 """A text, a hole of so many positions, or token ids."""
 
 # A run of braces is tried from its start only: else a text of braces takes time with its length squared.
@@ -51,9 +53,10 @@ def canvas_ids(canvas: str | Sequence[Part], tokenizer: Tokenizer | None, config
     Raises PromptError where there is no hole or nothing else, or text without a tokenizer, or more than the model's
     context, and SettingError for a hole of no length.
     """
+    canvas = plain(canvas)
     if not isinstance(canvas, (str, Sequence)) or isinstance(canvas, (bytes, bytearray)):
         raise PromptError(f"canvas: {canvas!r} is neither a text nor a list of texts, hole lengths and token ids")
-    parts = _parts_of(canvas) if isinstance(canvas, str) else list(canvas)
+    parts = _parts_of(canvas) if isinstance(canvas, str) else [plain(part) for part in canvas]
     lead, trail = _around(tokenizer) if any(isinstance(part, str) for part in parts) else ([], [])
     ids: list[int | None] = [*lead]
     for part in parts:
@@ -114,15 +117,12 @@ def _ids_of(part: Part, tokenizer: Tokenizer | None, config: ModelConfig) -> lis
             raise PromptError("canvas: this checkpoint has no tokenizer; give lists of token ids")
         return [*tokenizer.encode_bare(part)]
     if isinstance(part, int):
-        if type(part) is not int or part < 1:
+        if as_index(part) is None or part < 1:
             raise SettingError(f"canvas: a hole of {part!r} positions must have at least 1")
         return [None] * min(part, config.context + 1)
     if not isinstance(part, Sequence) or isinstance(part, (bytes, bytearray)):
         raise PromptError(f"canvas: {part!r} is neither a text, nor a hole's length, nor token ids")
-    for token in part:
-        if type(token) is not int or not 0 <= token < config.vocab:
-            raise PromptError(f"canvas: {token!r} is not a token id below {config.vocab}")
-    return [*part]
+    return [*token_ids("canvas", part, config.vocab)]
 
 
 def _around(tokenizer: Tokenizer | None) -> tuple[list[int], list[int]]:

@@ -19,6 +19,7 @@ from dkv.engine.graphs import Graphed
 from dkv.errors import CheckpointError, SettingError
 from dkv.generation import Frame, Generation
 from dkv.infill import Infilling, Part, canvas_ids, infilled, region_of
+from dkv.keywords import checked_keywords
 from dkv.model import Model
 from dkv.models import Transformer
 from dkv.models.compiled import Compiled
@@ -32,6 +33,7 @@ from dkv.plan import CachePolicy, Decoder
 from dkv.settings import Settings, drawn_seed, seed_of, texts_of
 from dkv.tokens import Tokenizer
 from dkv.tuned import AUTO, find_tuned
+from dkv.values import ArrayLike, as_count, plain, plain_fields
 from dkv.warmth import Warmth
 
 __all__ = ["DiffusionLM"]
@@ -85,6 +87,7 @@ class DiffusionLM:
         """Whether `load` was asked to compile."""
         return "compile" in self.warmth
 
+    @checked_keywords
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -95,7 +98,7 @@ class DiffusionLM:
         top_p: float | None = None,
         top_k: int | None = None,
         cfg_scale: float = 0.0,
-        seed: int | Sequence[int] | None = None,
+        seed: int | Sequence[int] | ArrayLike | None = None,
         cache: str | CachePolicy = "dkv-decode",
         decoder: str | Decoder | None = None,
         stop_at_eos: bool = True,
@@ -135,9 +138,10 @@ class DiffusionLM:
         )  # fmt: skip
         ids_of = [self._encode(p, chat, settings, parse_special) for p in each]
         seeds = settings.seeds(len(ids_of))
-        if type(batch_size) is not int or batch_size < 1:
-            raise SettingError(f"batch_size={batch_size!r} must be a whole number of at least 1")
-        engine, results = Engine(self, active=batch_size, waiting=len(ids_of)), dict[int, Generation]()
+        engine, results = (
+            Engine(self, active=as_count("batch_size", batch_size), waiting=len(ids_of)),
+            dict[int, Generation](),
+        )
         tickets = [
             engine.add(Request(tuple(ids), settings, seed, number, trace, deltas=False))
             for number, (ids, seed) in enumerate(zip(ids_of, seeds, strict=True))
@@ -150,6 +154,7 @@ class DiffusionLM:
                         tell(1)
         return [results[ticket] for ticket in tickets]
 
+    @checked_keywords
     def stream(
         self,
         prompt: Prompt,
@@ -183,6 +188,7 @@ class DiffusionLM:
         engine.add(request)
         return _frames(engine)
 
+    @checked_keywords
     def request(
         self,
         prompt: Prompt,
@@ -224,10 +230,11 @@ class DiffusionLM:
             frames,
         )
 
+    @checked_keywords
     def infill(
         self,
-        prefix: str | Sequence[int],
-        suffix: str | Sequence[int],
+        prefix: str | Sequence[int] | ArrayLike,
+        suffix: str | Sequence[int] | ArrayLike,
         gen_length: int = 32,
         block_length: int | None = None,
         steps: int | None = None,
@@ -248,15 +255,15 @@ class DiffusionLM:
         min_tokens: None = gen_length, so that no end-of-text is chosen; nothing else would end a hole. Other arguments
         and errors as in `generate`.
         """
-        if type(gen_length) is not int or gen_length < 1:
-            raise SettingError(f"gen_length={gen_length!r} must be a whole number of at least 1")
-        if block_length is not None and type(block_length) is int and block_length > 0 and gen_length % block_length:
+        gen_length, block_length = as_count("gen_length", gen_length), plain(block_length)
+        if type(block_length) is int and block_length > 0 and gen_length % block_length:
             raise SettingError(f"gen_length={gen_length} must be a multiple of block_length={block_length}")
         return self.infill_canvas(
             [prefix, gen_length, suffix], block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache,
             decoder, cache_dtype, trace, eos_penalty, min_tokens,
         ).generation  # fmt: skip
 
+    @checked_keywords
     def infill_canvas(
         self,
         canvas: str | Sequence[Part],
@@ -291,6 +298,7 @@ class DiffusionLM:
                 return infilled(request, updates[0].generation, self.tokenizer)
         raise RuntimeError("the engine stopped without a result")
 
+    @checked_keywords
     def infill_request(
         self,
         canvas: str | Sequence[Part],
@@ -312,6 +320,7 @@ class DiffusionLM:
         """A canvas with holes, checked, for an Engine or a Service; `dkv.infill.infilled` reads its result. Arguments
         and errors as in `infill_canvas`; frames: whether each update carries a Frame."""
         ids = canvas_ids(canvas, self.tokenizer, self.model.config)
+        block_length = plain(block_length)
         start, gen_length = region_of(ids, block_length)
         if steps is None and block_length in (None, gen_length):
             steps = ids.count(None)
@@ -324,6 +333,7 @@ class DiffusionLM:
         prompt = tuple(token for token in ids[:start] if token is not None)
         return Request(prompt, settings, settings.seeds(1)[0], 0, trace, frames, given=tuple(ids[start:]))
 
+    @checked_keywords
     def save(self, directory: str | Path, dtype: str | None = None, max_shard_size: str = "5GB") -> None:
         """Write the model in the published format to a directory that does not exist or is empty: all or nothing.
 
@@ -341,6 +351,17 @@ class DiffusionLM:
         kind = None if dtype is None else named_dtype("dtype", dtype)
         save(model, self.directory, Path(directory).expanduser(), kind, parse_size(max_shard_size))
 
+    def __copy__(self) -> DiffusionLM:
+        """A copy with the same network: weights never change."""
+        return DiffusionLM(self.model, self.tokenizer, self.name, self.audit, self.directory, self._draw)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> DiffusionLM:
+        """The same as a plain copy."""
+        return self.__copy__()
+
+    def __getstate__(self) -> object:
+        raise SettingError(f"model={self.name!r}: a loaded model is not pickled; dkv.load it where it is needed")
+
     def _settings(
         self,
         gen_length: int,
@@ -350,7 +371,7 @@ class DiffusionLM:
         top_p: float | None,
         top_k: int | None,
         cfg_scale: float,
-        seed: int | Sequence[int] | None,
+        seed: int | Sequence[int] | ArrayLike | None,
         cache: str | CachePolicy,
         decoder: str | Decoder | None,
         stop_at_eos: bool,
@@ -364,7 +385,7 @@ class DiffusionLM:
         if cache == AUTO:
             tuned = find_tuned(self.directory, self.name, self.quantize)
             cache, decoder = tuned.cache, tuned.decoder if decoder is None else decoder
-        if grow is True and block_length is None:
+        if plain(grow) is True and block_length is None:
             raise SettingError("grow=True needs block_length, by how many positions to grow at a time, such as 32")
         return Settings(
             gen_length=gen_length,
@@ -400,6 +421,7 @@ def _frames(engine: Engine) -> Iterator[Frame]:
 def _policy(cache: str | CachePolicy) -> CachePolicy:
     if isinstance(cache, str):
         return make_cache(cache)
+    cache = plain_fields(cache)
     if not isinstance(cache, CachePolicy):
         raise SettingError(f"cache={cache!r} is neither a spec nor a CachePolicy; give it a method plan(step)")
     return cache
@@ -408,6 +430,7 @@ def _policy(cache: str | CachePolicy) -> CachePolicy:
 def _rule(decoder: str | Decoder) -> Decoder:
     if isinstance(decoder, str):
         return make_decoder(decoder)
+    decoder = plain_fields(decoder)
     if not isinstance(decoder, Decoder):
         raise SettingError(f"decoder={decoder!r} is neither a spec nor a Decoder; it needs rank, wanted and commit")
     return decoder

@@ -9,10 +9,12 @@ from random import Random
 
 import torch
 
+from dkv.ambient import shielded
 from dkv.dtypes import named_dtype
 from dkv.engine.graphs import CudaCapture, Graphed
 from dkv.errors import SettingError
 from dkv.heap import keep_freed
+from dkv.keywords import checked_keywords
 from dkv.lm import DiffusionLM
 from dkv.model import Model
 from dkv.models import Transformer, architecture_of, load_model
@@ -25,10 +27,13 @@ from dkv.models.whole import whole
 from dkv.parallel.team import join, rank_device
 from dkv.settings import drawn_seed
 from dkv.tokens import load_tokenizer
+from dkv.values import as_count
 
 __all__ = ["arranged", "built", "check_model", "find_device", "find_dtype", "find_model", "load"]
 
 
+@checked_keywords
+@shielded()
 def load(
     model: str | Path,
     *,
@@ -56,8 +61,7 @@ def load(
     Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype,
     tensor_parallel, cuda_graphs or quantize, and RankError where another process is gone.
     """
-    if type(tensor_parallel) is not int or tensor_parallel < 1:
-        raise SettingError(f"tensor_parallel={tensor_parallel!r} must be a whole number of at least 1")
+    tensor_parallel = as_count("tensor_parallel", tensor_parallel)
     for name, value in (("compile", compile), ("cuda_graphs", cuda_graphs)):
         if value and tensor_parallel > 1:
             raise SettingError(f"{name}=True does not go with tensor_parallel={tensor_parallel}; leave one of them out")

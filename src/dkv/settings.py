@@ -9,11 +9,17 @@ from dataclasses import dataclass
 
 from dkv.errors import SettingError
 from dkv.plan import CachePolicy, Decoder
+from dkv.values import ArrayLike, plain
 
 __all__ = ["Settings", "drawn_seed", "seed_of", "texts_of"]
 
 _HOTTEST = 1e6
 """Beyond any use; far enough from where float32 ends."""
+
+_NUMBERS = (
+    "gen_length", "block_length", "steps", "temperature", "top_p", "top_k", "cfg_scale", "stop_at_eos", "eos_penalty",
+    "min_tokens", "grow",
+)  # fmt: skip
 
 _SEEDS = 1 << 62
 """How many seeds there are."""
@@ -24,9 +30,10 @@ class Settings:
     """Checked settings; block_length, steps and seeds are filled in. Raises SettingError naming argument, value, fix.
 
     gen_length: response length; block_length: tokens per semi-autoregressive block; steps: denoising steps of the whole
-    response; seed: of the first prompt, of which each later one has the next number, or one per prompt; eos_penalty: taken from the logits of end-of-text ids when a token
-    is chosen; min_tokens: first positions of the response at which none of them is; grow: a block's positions exist
-    only once the block before it has ended without an end of the text.
+    response; seed: one per prompt, or the first prompt's, from which the others count up; eos_penalty: taken from the
+    logits of end-of-text ids when a token is chosen; min_tokens: first positions of the response at which none of them
+    is; grow: a block's positions exist only once the block before it has ended without an end of the text. Numbers of
+    numpy and torch become Python's.
     """
 
     gen_length: int
@@ -47,6 +54,8 @@ class Settings:
     grow: bool = False
 
     def __post_init__(self) -> None:
+        for name in _NUMBERS:
+            object.__setattr__(self, name, plain(getattr(self, name)))
         for name in ("gen_length", "block_length", "steps"):
             _whole(name, getattr(self, name))
         if self.gen_length % self.block_length:
@@ -112,16 +121,18 @@ def drawn_seed() -> int:
 
 
 def seed_of(
-    seed: int | Sequence[int] | None, draw: Callable[[], int] = drawn_seed, count: int = 1
+    seed: int | Sequence[int] | ArrayLike | None, draw: Callable[[], int] = drawn_seed, count: int = 1
 ) -> int | tuple[int, ...]:
     """The seed or seeds to use for `count` prompts; None draws one for each."""
-    if seed is None:
+    given: int | Sequence[int] | None = plain(seed)
+    if given is None:
         return draw() if count == 1 else tuple(draw() for _ in range(count))
-    return tuple(seed) if isinstance(seed, Sequence) else seed
+    return tuple(map(plain, given)) if isinstance(given, Sequence) else given
 
 
-def texts_of(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+def texts_of(stop: str | Sequence[str] | ArrayLike | None) -> tuple[str, ...]:
     """`stop` as a tuple. Raises SettingError."""
+    stop = plain(stop)
     if stop is None or isinstance(stop, str):
         return () if stop is None else (stop,)
     if not isinstance(stop, Sequence):

@@ -23,15 +23,17 @@ def fenced(code: str, tag: str = "python", fence: str = "```", close: bool = Tru
     return f"{fence}{tag}\n{code}\n{fence if close else ''}"
 
 
+SAMPLE = '    """\n    ```\n    area(1)\n    ```\n    """'
 SHELL = fenced("pip install numpy", "bash")
 ANSWERS = {
-    **{f"tag {tag}": fenced(WHOLE, tag) for tag in ("python", "python3", "py", "Python", "", "{.python}", "text", "py3 x=1")},
+    **{f"tag {tag}": fenced(WHOLE, tag) for tag in ("python", "python3", "py", "Python", "", "{.python}", "text")},
+    "a title": fenced(WHOLE, "py3 title=x"),
     "tildes": fenced(WHOLE, "python", "~~~"),
     "longer fence": fenced(WHOLE, "python", "````"),
     "longer fence around one in a docstring": fenced(
-        'def area(r):\n    """\n    ```\n    area(1)\n    ```\n    """\n    return math.pi * r ** 2', "python", "````"
+        f"def area(r):\n{SAMPLE}\n    return math.pi * r ** 2", "python", "````"
     ),
-    "a fence in a docstring": fenced('def area(r):\n    """\n    ```\n    area(1)\n    ```\n    """\n    return math.pi * r ** 2'),
+    "a fence in a docstring": fenced(f"def area(r):\n{SAMPLE}\n    return math.pi * r ** 2"),
     "tildes around backticks": fenced(f"{fenced(WHOLE)}", "markdown", "~~~~"),
     "after a shell block": f"First:\n{SHELL}\nThen:\n{fenced(WHOLE)}\nDone.",
     "after a shell block, other tag": f"{SHELL}\n\n{fenced(WHOLE, 'python3')}",
@@ -53,7 +55,7 @@ ANSWERS = {
     "before a note that compiles": f"{WHOLE}\nExplanation: pi",
     "prose between import and function": f"You need math:\nimport math\nThen the function:\n{WHOLE}",
     "indented after prose": f"Here:\n\n{indented(WHOLE, 4)}\n\nDone.",
-    "with an import": f"from math import pi\n\n\ndef area(r):\n    return pi * r ** 2",
+    "with an import": "from math import pi\n\n\ndef area(r):\n    return pi * r ** 2",
     "helper after it": "def area(r):\n    return mine(r)\n\n\ndef mine(r):\n    return math.pi * r ** 2",
     "helper before it": f"{fenced('def mine(r):' + chr(10) + '    return math.pi * r ** 2')}\nand\n"
     + fenced("def area(r):\n    return mine(r)"),
@@ -85,7 +87,7 @@ ANSWERS = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_right_function_is_found(name: str) -> None:
     scope: dict[str, object] = {}
-    exec(compile(program_of(HEAD, "area", ANSWERS[name]), "answer", "exec", dont_inherit=True), scope)  # noqa: S102
+    exec(compile(program_of(HEAD, "area", ANSWERS[name]), "answer", "exec", dont_inherit=True), scope)
     area = scope["area"]
     assert callable(area)
     assert area(2) == pytest.approx(12.566, abs=1e-3)
@@ -105,7 +107,7 @@ def test_a_right_function_is_found(name: str) -> None:
 def test_a_wrong_answer_stays_wrong(text: str) -> None:
     scope: dict[str, object] = {}
     try:
-        exec(program_of(HEAD, "area", text), scope)  # noqa: S102
+        exec(program_of(HEAD, "area", text), scope)
         area = scope["area"]
         assert callable(area)
         assert area(2) != pytest.approx(12.566, abs=1e-3)
@@ -127,8 +129,8 @@ def test_fences_are_paired() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["def area(r):\n" * 3000, "(" * 20_000, "```\n" * 5000, "x = (\n" * 3000, "def area(r):\n    return 1\n" * 2000, "\0" * 9,
-     "import a\n?\n" * 2000, "'" * 9999, "-" * 20_000 + "1"],
+    ["def area(r):\n" * 3000, "(" * 20_000, "```\n" * 5000, "x = (\n" * 3000, "\0" * 9,
+     "def area(r):\n    return 1\n" * 2000, "import a\n?\n" * 2000, "'" * 9999, "-" * 20_000 + "1"],
 )  # fmt: skip
 def test_odd_answers_cost_little(text: str) -> None:
     began = time.process_time()

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from dkv.canvas import NEVER, lowest
 from dkv.errors import SpecError
 from dkv.plan import Plan, Step, readers_of
+from dkv.values import as_index
 
 __all__ = ["Decode", "Greedy", "Prefill", "PrefillAndDecode", "expected", "live_rows", "require", "unsettled"]
 
@@ -78,7 +79,8 @@ def expected(step: Step) -> tuple[Tensor, Tensor, Tensor]:
 
 def require(name: str, key: str, value: int, least: int) -> None:
     """Refuse a key that is not a whole number of at least `least`. Raises SpecError."""
-    if type(value) is not int or not least <= value < 1 << 31:
+    number = as_index(value)
+    if number is None or not least <= number < 1 << 31:
         raise SpecError(f"cache={name!r}: {key}={value!r} must be a whole number of at least {least} (and below 2**31)")
 
 

@@ -62,11 +62,10 @@ class _Scheduled(ReadsBlock):
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """The highest scores, or a draw by the confidences."""
-        if self.alg_temp:
-            score = self.confidence(read) / self.alg_temp + _gumbel(step, read)
-        else:
-            score = self.score(read)
-        return most(read, score, (step.open.sum(1).float() * share(step, self.eps)).long())
+        count = (step.open.sum(1).float() * share(step, self.eps)).long()
+        if not self.alg_temp:
+            return most(read, self.score(read), count)
+        return most(read, self.confidence(read) / self.alg_temp + _gumbel(step, read), count)
 
 
 @dataclass(frozen=True)

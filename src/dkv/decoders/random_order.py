@@ -16,6 +16,7 @@ from dkv.canvas import NEVER, Canvas, lowest
 from dkv.errors import SettingError, SpecError
 from dkv.plan import Step
 from dkv.sampling import Read, keyed_uniform, noise_key
+from dkv.values import ArrayLike, as_index, plain
 
 __all__ = ["Random", "RandomOrder"]
 
@@ -68,16 +69,28 @@ class RandomOrder(_Ordered):
     generation starts, if a row repeats or misses a position.
     """
 
-    order: Sequence[Sequence[Sequence[int]]] = field(repr=False)
+    order: Sequence[Sequence[Sequence[int]]] | ArrayLike = field(repr=False)
+
+    def __post_init__(self) -> None:
+        blocks = [[plain(row) for row in plain(block)] for block in plain(self.order)]
+        order = tuple(tuple(tuple(map(_position, row)) for row in block) for block in blocks)
+        object.__setattr__(self, "order", order)
 
     def rank(self, canvas: Canvas) -> Tensor:
         """Place of each position in its row's list, blocks one after another."""
         rank = torch.full_like(canvas.tokens, NEVER)
         masked = canvas.masked.tolist()
         for row, request in enumerate(canvas.request.tolist()):
-            listed = [int(p) for block in self.order for of_row in block[request : request + 1] for p in of_row]
+            listed = [p for block in plain(self.order) for of_row in block[request : request + 1] for p in of_row]
             expected = [p for p, is_masked in enumerate(masked[row]) if is_masked]
             if sorted(listed) != expected:
                 raise SettingError(f"order: row {request} must list each masked position of its response exactly once")
             rank[row, listed] = torch.arange(len(listed), device=rank.device)
         return rank
+
+
+def _position(value: object) -> int:
+    position = as_index(value)
+    if position is None:
+        raise SettingError(f"order: {value!r} is no position; give whole numbers [block][row][position]")
+    return position

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dkv.ambient import shielded
 from dkv.dtypes import named_dtype
 from dkv.engine.cohort import Cohort, Kind, Member
 from dkv.engine.request import Request, Status, Update
 from dkv.errors import BusyError, SettingError
+from dkv.keywords import checked_keywords
 from dkv.plan import rules_of
 from dkv.track import Track
+from dkv.values import as_count
 from dkv.version import installed_version
 
 if TYPE_CHECKING:
@@ -39,11 +42,10 @@ class Engine:
     grow with the requests at hand and are given back when these are gone.
     """
 
+    @checked_keywords
     def __init__(self, lm: DiffusionLM, *, memory: int | None = None, active: int = 32, waiting: int = 256) -> None:
-        for name, value in (("active", active), ("waiting", waiting), ("memory", memory)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
-        self._lm, self._limit, self._active, self._waiting = lm, memory, active, waiting
+        self._lm, self._limit = lm, None if memory is None else as_count("memory", memory)
+        self._active, self._waiting = as_count("active", active), as_count("waiting", waiting)
         self._bucket = lm.bucket
         self._version = installed_version()
         self._queue: deque[Member] = deque()
@@ -54,6 +56,7 @@ class Engine:
         self._counts: Counter[str] = Counter()
         self._seconds = self._rows = 0.0
 
+    @shielded()
     def add(self, request: Request) -> int:
         """Take a request in; its ticket. It begins with the next step that has room for it.
 
@@ -81,6 +84,7 @@ class Engine:
         self._counts["started"] += 1
         return member.ticket
 
+    @shielded()
     @torch.inference_mode()
     def cancel(self, ticket: int) -> bool:
         """Drop a request; its place is free at once. Whether there was one."""
@@ -93,6 +97,7 @@ class Engine:
         self._counts["cancelled"] += 1
         return True
 
+    @shielded()
     @torch.inference_mode()
     def step(self) -> list[Update]:
         """Let in what fits, and take one denoising step of all that are under way: what it did to each of them, an

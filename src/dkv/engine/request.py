@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dkv.generation import Frame, Generation
 from dkv.settings import Settings
+from dkv.values import plain
 
 __all__ = ["Request", "Status", "Update"]
 
@@ -28,6 +29,11 @@ class Request:
     frames: bool = False
     deltas: bool = True
     given: tuple[int | None, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "given"):
+            object.__setattr__(self, name, tuple(map(plain, plain(getattr(self, name)))))
+        object.__setattr__(self, "seed", plain(self.seed))
 
     @property
     def length(self) -> int:

@@ -17,13 +17,16 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from dkv.ambient import shielded
 from dkv.canvas import lay_out
-from dkv.errors import PromptError, SettingError
+from dkv.encoding import token_ids
+from dkv.errors import PromptError
 from dkv.eval.questions import digest
 from dkv.model import Model
 from dkv.models.layers import bucket_for
 from dkv.place import pack
 from dkv.rules import DENSE
+from dkv.values import as_count, plain
 
 __all__ = ["Likelihood", "Pair", "masked_log_probability", "maskings"]
 
@@ -36,6 +39,10 @@ class Pair:
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "response"):
+            object.__setattr__(self, name, tuple(map(plain, plain(getattr(self, name)))))
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,8 @@ class Likelihood:
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name}={getattr(self, name)} must be a whole number of at least 1")
+            object.__setattr__(self, name, as_count(name, getattr(self, name)))
+        object.__setattr__(self, "seed", plain(self.seed))
 
     def of(self, pairs: Sequence[Pair]) -> list[float]:
         """The bound for each pair, in nats. Raises PromptError for a pair that the model cannot take."""
@@ -82,6 +89,8 @@ class Likelihood:
 
     def _check(self, pair: Pair) -> None:
         config = self.model.config
+        for name, ids in (("prompt", pair.prompt), ("response", pair.response)):
+            token_ids(name, ids, config.vocab)
         if not pair.response:
             raise PromptError("response is empty; give at least one token of text to score")
         if len(pair.prompt) + len(pair.response) > config.context:
@@ -106,6 +115,7 @@ def maskings(pair: Pair, samples: int, seed: int) -> Iterator[tuple[tuple[int, .
         yield tuple(sorted(drawn.sample(range(length), count))), length / count / samples
 
 
+@shielded()
 @torch.inference_mode()
 def masked_log_probability(model: Model, cases: Sequence[tuple[Pair, tuple[int, ...]]]) -> list[float]:
     """For each pair with the given places of its response masked: the sum of the log probabilities of those tokens,

@@ -134,7 +134,7 @@ def _stretch(text: str, entry: str) -> str | None:
         return None if inner is None else _stretch(inner, entry)
     best = max(mine, key=lambda n: len(ast.unparse(found[n])))
     kept = [run for n, run in enumerate(found[: best + 1]) if n == best or n not in mine]
-    nodes = [node for run in kept for node in run.body if isinstance(node, _DEFINES)]
+    nodes: list[ast.stmt] = [node for run in kept for node in run.body if isinstance(node, _DEFINES)]
     return ast.unparse(ast.Module(nodes, []))
 
 
