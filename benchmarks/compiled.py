@@ -2,9 +2,12 @@
 torch.compile the whole forward, a layer, or the parts of a layer as one graph.
 
     python benchmarks/compiled.py
+    python benchmarks/compiled.py --ways eager passes layers --rows 8 16 32 128 192 \\
+        --shapes llada-8b,layers=2,vocab=2048,width=2048,heads=16,mlp_width=6144 llada-8b,layers=2,vocab=2048
     python benchmarks/compiled.py --embedded      # generations of the embedded model, without and with `compile`
 
-One process, one thread, process CPU time; the ways take turns at every row count. Random weights, one sequence.
+One process, one thread, process CPU time; the ways take turns at every row count, a new one first in each turn, and
+medians are given: other work on the machine falls on all alike. Random weights, one sequence.
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ from torch.nn import functional as F
 
 import dkv
 from dkv.bench.shapes import named_shape, random_model
+from dkv.heap import keep_freed
 from dkv.memory import LayerMemory
+from dkv.model import ModelConfig
 from dkv.models.compiled import Compiled
 from dkv.models.layers import Block, Rule, Transformer, attention
 from dkv.models.native import native
@@ -68,23 +73,27 @@ class Parts:
         return x
 
 
-def ways_of(laid_out: Transformer, model: Transformer) -> dict[str, Forward]:
-    """Forwards by name, `eager` first, on weights laid out for the kernels, also with the passes between products in C,
-    and with layers in one call; what torch.compile builds, on usual weights."""
-    passes = native()
+WAYS = ("eager", "passes", "layers", "compiled-layer", "compiled-parts", "compiled-forward")
+
+
+def ways_of(names: Sequence[str], config: ModelConfig, dtype: torch.dtype) -> dict[str, Forward]:
+    """Forwards by name, on weights laid out for the kernels: operation by operation, with the passes between products
+    in C, and with layers in one call; on usual weights what torch.compile builds."""
+    passes, laid_out, model = native(), random_model(config, dtype), random_model(config, dtype, arrange=False)
 
     def of(network: Transformer) -> Forward:
         memory = network.remember(1, SLOTS)
         return lambda tokens, at: network.forward(tokens, at, memory, DENSE)
 
-    return {
-        "eager": of(laid_out),
-        "passes": of(laid_out.passing(passes)),
-        "in C": of(whole(laid_out, passes)),
-        "layer": of(replace(model, run=Compiled())),
-        "parts": of(replace(model, run=Parts())),
-        "forward": torch.compile(of(model), fullgraph=True),
+    made: dict[str, Callable[[], Forward]] = {
+        "eager": lambda: of(laid_out),
+        "passes": lambda: of(laid_out.passing(passes)),
+        "layers": lambda: of(whole(laid_out, passes)),
+        "compiled-layer": lambda: of(replace(model, run=Compiled())),
+        "compiled-parts": lambda: of(replace(model, run=Parts())),
+        "compiled-forward": lambda: torch.compile(of(model), fullgraph=True),
     }
+    return {name: made[name]() for name in names}
 
 
 def case_of(rows: int) -> tuple[Tensor, At]:
@@ -96,9 +105,11 @@ def case_of(rows: int) -> tuple[Tensor, At]:
 
 def seconds_of(ways: dict[str, Forward], rows: int, repeats: int, clock: Clock) -> dict[str, float]:
     """The median of each way, by turns."""
-    case, taken = case_of(rows), dict[str, list[float]]()
+    case, taken, names = case_of(rows), dict[str, list[float]](), list(ways)
     for repeat in range(repeats + 1):
-        for name, forward in ways.items():
+        first = repeat % len(names)
+        for name in names[first:] + names[:first]:
+            forward = ways[name]
             began = clock()
             forward(*case)
             if repeat:  # the first is a warm-up
@@ -123,22 +134,23 @@ def embedded(repeats: int, clock: Clock, gen_length: int = 128) -> None:
 
 
 @torch.inference_mode()
-def forwards(shapes: Sequence[str], dtypes: Sequence[str], repeats: int, clock: Clock) -> None:
+def forwards(
+    shapes: Sequence[str], dtypes: Sequence[str], names: Sequence[str], rows: Sequence[int], repeats: int, clock: Clock
+) -> None:
     """A table of each shape and dtype."""
     for shape in shapes:
         for dtype in dtypes:
-            config, kind = named_shape(shape), getattr(torch, dtype)
-            ways = ways_of(random_model(config, kind), random_model(config, kind, arrange=False))
+            ways = ways_of(names, named_shape(shape), getattr(torch, dtype))
             print(f"\n{shape}, {dtype}")
             for name, forward in ways.items():
                 began = time.perf_counter()
-                for rows in WARM:
-                    forward(*case_of(rows))
-                print(f"{name:8} first calls {time.perf_counter() - began:6.1f} s", flush=True)
-            for rows in ROWS:
-                taken = seconds_of(ways, rows, repeats, clock)
-                cells = (f"{name} {1e3 * s:7.2f} ms {taken['eager'] / s:5.2f}x" for name, s in taken.items())
-                print(f"{rows:4} rows  " + "   ".join(cells), flush=True)
+                for count in WARM:
+                    forward(*case_of(count))
+                print(f"{name:16} first calls {time.perf_counter() - began:6.1f} s", flush=True)
+            for count in rows:
+                taken = seconds_of(ways, count, repeats, clock)
+                cells = (f"{name} {1e3 * s:7.2f} ms {taken[names[0]] / s:5.3f}x" for name, s in taken.items())
+                print(f"{count:4} rows  " + "   ".join(cells), flush=True)
             torch.compiler.reset()
 
 
@@ -148,6 +160,8 @@ def main() -> None:
     wide = "small,width=1024,heads=16,mlp_width=2752"
     parser.add_argument("--shapes", nargs="+", default=["small", wide])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="the first is 1.00x")
+    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--embedded", action="store_true", help="whole generations of the embedded model instead")
     parser.add_argument("--threads", type=int, default=1, help="from two on it is the clock on the wall that counts")
@@ -157,7 +171,8 @@ def main() -> None:
     if given.embedded:
         embedded(given.repeats, clock)
     else:
-        forwards(given.shapes, given.dtypes, given.repeats, clock)
+        keep_freed()  # as `dkv.load(compile=True)` does
+        forwards(given.shapes, given.dtypes, given.ways, given.rows, given.repeats, clock)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 import dkv
 from dkv.models import Transformer, load_model
 from tests.support.checkpoints import config_of, write_checkpoint, write_tokenizer
+from tests.support.processor import header
 
 hypothesis_settings.register_profile(
     "dkv",
@@ -29,6 +30,11 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REFERENCE = Path(__file__).parent / "reference"
+
+
+def pytest_report_header() -> list[str]:
+    """The processor and the kernels in use: what a failure in the last bits depends on."""
+    return header()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
-"""A layer in one call computes what the same layer does call by call, to the last bit; what does not fit goes that way
-as ever."""
+"""A layer in one call computes what the same layer does call by call: the same tokens, and numbers that differ by
+rounding at most. What does not fit goes call by call."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def models(
 ) -> tuple[Transformer, Transformer]:
     """A model whose layers are done call by call, and in one."""
     family, dtype = request.param.split("-")
-    if dtype == "bfloat16" and not has_tiles():
-        pytest.skip("attention in bfloat16 is two products on this processor")
+    if dtype == "bfloat16" and not (has_tiles() and laid_out(torch.ones(8, 8, dtype=torch.bfloat16)).is_mkldnn):
+        pytest.skip("bfloat16 goes call by call on this processor, or at the level that oneDNN is limited to")
     config = config_of() if family == "llada" else dream_config_of()
     directory = write_checkpoint(tmp_path_factory.mktemp("model"), config)
     model = load_model(directory, torch.device("cpu"), getattr(torch, dtype))
@@ -72,27 +72,39 @@ def played(model: Transformer, cache: str, prompts: list[list[int]], **settings:
     return start_and_play(model, prompts, 12, 6, cache=cache, **settings)[0]
 
 
-def same_bits(one: State, other: State) -> None:
+def same(one: State, other: State, exact: bool = False) -> None:
+    """The same tokens, and scores and memories that differ by rounding at most.
+
+    `exact` holds only where both make the same calls of torch. Attention of several sequences is not the same call:
+    call by call the shorter ones are padded, and heads that share keys get copies of them, in C neither. torch's
+    kernel multiplies blocks of queries by MKL's, which sums in another order for another number of rows on some
+    processors (AVX2; AMD's). Measured at each of the levels of `make test-dispatch`: at most 2e-6 in scores around 5,
+    and in memories of numbers up to 13, in float32.
+    """
     assert one.canvas.tokens.equal(other.canvas.tokens)
-    assert one.score.equal(other.score)
+    near = 0.0 if exact else 2e-5 if one.memory.layers[0].buffers["k"].dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(other.score, one.score, rtol=near, atol=near, equal_nan=True)
     for mine, its in zip(one.memory.layers, other.memory.layers, strict=True):
         for name, buffer in mine.buffers.items():
-            assert its.buffers[name][:, :, :-1].equal(buffer[:, :, :-1])
+            torch.testing.assert_close(its.buffers[name][:, :, :-1], buffer[:, :, :-1], rtol=near, atol=near)
 
 
 @pytest.mark.parametrize("prompts", [ONE, EVEN, RAGGED], ids=["one", "even", "ragged"])
 @pytest.mark.parametrize("cache", POLICIES)
-def test_every_cache_computes_the_same_bits(
+def test_every_cache_computes_the_same(
     models: tuple[Transformer, Transformer], cache: str, prompts: list[list[int]]
 ) -> None:
-    same_bits(*(played(model, cache, prompts) for model in models))
+    """To the last bit for one sequence whose heads have keys of their own, where the calls of torch are the same."""
+    config = models[0].config
+    exact = prompts is ONE and config.heads == config.kv_heads
+    same(*(played(model, cache, prompts) for model in models), exact=exact)
 
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("cache", ["none", "dkv-fill:rows=6", "dllm-cache:kp=4,kr=3"])
 def test_two_threads_too(models: tuple[Transformer, Transformer], cache: str) -> None:
     """With rows enough for them to share."""
-    same_bits(*(played(model, cache, LONG) for model in models))
+    same(*(played(model, cache, LONG) for model in models))
 
 
 @pytest.mark.usefixtures("no_way_back")
@@ -126,7 +138,7 @@ def test_what_fails_is_done_call_by_call(models: tuple[Transformer, Transformer]
     calls = copy(cast("Known", made.blocks[0]).calls)
     setattr(calls, name, lambda *_: False)
     without = replace(made, run=Whole(calls, cast("Native", made.passes)))
-    same_bits(*(played(model, "dllm-cache:kp=4,kr=3", RAGGED) for model in (passes, without)))
+    same(*(played(model, "dllm-cache:kp=4,kr=3", RAGGED) for model in (passes, without)))
 
 
 def test_a_call_says_that_torch_failed(models: tuple[Transformer, Transformer]) -> None:
