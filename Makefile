@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
 
-.PHONY: check demo results setup test test-lm-eval test-ray test-slow test-transformers
+.PHONY: check demo results setup test test-dispatch test-lm-eval test-ray test-slow test-transformers
 
 setup: .venv/ready
 
@@ -22,6 +22,24 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
+
+# The kernels of other processors, as far as this one can be limited to them: torch's own, oneDNN's and MKL's, which sum
+# in other orders. `make test` takes those of the machine as it is; `make test-dispatch-avx2` is one level.
+#   oldest  no AVX: the way of torch that is always there
+#   avx2    most laptops, AMD before Zen 4
+#   zen4    AVX-512 with bfloat16 but no AMX, and MKL's kernels for AVX2, which it takes on AMD. (torch's own are not
+#           limited: it believes ATEN_CPU_CAPABILITY=avx512 on processors without, and crashes.)
+LEVELS := oldest avx2 zen4
+LIMITS_oldest := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
+LIMITS_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+LIMITS_zen4 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 MKL_ENABLE_INSTRUCTIONS=AVX2
+# Where two ways of computing the same meet: with and without company, in C and not, by caches that must agree.
+KERNELS := tests/caches tests/engine tests/models/test_dream.py tests/models/test_layers.py tests/models/test_layout.py \
+	tests/models/test_llada.py tests/models/test_native.py tests/models/test_quantized.py tests/models/test_whole.py tests/test_denoise.py \
+	tests/test_families.py tests/test_memory.py tests/test_verify.py
+test-dispatch: $(LEVELS:%=test-dispatch-%)
+test-dispatch-%: setup
+	$(LIMITS_$*) $(BIN)/python -m pytest $(PARALLEL) -m 'not slow' $(KERNELS)
 
 # Tokenisation and loading beside each major release of transformers, with which the tests compare them.
 test-transformers: .venv-transformers4/ready .venv-transformers5/ready

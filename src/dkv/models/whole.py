@@ -2,9 +2,9 @@
 by torch's C interface.
 
 Between two products the processor has read megabytes of weights, and finds neither Python nor torch's bindings in its
-caches again: some thirty calls cost a layer of few rows as much as half of its products. The numbers are the same to
-the last bit. What does not fit (packed weights, a memory of another dtype, shards, other rules) is done call by call as
-ever.
+caches again: some thirty calls cost a layer of few rows as much as half of its products. The numbers are the same but
+for rounding: sequences attend one by one and unpadded, and torch's attention sums in another order for another number
+of rows. What does not fit (packed weights, a memory of another dtype, shards, other rules) is done call by call.
 """
 
 from __future__ import annotations
