@@ -72,7 +72,7 @@ def played(model: Transformer, cache: str, prompts: list[list[int]], **settings:
     return start_and_play(model, prompts, 12, 6, cache=cache, **settings)[0]
 
 
-def same(one: State, other: State, exact: bool = False) -> None:
+def same(one: State, other: State, *, exact: bool = False) -> None:
     """The same tokens, and scores and memories that differ by rounding at most.
 
     `exact` holds only where both make the same calls of torch. Attention of several sequences is not the same call:
