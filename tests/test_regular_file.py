@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import dkv
-from dkv.errors import CheckpointError
+from dkv.errors import CheckpointError, DkvError
 from dkv.models.saving import convert
 from dkv.regular_file import exists, expanded, foreign_format, open_file, read_bytes, read_text
 from tests.cli.conftest import Cli, cli, one_error
@@ -41,7 +42,7 @@ KINDS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "sparse": (lambda p: (p.touch(), os.truncate(p, 1 << 40)), "has 1099511627776 bytes, more than the 268435456"),
 }
 PLACES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
-          "special_tokens_map.json", "chat_template.jinja")  # fmt: skip
+          "special_tokens_map.json")  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,6 +54,22 @@ def test_every_file_is_named_for_what_it_is(place: str, kind: str, tmp_path: Pat
     make(directory / place)
     with pytest.raises(CheckpointError, match=f"{place}: .*{message}") as caught:
         dkv.load(directory, device="cpu", dtype="float32")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_chat_template_is_named_for_what_it_is_and_not_replaced(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Token ids and plain texts need no template, so the checkpoint loads; chats are refused, in no other format."""
+    make, message = KINDS[kind]
+    directory = write_tokenizer(write_checkpoint(tmp_path / "model"))
+    make(directory / "chat_template.jinja")
+    lm = dkv.load(directory, device="cpu", dtype="float32")
+    assert re.search(f"chat_template.jinja: .*{message}", caplog.text)
+    assert lm.generate([[1, 2]], gen_length=2)
+    with pytest.raises(DkvError, match=f"chat_template.jinja: .*{message}") as caught:
+        lm.generate("hello", gen_length=2)
     assert "\n" not in str(caught.value)
 
 
@@ -117,12 +134,12 @@ def test_plain_files_are_read_as_they_are(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_or_forbidden_is_said(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be read .No such file"):
+    with pytest.raises(CheckpointError, match=r"cannot be read \(No such file"):
         read_text(tmp_path / "none")
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_text(tmp_path / "a\0b")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    with pytest.raises(CheckpointError, match="cannot be read .*decode"):
+    with pytest.raises(CheckpointError, match=r"cannot be read .*decode"):
         read_text(tmp_path / "bytes")
 
 

@@ -49,7 +49,7 @@ OTHERS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "pt": (files("config.json", "model.pt"), "has only pickled weights"),
     "pickles without a config": (files("model.pth"), "has no config.json, but pickled weights, which dkv never loads"),
-    "gguf": (files("model-q4.gguf"), "has no config.json, but GGUF files, which dkv does not read yet; give a checkpoint"),
+    "gguf": (files("model-q4.gguf"), "has no config.json, but GGUF files, which dkv does not read yet; give"),
     "gguf with a config": (files("config.json", "m.gguf"), "has only GGUF files, which dkv does not read yet"),
     "diffusers": (files("model_index.json", "unet/config.json"), "is a diffusers pipeline .*not a language model"),
     "onnx": (files("config.json", "model.onnx"), "has only ONNX files"),
@@ -126,7 +126,7 @@ def test_a_link_to_nothing_is_said(tmp_path: Path) -> None:
 
 def test_an_architecture_that_is_not_ours_is_answered_with_ours(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "architectures": ["LlamaForCausalLM"]}))
-    with pytest.raises(UnsupportedModelError, match="'LlamaForCausalLM' is not supported; known: .*DreamModel.*LLaDA"):
+    with pytest.raises(UnsupportedModelError, match=r"'LlamaForCausalLM' is not supported; known: .*DreamModel.*LLaDA"):
         dkv.load(tmp_path)
 
 

@@ -92,7 +92,7 @@ def test_what_a_call_gives_is_given_and_what_it_raises_is_raised() -> None:
     with pytest.raises(KeyError, match="x"):
         within(LONG, lambda: {}["x"])
     never = threading.Event()
-    with pytest.raises(StalledError, match="no answer within 0.1 s"):
+    with pytest.raises(StalledError, match=r"no answer within 0\.1 s"):
         within(0.1, never.wait)
     never.set()
 

@@ -111,7 +111,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "tokenizer is not JSON": (lambda d: (d / "tokenizer.json").write_text("{"), "tokenizer.json: is not valid JSON"),
     "tokenizer settings": (lambda d: (d / "tokenizer_config.json").write_text("[]"), "does not hold an object"),
     "tokenizer settings are not JSON": (lambda d: (d / "tokenizer_config.json").write_text("{"), "tokenizer"),
-    "broken template": (lambda d: (d / "chat_template.jinja").write_text("{% if %}"), "tokenizer|template"),
 }
 
 

@@ -113,8 +113,8 @@ def unknown_tensors(stored: Mapping[str, Stored], known: Collection[str]) -> str
     more = f" and {len(others) - _MOST_NAMED} more" if others[_MOST_NAMED:] else ""
     listed = ", ".join(map(repr, others[:_MOST_NAMED])) + more
     return (
-        f"{stored[others[0]].path}: holds tensors that the model of config.json does not have ({listed}); dkv would leave "
-        "them out, and compute something else than the model they belong to"
+        f"{stored[others[0]].path}: holds tensors that the model of config.json does not have ({listed}); dkv would "
+        "leave them out, and compute something else than the model they belong to"
     )
 
 
