@@ -7,7 +7,9 @@ touched), Python's by tracemalloc. What neither sees, the Rust of safetensors, s
 
 from __future__ import annotations
 
+import gzip
 import json
+import pickle
 import random
 import resource
 import signal
@@ -108,10 +110,42 @@ def header_length(data: bytes, draw: random.Random) -> bytes:
     )
 
 
-ANYWHERE: tuple[Mutate, ...] = (flip, cut, grow, splice)
+def spans(data: bytes, draw: random.Random) -> bytes:
+    """Tensors that share bytes, leave some out, lie beyond the file or are named twice; the header's length is right."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    one, other = draw.sample([name for name in header if name != "__metadata__"], 2)
+    action = draw.choice(("swap", "same", "shift", "twice", "drop", "beyond"))
+    if action == "swap":
+        header[one]["data_offsets"], header[other]["data_offsets"] = (
+            header[other]["data_offsets"],
+            header[one]["data_offsets"],
+        )
+    elif action == "same":
+        header[one]["data_offsets"] = header[other]["data_offsets"]
+    elif action in ("shift", "beyond"):
+        by = draw.choice((-4, 4, 64)) if action == "shift" else len(data)
+        header[one]["data_offsets"] = [offset + by for offset in header[one]["data_offsets"]]
+    elif action == "drop":
+        del header[one]
+    text = json.dumps(header)
+    if action == "twice":
+        text = text[:-1] + f", {json.dumps(one)}: {json.dumps(header[other])}}}"
+    return len(text).to_bytes(8, "little") + text.encode() + data[8 + length :]
+
+
+def otherwise(data: bytes, draw: random.Random) -> bytes:
+    """Another kind of file under the same name."""
+    return draw.choice((
+        b"", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", b"<!DOCTYPE html><html></html>",
+        gzip.compress(data[:1000]), b"PK\x03\x04" + data[4:], b"GGUF" + data[4:], pickle.dumps(data[:1000]),
+    ))  # fmt: skip
+
+
+ANYWHERE: tuple[Mutate, ...] = (flip, cut, grow, splice, otherwise)
 TARGETS: dict[str, tuple[Mutate, ...]] = {
     "config.json": (*ANYWHERE, config_value, config_value, config_value),
-    "model.safetensors": (*ANYWHERE, flip, header_value, header_value, header_length),
+    "model.safetensors": (*ANYWHERE, flip, header_value, header_value, header_length, spans, spans),
 }
 
 
