@@ -55,9 +55,9 @@ def expanded(path: str | Path) -> Path | None:
     if not text or "\0" in text:
         return None
     try:
-        return Path(path).expanduser()
+        return Path(text).expanduser()
     except RuntimeError:  # no such user
-        return Path(path)
+        return Path(text)
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -82,10 +82,10 @@ def read_bytes(path: Path, most: int = _MOST) -> bytes:
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            content = file.read(most + 1) if size <= most else b""
+            content = file.read(size) if size <= most else b""
         except OSError as error:
             raise CheckpointError(_unreadable(path, error)) from None
-    if max(size, len(content)) > most:
+    if size > most:
         raise CheckpointError(f"{path}: has {size} bytes, more than the {most} that such a file may have; {_AGAIN}")
     return content
 

@@ -111,7 +111,7 @@ def header_length(data: bytes, draw: random.Random) -> bytes:
 
 
 def spans(data: bytes, draw: random.Random) -> bytes:
-    """Tensors that share bytes, leave some out, lie beyond the file or are named twice; the header's length is right."""
+    """Tensors that share bytes, leave out some, lie beyond the file or are named twice, under a right length."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     one, other = draw.sample([name for name in header if name != "__metadata__"], 2)

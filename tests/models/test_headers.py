@@ -133,6 +133,7 @@ NO_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "is a Git LFS pointer, not the file itself; run `git lfs pull`",
     ),
     "page": (lambda p: p.write_text("\n<!DOCTYPE html><html>404</html>"), "is a web page"),
+    "error message": (lambda p: p.write_text('{"error":"Entry not found"}'), "is text .*perhaps an error message"),
     "gzip": (lambda p: p.write_bytes(b"\x1f\x8b\x08" + b"x" * 50), r"is compressed \(gzip\)"),
     "torch's zip": (lambda p: torch.save({"a": torch.ones(2)}, p), "is a zip archive, as torch.save writes"),
     "pickle": (lambda p: p.write_bytes(b"\x80\x04\x95" + b"x" * 50), "is pickled; dkv never unpickles"),

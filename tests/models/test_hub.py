@@ -399,6 +399,26 @@ def test_only_the_files_that_are_the_model_are_fetched(served: FakeHub, tmp_path
     ]
 
 
+def test_every_file_that_a_chat_depends_on_is_fetched_and_no_code(served: FakeHub, tmp_path: Path) -> None:
+    wanted = ("chat_template.json", "additional_chat_templates/default.jinja", "tokenizer.model")
+    for name in (
+        *wanted,
+        "tokenizer.py",
+        "tokenizer.pkl",
+        "additional_chat_templates/x.py",
+        "../up.json",
+        "a/../b.json",
+    ):
+        served.files[name] = b"{}"
+    directory = client(served, tmp_path).directory(REPO)
+    found = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()}
+    assert found == {*WEIGHTS, *TOKENIZER, *wanted}
+    assert all((directory / name).read_bytes() == b"{}" for name in wanted)
+    served.log.clear()
+    assert client(served, tmp_path).directory(REPO) == directory
+    assert served.log == []
+
+
 def test_the_single_file_of_a_repository_is_the_model(served: FakeHub, tmp_path: Path) -> None:
     """Its index and the shards are of before, and neither fetched nor looked into."""
     served.files["model.safetensors"] = served.files[FIRST]

@@ -181,3 +181,16 @@ def test_what_is_no_size(text: str) -> None:
 def test_unknown_dtypes_are_refused(bare: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="dtype='int8' is unknown; known: float32, bfloat16"):
         dkv.load(bare, device="cpu", dtype="float32").save(tmp_path / "saved", dtype="int8")
+
+
+def test_code_beside_the_tokenizer_is_not_copied_and_templates_are(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    (source / "additional_chat_templates").mkdir()
+    for name in ("tokenizer.py", "tokenizer.model", "chat_template.json", "additional_chat_templates/default.jinja"):
+        (source / name).write_text("{}")
+    convert(source, tmp_path / "saved", None, 10**9)
+    found = {str(p.relative_to(tmp_path / "saved")) for p in (tmp_path / "saved").rglob("*") if p.is_file()}
+    assert found == {
+        "config.json", "model.safetensors", "tokenizer.model", "chat_template.json",
+        "additional_chat_templates/default.jinja",
+    }  # fmt: skip

@@ -23,8 +23,8 @@ from dkv.lm import DiffusionLM
 from dkv.loading import arranged, built, find_model, load
 from dkv.model import ModelConfig
 from dkv.models import Transformer, architecture_of
-from dkv.models.fields import read_json
 from dkv.models.ids import with_ids
+from dkv.models.other_formats import read_config
 
 __all__ = ["Session", "Tell", "config_of", "cost_of"]
 
@@ -41,7 +41,7 @@ class _Loaded:
 def config_of(model: str) -> ModelConfig:
     """The facts of what `load` takes as `model`; no weights are read. Raises what `load` raises."""
     directory = find_model(model)
-    raw = read_json(directory / "config.json")
+    raw = read_config(directory)
     config: ModelConfig = architecture_of(raw).configure(with_ids(raw, directory))
     return config
 

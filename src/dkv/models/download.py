@@ -29,6 +29,9 @@ __all__ = ["Listing", "Remote", "RemoteFile", "explain"]
 _CHUNK = 1 << 22
 _MOST_LISTED = 1 << 26  # bytes of the answer
 _HEADER = 100_000  # bytes; almost every header is shorter
+_NAME = re.compile(r"(?:[A-Za-z0-9]\w*/)?[^/\\\0]*[^/\\\0.][^/\\\0]*")
+"""A file of the repository's top directory, or of a directory there with a plain name."""
+
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -47,10 +50,15 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a repository's top directory at a commit, by name."""
+    """The files of a repository's top directory at a commit, and of the directories there, by name."""
 
     commit: str
     files: Mapping[str, RemoteFile]
+
+    @property
+    def top(self) -> list[str]:
+        """Names of the files of the top directory, where the model is."""
+        return [name for name in self.files if "/" not in name]
 
 
 @dataclass(frozen=True)
@@ -154,7 +162,7 @@ def _listed(answer: Any) -> Listing:
     for entry in answer["siblings"]:
         name, lfs = entry["rfilename"], entry.get("lfs") or {}
         digest, size = lfs.get("sha256") or entry.get("blobId"), lfs.get("size", entry.get("size"))
-        if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
+        if not _NAME.fullmatch(name):
             continue
         if not _DIGEST.fullmatch(digest) or type(size) is not int or size < 0:
             raise ValueError(name)

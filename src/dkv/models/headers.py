@@ -122,11 +122,12 @@ def _read_header(path: Path) -> dict[str, Stored]:
     with open_file(path) as file:
         try:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(_FIRST)
-            rest = file.read(max(header_end(path, start, size) - len(start), 0))
+            end = header_end(path, file.read(min(_FIRST, size)), size)
+            file.seek(0)
+            data = file.read(end)
         except OSError as error:
             raise _damaged(path, error.strerror or str(error)) from None
-    return parse_header(path, start + rest, size)
+    return parse_header(path, data, size)
 
 
 def header_end(path: Path, start: bytes, size: int) -> int:
@@ -139,8 +140,21 @@ def header_end(path: Path, start: bytes, size: int) -> int:
     if len(start) < PREFIX or not 0 < length <= min(_MOST_HEADER, size - PREFIX):
         if size and foreign is not None:
             raise CheckpointError(f"{path}: {foreign}")
+        if size and (text := _as_text(start[:_FIRST])):
+            raise CheckpointError(
+                f"{path}: is text ({text!r}), perhaps an error message saved in its place; fetch it again"
+            )
         raise _damaged(path, f"a header of {length} bytes in a file of {size}")
     return PREFIX + length
+
+
+def _as_text(start: bytes) -> str:
+    """The first words of what is plain text; empty for anything else."""
+    try:
+        text = start.decode("ascii").strip()
+    except UnicodeDecodeError:
+        return ""
+    return text[:60] if text.replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable() else ""
 
 
 def parse_header(path: Path, data: bytes, size: int) -> dict[str, Stored]:
@@ -151,8 +165,10 @@ def parse_header(path: Path, data: bytes, size: int) -> dict[str, Stored]:
     end = header_end(path, data, size)
     if len(data) < end:
         raise _damaged(path, "the header is cut")
+    if data[PREFIX] != ord("{") or data[end - 1] not in b"} \n":  # before a copy is made of what may be anything
+        raise _damaged(path, "the header is not valid JSON")
     try:
-        header = json.loads(data[PREFIX:end].decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(str(memoryview(data)[PREFIX:end], "utf-8"), object_pairs_hook=_unique)
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         spans = sorted((*_span(name, entry), name) for name, entry in tensors.items())
         _check_spans(spans, size - end)

@@ -22,11 +22,11 @@ from dkv.models.headers import Stored, merge, read_headers
 from dkv.models.other_formats import missing_config
 from dkv.models.weight_files import INDEX, WeightFiles, choose_files, find_files
 from dkv.regular_file import exists, expanded
+from dkv.tokens import TOKENIZER_FILES
 
 __all__ = ["Hub", "Peeked", "find_directory", "is_hub_id"]
 
-_SMALL = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt",
-          "added_tokens.json", "chat_template.jinja", "LICENSE*")  # fmt: skip
+_SMALL = ("config.json", "generation_config.json", *TOKENIZER_FILES, "LICENSE*")
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}[\w])?"
 _ID = re.compile(rf"({_PART}/{_PART})(?:@([\w.][\w./-]*))?")
 
@@ -106,7 +106,7 @@ class Hub:
             try:
                 files = self._choose(remote, listing)
             except CheckpointError as error:
-                if any(name.endswith(".safetensors") for name in listing.files):
+                if any(name.endswith(".safetensors") for name in listing.top):
                     raise
                 return Peeked(directory, {}, None, str(error))
             headers = (remote.header(listing, name) for name in files.files)
@@ -148,7 +148,7 @@ class Hub:
         def read_index() -> Mapping[str, Any]:
             return read_json(remote.fetch(listing, INDEX))
 
-        return choose_files(f"model={remote.repo!r}", listing.files.keys(), read_index)
+        return choose_files(f"model={remote.repo!r}", listing.top, read_index)
 
     def _complete(self, remote: Remote, listing: Listing, names: list[str]) -> Path:
         """The snapshot with `names`, fetched where they are missing."""
@@ -164,14 +164,18 @@ class Hub:
 def _check_config(remote: Remote, listing: Listing) -> None:
     """The repository has a config.json. Raises CheckpointError, naming what it is instead where that can be seen."""
     if "config.json" not in listing.files:
-        found = missing_config("config.json", f"model={remote.repo!r}", listing.files.keys())
+        found = missing_config("config.json", f"model={remote.repo!r}", listing.top)
         if isinstance(found, UnsupportedModelError):
             raise found
         raise HubError(f"model={remote.repo!r}: holds no config.json on the hub; give a model's repository")
 
 
 def _small(listing: Listing) -> list[str]:
-    return [name for name in listing.files if any(fnmatchcase(name, pattern) for pattern in _SMALL)]
+    return [name for name in listing.files if any(_matches(name, pattern) for pattern in _SMALL)]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
 
 
 def _weights(listing: Listing, files: WeightFiles) -> list[str]:

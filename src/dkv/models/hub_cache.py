@@ -63,7 +63,7 @@ class HubCache:
         place = self.folder / "snapshots" / commit
         place.mkdir(parents=True, exist_ok=True)
         for name, digest in digests.items():
-            _link(self.blob(digest), place / name)
+            _link(self.blob(digest), place, name)
         if revision != commit:
             _write(self.folder / "refs" / revision, commit)
         return place
@@ -72,12 +72,14 @@ class HubCache:
         return self.folder / "dkv" / f"{commit}.json"
 
 
-def _link(blob: Path, place: Path) -> None:
+def _link(blob: Path, snapshot: Path, name: str) -> None:
+    place = snapshot / name
     if place.exists() and place.samefile(blob):
         return
+    place.parent.mkdir(exist_ok=True)
     part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
     try:
-        part.symlink_to(os.path.join("..", "..", "blobs", blob.name))
+        part.symlink_to(os.path.relpath(blob, place.parent))
     except OSError:  # a system or a disk without links
         shutil.copyfile(blob, part)
     part.replace(place)

@@ -22,11 +22,11 @@ from dkv.models.other_formats import read_config
 from dkv.models.shards import Planned, write_shards
 from dkv.models.weights import Weights
 from dkv.regular_file import open_file
+from dkv.tokens import TOKENIZER_FILES
 
 __all__ = ["convert", "save"]
 
-_COPIED = ("generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-           "merges.txt", "chat_template.jinja", "LICENSE*")  # fmt: skip
+_COPIED = ("generation_config.json", *TOKENIZER_FILES, "LICENSE*")
 _HEADROOM = 1 << 20  # for config, tokenizer and headers
 
 
@@ -77,9 +77,10 @@ def _write(source: Path, destination: Path, tensors: Mapping[str, Planned], most
         for pattern in _COPIED:
             for file in source.glob(pattern):
                 if not file.is_dir():
-                    _copy(file, part / file.name)
+                    _copy(file, part / file.relative_to(source))
 
 
 def _copy(source: Path, destination: Path) -> None:
+    destination.parent.mkdir(exist_ok=True)
     with open_file(source) as file, destination.open("wb") as out:
         shutil.copyfileobj(file, out)

@@ -5,8 +5,17 @@ holds the chat formats of the families, chat.py renders conversations, tokenizer
 """
 
 from dkv.tokens.chat import Conversation, is_conversation
+from dkv.tokens.files import TOKENIZER_FILES
 from dkv.tokens.formats import TURN_ENDS
 from dkv.tokens.specification import added_tokens
 from dkv.tokens.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["TURN_ENDS", "Conversation", "Tokenizer", "added_tokens", "is_conversation", "load_tokenizer"]
+__all__ = [
+    "TOKENIZER_FILES",
+    "TURN_ENDS",
+    "Conversation",
+    "Tokenizer",
+    "added_tokens",
+    "is_conversation",
+    "load_tokenizer",
+]

@@ -11,6 +11,7 @@ from dkv.regular_file import exists, read_text
 from dkv.tokens.template_sandbox import one_line
 
 __all__ = [
+    "TOKENIZER_FILES",
     "content_of",
     "has_named_templates",
     "names_of",
@@ -22,6 +23,19 @@ __all__ = [
     "text_in",
     "variables_of",
 ]
+
+TOKENIZER_FILES = (
+    "tokenizer*.json",
+    "tokenizer*.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+)
+"""Patterns of the names of a checkpoint's files that have to do with its text; none of them is code."""
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
