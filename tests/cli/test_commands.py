@@ -35,6 +35,25 @@ def test_generate_json_is_what_python_gives(cli: Cli, checkpoint: Path) -> None:
     assert {"version", "finish_reason", "prompt_ids"} <= set(got)
 
 
+def test_control_tokens_in_a_text_are_said_and_can_be_meant(cli: Cli) -> None:
+    rendered = "<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n2+2?<|eot_id|>"
+    where = ["--model", "tiny", "--gen-length", "4", "--dtype", "float32", "--json"]
+    text = cli("generate", rendered, *where, "--no-chat")
+    assert text.stderr == (
+        "note: the prompt holds '<|startoftext|>', '<|start_header_id|>', '<|end_header_id|>' as plain text; "
+        "--parse-special reads control tokens in a rendered prompt\n"
+    )
+    meant = cli("generate", rendered, *where, "--parse-special")
+    assert meant.stderr == ""
+    tokenizer = dkv.load("tiny", dtype="float32").tokenizer
+    assert tokenizer is not None
+    assert json.loads(text.stdout)["prompt_ids"] == tokenizer.encode(rendered)
+    ids = json.loads(meant.stdout)["prompt_ids"]
+    assert tokenizer.encode_chat("2+2?")[: len(ids)] == ids
+    refused = cli("generate", rendered, *where, "--parse-special", "--chat")
+    assert "parse_special=True is for a text that is rendered already" in one_error(refused)
+
+
 def test_what_was_built_is_said(cli: Cli, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a compiler or without one, the tokens are the same."""
     where = ["--model", str(checkpoint), *SHORT]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import dkv
 from tests.cli.conftest import Cli, one_error
 from tests.support.checkpoints import config_of, tensors_of, write_checkpoint, write_tokenizer
+from tests.support.vocabularies import write_llada
 
 LLADA_8B = config_of(
     d_model=4096, n_heads=32, n_kv_heads=32, n_layers=32, mlp_hidden_size=12288, vocab_size=126464,
@@ -117,6 +118,40 @@ def test_what_is_unsupported_is_a_fact(cli: Cli, full: Path, change: dict[str, A
     printed = cli("inspect", str(full))
     assert printed.exit_code == 0
     assert f"unsupported   {reason}" in printed.stdout
+
+
+TEMPLATES = {
+    "{{ messages[0].content }}": ("own", "yes", None),
+    None: ("llada", "none here; dkv's own format 'llada'", None),
+    "{{ messages[0].text }}": ("llada", "replaced; ", "fails on a plain message (it does not print the message)"),
+    "{{ raise_exception('no') }}": ("llada", "replaced; ", "fails on a plain message (no); dkv's own format 'llada'"),
+    "{% for %}": ("own", "unusable; ", "is not usable (Expected an expression"),
+    "{{ 'a' * 10**10 }}": (
+        "own",
+        "unusable; ",
+        "is not usable (it needs more than 512 MB of memory); chats are refused",
+    ),
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_what_becomes_of_a_chat_template_is_a_fact(
+    cli: Cli, template: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And one line on standard error, which is where Python's logging puts a warning that nobody else takes."""
+    form, printed, note = TEMPLATES[template]
+    directory = write_llada(write_checkpoint(tmp_path), template)
+    found = facts(cli, str(directory))
+    assert (found["template"], found["chat_format"]) == (True, form)
+    lines = [record.getMessage() for record in caplog.records if record.name == "dkv.tokens"]
+    if note is None:
+        assert (found["chat_note"], lines) == (None, [])
+    else:
+        assert note in found["chat_note"]
+        assert found["chat_note"].startswith(str(directory))
+        assert lines == [found["chat_note"]]
+        assert "\n" not in lines[0]
+    assert f"chat template {printed}" in cli("inspect", str(directory)).stdout
 
 
 def test_a_page_of_text(cli: Cli) -> None:

@@ -40,7 +40,7 @@ def test_the_mask_stays_text_in_a_rendered_prompt(llada: Tokenizer) -> None:
 
 
 def test_a_mask_that_only_the_tokenizer_sees_is_refused(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(write_tokenizer(tmp_path, None, lowercase=True))
+    tokenizer = load_tokenizer(write_tokenizer(tmp_path, lowercase=True))
     assert tokenizer is not None
     mask = tokenizer.added["<|mdm_mask|>"]
     assert tokenizer.encode_rendered("<|EOT_ID|>", mask) == [EOT]

@@ -19,7 +19,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from dkv.errors import BusyError, DkvError, EngineError, PromptError, SettingError
+from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, PromptError, SettingError
 from dkv.server.playground.events import Telling, error_event
 from dkv.server.playground.options import options_of
 from dkv.server.playground.stream import EventStream, RefusedError
@@ -138,6 +138,8 @@ def _requested(lm: DiffusionLM, asked: _Asked, max_prompt: int | None) -> engine
         request = lm.request(frames=True, **asked.model_dump())
     except (SettingError, PromptError) as error:
         raise RefusedError(400, str(error)) from None
+    except CheckpointError:
+        raise RefusedError(500, "the model's chat template or tokenizer cannot take this; pass chat=false") from None
     if max_prompt is not None and len(request.prompt) > max_prompt:
         raise RefusedError(400, f"prompt of {len(request.prompt)} tokens exceeds the limit of {max_prompt}; shorten it")
     return request
