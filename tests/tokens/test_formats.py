@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +73,63 @@ def test_a_damaged_template_is_damage_and_not_replaced(damage: str, tmp_path: Pa
         with pytest.raises(CheckpointError, match=r"tokenizer_config.json: the chat template is not usable") as caught:
             ask("Hi")
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        3,
+        {"a": 1},
+        [3],
+        [{"name": [], "template": "x"}],
+        [{"name": "default"}],
+        [{"name": "rag", "template": "x"}],
+        {},
+        [],
+    ],
+)
+def test_what_is_no_default_template_is_said_unless_there_is_none(given: Any, tmp_path: Path) -> None:
+    file = write_dream(tmp_path) / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chat_template": given}), encoding="utf-8")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer is not None
+    assert tokenizer.encode("Hi") == [*b"Hi"]
+    assert (tokenizer.chat_note is None) == (not given)
+    if given == 3:
+        with pytest.raises(CheckpointError, match=r"tokenizer_config.json: the chat template is not a text"):
+            tokenizer.encode_chat("Hi")
+    else:
+        assert tokenizer.chat_format == "dream"
+
+
+def test_a_template_beside_the_tokenizer_is_found_wherever_it_is(tmp_path: Path) -> None:
+    write_dream(tmp_path)
+    for name, content in (
+        ("chat_template.json", json.dumps({"chat_template": "J{{ messages[0].content }}"})),
+        ("additional_chat_templates/default.jinja", "A{{ messages[0].content }}"),
+        ("chat_template.jinja", "F{{ messages[0].content }}"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        tokenizer = load_tokenizer(tmp_path)
+        assert tokenizer is not None
+        assert tokenizer.render("x") == content.split('"')[-2][0] + "x" if name.endswith("json") else content[0] + "x"
+
+
+def test_a_replaced_template_is_logged_once_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load_tokenizer(write_dream(tmp_path, "{{ raise_exception('a\nb') }}"))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path}/tokenizer_config.json: the chat template fails on a plain message (a b); "
+        "dkv's own format 'dream' takes its place"
+    )
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    with (write_llada(tmp_path) / "tokenizer.json").open("r+b") as file:
+        file.truncate(300 << 20)
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: "):
+        load_tokenizer(tmp_path)
 
 
 def test_a_base_model_takes_plain_text(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def has_named_templates(directory: Path, settings: dict[str, Any]) -> bool:
 def _default(template: Any) -> Any:
     """The default one of several templates, listed or by name; a single one as it is."""
     if isinstance(template, list):
-        template = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = {str(entry.get("name")): entry.get("template") for entry in template if isinstance(entry, dict)}
     return template.get("default") if isinstance(template, dict) else template
 
 
