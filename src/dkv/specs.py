@@ -69,7 +69,10 @@ def keys_of(kind: type) -> dict[str, Any]:
 def describe(known: Mapping[str, type]) -> list[dict[str, Any]]:
     """What a reader needs to choose among the `known` classes: of each its name, keys with defaults, required keys, and
     meaning (the first paragraph of its docstring, on one line)."""
-    return [{"name": name, **_split_keys(kind), "meaning": meaning_of(inspect.getdoc(kind) or "")} for name, kind in known.items()]
+    return [
+        {"name": name, **_split_keys(kind), "meaning": meaning_of(inspect.getdoc(kind) or "")}
+        for name, kind in known.items()
+    ]
 
 
 def _split_keys(kind: type) -> dict[str, Any]:

@@ -124,6 +124,15 @@ def test_damage_is_named(damage: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_broken_template_is_named_where_a_chat_is_asked_for(tmp_path: Path) -> None:
+    directory = write_tokenizer(write_checkpoint(tmp_path / "model"))
+    (directory / "chat_template.jinja").write_text("{% if %}")
+    lm = dkv.load(directory, device="cpu", dtype="float32")
+    assert len(lm.generate(["a", [1, 2]], gen_length=2, chat=False)) == 2
+    with pytest.raises(CheckpointError, match=r"chat_template.jinja: the chat template is not usable .* chat=False"):
+        lm.generate("a", gen_length=2)
+
+
 @pytest.mark.parametrize("name", ["absent", "a\x00b", ""])
 def test_a_missing_directory_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):

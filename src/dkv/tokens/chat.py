@@ -90,7 +90,7 @@ class ChatTemplate:
 
     @classmethod
     def unusable(cls, reason: str) -> ChatTemplate:
-        """A template that could not even be read: rendering raises the reason."""
+        """What stands for a template that is none: rendering raises the reason."""
         made = cls("", {})
         made.fault = reason
         return made

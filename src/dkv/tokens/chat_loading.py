@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dkv.errors import CheckpointError
 from dkv.tokens.chat import ChatTemplate
 from dkv.tokens.files import has_named_templates, template_of, variables_of
 from dkv.tokens.formats import format_for
@@ -32,16 +31,17 @@ def load_chat(directory: Path, settings: dict[str, Any], added: Mapping[str, int
     """The checkpoint's own template if it can answer a plain message; else the family's, if the vocabulary has its
     control tokens, with a note.
 
-    A template that cannot be read, compiled or run within bounds is damage, which a fallback would hide: it is kept,
-    and raises its error when a chat is asked for. Token ids and plain texts need no template.
+    A template that cannot be compiled or run within bounds is damage, which a fallback would hide: it is kept, and
+    raises its error when a chat is asked for. Token ids and plain texts need no template. Raises CheckpointError for a
+    file that is not what it should be.
     """
     family = format_for(added)
-    try:
-        found = template_of(directory, settings)
-    except CheckpointError as error:
-        return Chat(ChatTemplate.unusable(str(error)), "own", str(error))
+    found = template_of(directory, settings)
     variables = variables_of(directory, settings)
     own, reason = None, None
+    if found is not None and not isinstance(found[0], str):
+        reason = f"{found[1]}: the chat template is not a text; fetch the file again"
+        return Chat(ChatTemplate.unusable(reason), "own", reason)
     if found is not None:
         own = ChatTemplate(found[0], variables, found[1])
         reason = own.trial()

@@ -69,11 +69,12 @@ def variables_of(directory: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return found | names_of(directory, settings)
 
 
-def template_of(directory: Path, settings: dict[str, Any]) -> tuple[str, Path] | None:
-    """The checkpoint's default chat template and where it stands: a file of its own in newer checkpoints; a string, or
-    several by name, in older ones; chat_template.json of a processor. None without a default one.
+def template_of(directory: Path, settings: dict[str, Any]) -> tuple[Any, Path] | None:
+    """The checkpoint's default chat template, which should be a text, and where it stands: a file of its own in newer
+    checkpoints; a string, or several by name, in older ones; chat_template.json of a processor. None without a default
+    one.
 
-    Raises CheckpointError, naming the file.
+    Raises CheckpointError for a file that cannot be read, naming it.
     """
     for name in ("chat_template.jinja", "additional_chat_templates/default.jinja"):
         if exists(directory / name):
@@ -85,8 +86,6 @@ def template_of(directory: Path, settings: dict[str, Any]) -> tuple[str, Path] |
     for source, path in sources:
         template = _default(source.get("chat_template"))
         if template is not None:
-            if not isinstance(template, str):
-                raise CheckpointError(f"{path}: the chat template is not a text; fetch the file again")
             return template, path
     return None
 
