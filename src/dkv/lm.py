@@ -212,9 +212,11 @@ class DiffusionLM:
         min_tokens: int = 0,
         grow: bool = False,
         parse_special: bool = False,
+        attend: Callable[[], None] | None = None,
     ) -> Request:
         """One prompt and its settings, checked, for an Engine or a Service. Arguments and errors as in `generate`;
-        frames: whether each update carries a Frame."""
+        frames: whether each update carries a Frame; attend: called again and again while the prompt is encoded, so that
+        it can end the work by raising."""
         settings = self._settings(
             gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
             cache_dtype, stop, eos_penalty, min_tokens, grow,
@@ -222,7 +224,7 @@ class DiffusionLM:
         if cache_dtype is not None:
             named_dtype("cache_dtype", cache_dtype)
         return Request(
-            tuple(self._encode(prompt, chat, settings, parse_special)),
+            tuple(self._encode(prompt, chat, settings, parse_special, attend)),
             settings,
             settings.seeds(1)[0],
             0,
@@ -406,8 +408,16 @@ class DiffusionLM:
             grow=grow,
         )
 
-    def _encode(self, prompt: Prompt, chat: bool | None, settings: Settings, parse_special: bool) -> list[int]:
-        return encoded(prompt, chat, settings.gen_length, self.tokenizer, self.model.config, parse_special)
+    def _encode(
+        self,
+        prompt: Prompt,
+        chat: bool | None,
+        settings: Settings,
+        parse_special: bool,
+        attend: Callable[[], None] | None = None,
+    ) -> list[int]:
+        config = self.model.config
+        return encoded(prompt, chat, settings.gen_length, self.tokenizer, config, parse_special, attend)
 
 
 def _frames(engine: Engine) -> Iterator[Frame]:

@@ -20,7 +20,7 @@ def line(record: object, number: int = 7) -> Line:
 
 
 def test_the_fields_are_the_arguments_of_a_request() -> None:
-    names = set(inspect.signature(dkv.DiffusionLM.request).parameters) - {"self", "prompt", "trace", "frames"}
+    names = set(inspect.signature(dkv.DiffusionLM.request).parameters) - {"self", "prompt", "trace", "frames", "attend"}
     assert set(ARGUMENTS) == names
 
 

@@ -128,7 +128,9 @@ def test_a_broken_template_is_named_where_a_chat_is_asked_for(tmp_path: Path) ->
     directory = write_tokenizer(write_checkpoint(tmp_path / "model"))
     (directory / "chat_template.jinja").write_text("{% if %}")
     lm = dkv.load(directory, device="cpu", dtype="float32")
-    assert len(lm.generate(["a", [1, 2]], gen_length=2, chat=False)) == 2
+    prompts: list[str | list[int]] = ["a", [1, 2]]
+    for prompt in prompts:
+        assert len(lm.generate(prompt, gen_length=2, chat=False)) == 1
     with pytest.raises(CheckpointError, match=r"chat_template.jinja: the chat template is not usable .* chat=False"):
         lm.generate("a", gen_length=2)
 

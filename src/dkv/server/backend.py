@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from dkv.encoding import encoded
 from dkv.errors import SettingError
 from dkv.server.errors import ApiError
 from dkv.server.limits import Limits
+from dkv.server.prompt_threads import PromptThreads
 from dkv.server.schema import ChatBody, CompletionBody, Settings
 from dkv.version import installed_version
 
@@ -29,14 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "Prompt", "served_name"]
 
 Prompt = str | list[int] | Sequence[Mapping[str, str]]
-_ENCODERS = 4
-"""Threads that encode prompts: many large ones at once must not take the whole machine."""
 _SEARCHED = 16
 """Prompts that are searched for what to warn of."""
-
-
-class _AbandonedError(Exception):
-    """Nobody waits for the work any more."""
 
 
 def served_name(name: str) -> str:
@@ -55,7 +46,7 @@ class Backend:
     name: str
     parse_special: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
-    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_ENCODERS, "dkv-encode"), repr=False)
+    threads: PromptThreads = field(default_factory=PromptThreads, repr=False)
 
     def __post_init__(self) -> None:
         if self.lm.tokenizer is None:
@@ -105,20 +96,12 @@ class Backend:
         return []
 
     async def _encoded(self, body: Settings, prompts: Sequence[Prompt], seed: int) -> list[Request]:
-        """A request for each prompt, made in a thread that stops soon when nobody waits for it any more."""
-        gone = threading.Event()
+        """A request for each prompt."""
 
-        def attend() -> None:
-            if gone.is_set():
-                raise _AbandonedError
-
-        def work() -> list[Request]:
+        def work(attend: Callable[[], None]) -> list[Request]:
             return [self._request(body, prompt, seed, attend) for prompt in prompts]
 
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, work)
-        finally:
-            gone.set()
+        return await self.threads.run(work)
 
     def _parses(self, body: Settings) -> bool:
         """Whether control tokens in a text prompt count as such."""
@@ -160,20 +143,13 @@ class Backend:
         attend()
         if isinstance(body, CompletionBody) and (body.canvas or body.suffix is not None):
             return self._infilling(body, prompt, seed)
-        gen_length = self._gen_length(body)
-        ids = encoded(
-            prompt,
-            chat=False if isinstance(prompt, str) else None,
-            gen_length=gen_length,
-            tokenizer=self.lm.tokenizer,
-            config=self.lm.model.config,
-            parse_special=self._parses(body),
-            attend=attend,
-        )
         return self.lm.request(
-            ids,
-            gen_length=gen_length,
+            prompt,
+            gen_length=self._gen_length(body),
             stop=body.stop or None,
+            chat=False if isinstance(prompt, str) else None,
+            parse_special=self._parses(body) and isinstance(prompt, str),
+            attend=attend,
             min_tokens=0 if body.min_tokens is None else body.min_tokens,
             grow=bool(body.grow),
             **_shared(body, seed),

@@ -11,18 +11,19 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, PromptError, SettingError
 from dkv.server.playground.events import Telling, error_event
 from dkv.server.playground.options import options_of
 from dkv.server.playground.stream import EventStream, RefusedError
+from dkv.server.prompt_threads import PromptThreads
 
 if TYPE_CHECKING:
     from dkv import engine
@@ -71,7 +72,7 @@ def playground(
         raise SettingError(f"model={lm.name!r} has no tokenizer, and the playground shows text; add its files")
     guards = [] if guard is None else [Depends(guard)]
     options, (page, policy) = options_of(lm, tokenizer, name or lm.name, most), _page()
-    router = APIRouter(include_in_schema=False)
+    router, threads = APIRouter(include_in_schema=False), PromptThreads()
 
     @router.get("/")
     def show() -> Response:
@@ -85,7 +86,7 @@ def playground(
     async def run(request: Request) -> Response:
         try:
             asked = await _read(request, most)
-            wanted = await run_in_threadpool(_requested, lm, asked, max_prompt)
+            wanted = await threads.run(partial(_requested, lm, asked, max_prompt))
             return EventStream(_told(service, tokenizer, wanted))
         except RefusedError as refusal:
             return refusal.response
@@ -132,14 +133,14 @@ def _first(error: ValidationError) -> str:
     return f"{name}: {found['msg'][0].lower()}{found['msg'][1:]}"
 
 
-def _requested(lm: DiffusionLM, asked: _Asked, max_prompt: int | None) -> engine.Request:
+def _requested(lm: DiffusionLM, asked: _Asked, max_prompt: int | None, attend: Callable[[], None]) -> engine.Request:
     """What the engine is asked for. Raises RefusedError."""
     try:
-        request = lm.request(frames=True, **asked.model_dump())
+        request = lm.request(frames=True, attend=attend, **asked.model_dump())
     except (SettingError, PromptError) as error:
         raise RefusedError(400, str(error)) from None
     except CheckpointError:
-        raise RefusedError(500, "the model's chat template or tokenizer cannot take this; pass chat=false") from None
+        raise RefusedError(500, "the model's chat template or tokenizer cannot take this") from None
     if max_prompt is not None and len(request.prompt) > max_prompt:
         raise RefusedError(400, f"prompt of {len(request.prompt)} tokens exceeds the limit of {max_prompt}; shorten it")
     return request
