@@ -74,5 +74,5 @@ def test_the_description_names_every_route_and_field(lm: dkv.DiffusionLM) -> Non
     own = {
         "block_length", "cache", "cfg_scale", "decoder", "draft", "eos_penalty", "grow", "min_tokens", "steps", "top_k",
     }  # fmt: skip
-    assert set(bodies["CompletionBody"]["properties"]) == shared | own | {"canvas", "prompt", "suffix"}
+    assert set(bodies["CompletionBody"]["properties"]) == shared | own | {"canvas", "parse_special", "prompt", "suffix"}
     assert set(bodies["ChatBody"]["properties"]) == shared | own | {"messages", "max_completion_tokens"}
