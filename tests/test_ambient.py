@@ -1,4 +1,4 @@
-"""Settings of torch around a call change nothing in what it gives, and are as they were afterwards; copies and pickles."""
+"""Settings of torch around a call change nothing in what it gives, and come back afterwards; copies and pickles."""
 
 from __future__ import annotations
 
@@ -103,9 +103,17 @@ def test_a_consumer_of_a_stream_keeps_its_own_settings(bare_lm: dkv.DiffusionLM)
 
 
 def test_what_was_set_comes_back_after_an_error() -> None:
-    with default_dtype(torch.float64)(), pytest.raises(ZeroDivisionError), shielded():
-        assert torch.get_default_dtype() == torch.float32
+    seen = []
+
+    @shielded()
+    def fails() -> None:
+        seen.append(torch.get_default_dtype())
         raise ZeroDivisionError
+
+    with default_dtype(torch.float64)():
+        with pytest.raises(ZeroDivisionError):
+            fails()
+        assert [*seen, torch.get_default_dtype()] == [torch.float32, torch.float64]
     with default_dtype(torch.float64)():
         with shielded():
             pass
@@ -130,9 +138,11 @@ def test_a_deep_copy_generates_the_same(name: str, bare: Path) -> None:
 
 
 def test_pickling_a_model_says_what_to_do_instead(bare_lm: dkv.DiffusionLM, tmp_path: Path) -> None:
-    for pickled in (pickle.dumps, lambda lm: torch.save(lm, tmp_path / "x")):
-        with pytest.raises(dkv.SettingError, match=r"a loaded model is not pickled; dkv\.load it where it is needed"):
-            pickled(bare_lm)
+    message = r"a loaded model is not pickled; dkv\.load it where it is needed"
+    with pytest.raises(dkv.SettingError, match=message):
+        pickle.dumps(bare_lm)
+    with pytest.raises(dkv.SettingError, match=message):
+        torch.save(bare_lm, tmp_path / "x")
 
 
 def test_results_requests_and_errors_are_copied_and_pickled(lm: dkv.DiffusionLM) -> None:

@@ -102,7 +102,8 @@ class Tick:
     """What one step did. step: what was seen; rows [B, T]: what was carried; counts: carried rows of each sequence, and
     lengths: how many there were; picked, rules: how many of them each layer that picks recomputes, and which layers do;
     work: rows of each sequence that passed through an MLP, summed over layers; done: which sequences were finished
-    before; read: what was read, or None; committed [B, T]: what the decoder fixed."""
+    before; read: what was read, or None; committed [B, T]: what the decoder fixed; head_rows: through the output head,
+    those of guides included."""
 
     step: Step
     rows: Tensor
@@ -114,6 +115,7 @@ class Tick:
     done: list[bool]
     read: Read | None
     committed: Tensor
+    head_rows: int = 0
 
 
 @torch.inference_mode()
@@ -141,12 +143,13 @@ def advance(state: State) -> Tick | None:
         if state.guidance is not None and plan.rest is not None:  # also where nothing is read: a later step may need it
             state.guidance.keep(at, hidden, plan.rest)
         read = None if reading is None else _read(state, plan, reading, hidden)
-    committed = _commit(state, step, read)
+    committed = _commit(state, step, read, plan.commits)
     _turn(state, step, plan.rest)
     layers = state.model.config.layers
     narrowed = plan.rules.narrowed(layers)
     work = [n * (layers - narrowed) + m * narrowed for n, m in zip(counts, picked, strict=True)]
-    return Tick(step, rows, counts, lengths, picked, plan.rules, work, [bool(d) for d in done], read, committed)
+    heads = 0 if read is None else reads * (1 if state.guidance is None else state.guidance.passes(plan.rest))
+    return Tick(step, rows, counts, lengths, picked, plan.rules, work, [bool(d) for d in done], read, committed, heads)
 
 
 def _plan(state: State) -> tuple[Step, Plan, Tensor]:
@@ -282,13 +285,16 @@ def _note(state: State, step: Step, read: Read) -> Step:
     return replace(step, notes=state.notes)
 
 
-def _commit(state: State, step: Step, read: Read | None) -> Tensor:
-    """Let the decoder fix tokens, and write them on the canvas; [B, T] what was fixed."""
+def _commit(state: State, step: Step, read: Read | None, always: Tensor | None) -> Tensor:
+    """Let the decoder fix tokens, and what is to be fixed `always` [B, T]; write them on the canvas; [B, T] what was
+    fixed."""
     if read is None:
         state.fresh = torch.zeros_like(state.fresh)
         return state.fresh
     step = _note(state, step, read)
-    canvas, chosen = state.canvas, state.canvas.mirrored(state.decoder.commit(step, read))
+    picked = state.decoder.commit(step, read)
+    picked = picked if always is None else picked | (always & step.wanted)
+    canvas, chosen = state.canvas, state.canvas.mirrored(picked)
     if state.audit and bool((chosen & ~step.wanted).any()):
         raise AuditError("the decoder fixed a position that it had not read")
     candidates = canvas.mirrored(canvas.tokens.view(-1).scatter(0, read.flat, read.token).view_as(canvas.tokens))

@@ -38,6 +38,11 @@ class Guidance:
             guides = self.canvas.guide >= 0
             self.partner[self.canvas.guide[guides]] = own[guides]
 
+    def passes(self, rest: Tensor | None) -> int:
+        """How often the head runs on what is read: for the sequences and their guides, and where guides may rest, for
+        both as they were kept as well."""
+        return 2 if rest is None else 3
+
     def keep(self, at: At, hidden: Tensor, rest: Tensor) -> None:
         """Keep the output hidden [N, C] of the carried rows whose guides did not rest [B] at this step."""
         if self.kept is None:

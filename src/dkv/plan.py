@@ -93,7 +93,8 @@ class Plan:
 
     rows [B, T]: carried through the network; the core adds the rows that predict what is read, so that no token is ever
     chosen from a row that was not carried. visible [B, T]: slots that attention may read, None = all live ones.
-    reads [B, T]: which of `wanted` are read now, None = all. rest [B]: guide rows that skip this forward, their last
+    reads [B, T]: which of `wanted` are read now, None = all; commits [B, T]: which of those are fixed whatever the
+    decoder says, None = none. rest [B]: guide rows that skip this forward, their last
     output standing in; None = none.
 
     For layers that pick rows of their own (`rules`): forced [B, T] are always recomputed, frozen [B, T] never, and of
@@ -108,6 +109,7 @@ class Plan:
     forced: Tensor | None = None
     frozen: Tensor | None = None
     budget: Tensor | None = None
+    commits: Tensor | None = None
 
     def picks(self, rows: Tensor) -> Tensor:
         """[B] rows that each picking layer recomputes, of the carried `rows` [B, T]."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dkv.bench.flops import Part, Work, flops, work_of
@@ -40,6 +41,38 @@ def test_every_step_is_what_torch_counts(cache: str, family: str, model: Transfo
         expected.append(flops(network.config, work_of(tick, [13], network.config.layers)))
     assert expected == counted
     assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize("cache", ["none", "dkv-decode", "fast-dual", "dllm-cache"])
+def test_every_guided_step_is_what_torch_counts(cache: str, model: Transformer) -> None:
+    """The head runs on the guides' rows too."""
+    state = start(model, [[1, 2, 3, 4, 5]], 12, 4, cache=cache, cfg_scale=1.5, audit=False)
+    while True:
+        with sdpa_kernel(SDPBackend.MATH), counting() as counter:
+            tick = advance(state)
+        if tick is None:
+            break
+        assert flops(model.config, work_of(tick, [17, 17], model.config.layers)) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("cfg_scale", [0.0, 1.5])
+@pytest.mark.parametrize("cache", ["none", "dllm-cache:kp=4,kr=2,cfg_interval=3", "dkv-fill:rows=4"])
+def test_head_rows_are_those_that_the_head_sees(
+    cache: str, cfg_scale: float, model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where guides may rest, the head runs once more on what was kept of both."""
+    seen: list[int] = []
+    logits = Transformer.logits
+
+    def counted(self: Transformer, x: Tensor) -> Tensor:
+        seen.append(len(x))
+        return logits(self, x)
+
+    monkeypatch.setattr(Transformer, "logits", counted)
+    state = start(model, [[1, 2, 3, 4, 5]], 12, 4, cache=cache, cfg_scale=cfg_scale, audit=False)
+    while (tick := advance(state)) is not None:
+        assert tick.head_rows == work_of(tick, tick.lengths, model.config.layers).reads == sum(seen)
+        seen.clear()
 
 
 def test_a_batch_is_the_sum_of_its_sequences(model: Transformer) -> None:

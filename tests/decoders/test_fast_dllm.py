@@ -56,6 +56,27 @@ def test_factor_takes_the_largest_n_that_holds(model: Transformer) -> None:
     assert commits(model, [0.9, 0.6, 0.6], "factor:factor=2") == [[1, 2, 3]]
 
 
+def test_factor_as_published_fixes_the_last_open_position_with_all_others(model: Transformer) -> None:
+    """So that of two open positions both go; by default the second waits where it does not pass."""
+    assert commits(model, [0.9, 0.6], "factor") == [[1], [2]]
+    assert commits(model, [0.9, 0.6], "factor:published=true") == [[1, 2]]
+    assert commits(model, [0.9, 0.8, 0.4], "factor") == [[1, 2], [3]]
+    assert commits(model, [0.9, 0.8, 0.4], "factor:published=true") == [[1, 2, 3]]
+    assert commits(model, [0.9, 0.6, 0.6], "factor:published=true") == [[1], [2, 3]]
+    assert commits(model, [0.9, 0.6, 0.55, 0.5], "factor:published=true") == [[1], [2], [3, 4]]
+
+
+def test_threshold_as_published_holds_tau_against_the_filtered_distribution_on_dream(
+    model: Transformer, dream: Transformer
+) -> None:
+    """With top_p=0.4 one token is left everywhere, which is then certain."""
+    for network, published, first in ((dream, "true", [1, 2, 3]), (dream, "false", [3]), (model, "true", [3])):
+        # Dream's row p predicts position p + 1.
+        still = sure(network, [0.5, 0.6, 0.7, 0.5] if network is dream else [0.5, 0.5, 0.6, 0.7])
+        _, ticks = start_and_play(still, [[1]], 3, decoder=f"threshold:published={published}", top_p=0.4)
+        assert positions(ticks[0].committed)[0] == first
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

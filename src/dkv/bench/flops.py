@@ -28,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Work:
-    """One forward of a batch: its layers from below, and how many rows the head reads."""
+    """One forward of a batch: its layers from below, and how many rows the head reads, those of guides included."""
 
     parts: tuple[Part, ...]
     reads: int
@@ -47,7 +47,7 @@ def work_of(tick: Tick, lengths: Sequence[int], layers: int) -> Work:
             parts.append(Part(count, carried, carried, pairs(tick.counts)))
         else:
             parts.append(Part(count, rule.projected(carried, picked), picked, pairs(tick.picked)))
-    return Work(tuple(parts), 0 if tick.read is None else len(tick.read.flat))
+    return Work(tuple(parts), tick.head_rows)
 
 
 def flops(config: ModelConfig, work: Work) -> int:

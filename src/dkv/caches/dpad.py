@@ -3,7 +3,7 @@
 A masked suffix says little but that there is room, and the farther off, the less. A masked position after the block is
 kept with a probability that falls with its distance as a bell curve does, none beyond a window; what is not kept is
 neither computed nor attended to, and keeps its position all the same. Together with Fast-dLLM's prefix cache, as its
-program runs it; the defaults are that program's for GSM8K.
+program runs it. The defaults are those of the program itself; its scripts for GSM8K have a window of 256.
 
 Published, the draw is made anew for each block. Here it is keyed by the position alone: what is kept once stays kept as
 blocks come nearer, and neither batch nor rerun nor seed changes it.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dkv.caches.dkv_cache import require
-from dkv.caches.fast_dllm import Prefix
+from dkv.caches.fast_dllm import Prefix, opening
 from dkv.errors import SpecError
 from dkv.plan import Plan, Step
 from dkv.sampling import keyed_uniform, noise_key
@@ -37,12 +37,14 @@ class Dpad:
 
     A masked position, the d-th after the block (from 0), is kept with probability scale * n(sigma * d / (window - 1)),
     n being the density of the standard normal distribution; from `window` on never. Given text is always kept.
+    published: on Dream, fix a block's first position at its first forward, as its program does (see fast-prefix).
     """
 
     name: ClassVar[str] = "dpad"
     window: int = 128
     sigma: float = 4.0
     scale: float = 2.0
+    published: bool = False
 
     def __post_init__(self) -> None:
         require(self.name, "window", self.window, 1)
@@ -53,7 +55,7 @@ class Dpad:
     def plan(self, step: Step) -> Plan:
         """The block, what lies before it, and the thinned rest."""
         kept = ~step.masked | self._drawn(step)
-        return Plan(Prefix().plan(step).rows & kept, visible=kept)
+        return opening(step, Plan(Prefix().plan(step).rows & kept, visible=kept), self.published)
 
     def _drawn(self, step: Step) -> Tensor:
         """[B, T] the positions up to the block's end, and of the others the ones that are kept if masked."""

@@ -6,7 +6,7 @@ and the confidence that results is held against a threshold.
 
 The paper keeps a credit for each token of the vocabulary; here only the candidate has one, which it loses when another
 takes its place, so that two numbers a position are kept, and credit never changes which token is fixed. alpha, beta and
-gamma are our own defaults.
+gamma are our own defaults; the program has 0.7, 0.8 and 0.2.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from torch import Tensor
 from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
 from dkv.plan import Step
-from dkv.sampling import Read
+from dkv.sampling import Read, log_confidence
 
 __all__ = ["Factor", "Threshold"]
 
@@ -24,11 +24,15 @@ __all__ = ["Factor", "Threshold"]
 @dataclass(frozen=True)
 class Threshold(ReadsBlock):
     """Fast-dLLM's parallel decoding. Commits every position whose confidence is above `tau`, and at least as many as the
-    schedule asks: several tokens a step."""
+    schedule asks: several tokens a step.
+
+    published: on Dream, hold tau against the distribution after temperature, top-p and top-k, as the program does.
+    """
 
     name: ClassVar[str] = "threshold"
     adaptive: ClassVar[bool] = True
     tau: float = 0.9
+    published: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1:
@@ -36,20 +40,25 @@ class Threshold(ReadsBlock):
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """The sure ones, and the most confident."""
-        sure = read.spread(read.confidence > math.log(self.tau), False)
-        return sure | most(read, read.confidence, step.quota)
+        confidence = read.confidence
+        if self.published and step.shift:
+            confidence = log_confidence(read.altered, read.token)
+        sure = read.spread(confidence > math.log(self.tau), False)
+        return sure | most(read, confidence, step.quota)
 
 
 @dataclass(frozen=True)
 class Factor(ReadsBlock):
     """Fast-dLLM's factor rule. Commits the most confident positions; the more at once, the surer each must be.
 
-    As many as the largest n with (n + 1) * (1 - c_n) < `factor`, where c_n is the n-th highest confidence.
+    As many as the largest n with (n + 1) * (1 - c_n) < `factor`, where c_n is the n-th highest confidence. published:
+    also the last open position once all others pass, as the program does, so that of two both are fixed.
     """
 
     name: ClassVar[str] = "factor"
     adaptive: ClassVar[bool] = True
     factor: float = 1.0
+    published: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.factor < math.inf:
@@ -60,5 +69,7 @@ class Factor(ReadsBlock):
         doubt = read.spread(-torch.expm1(read.confidence), torch.inf)  # 1 - c, precise where c is near 1
         turn = torch.arange(1, doubt.shape[1] + 1, device=doubt.device)
         held = (turn + 1) * doubt.sort(dim=1).values < self.factor
-        count = torch.where(held, turn, 0).amax(1)
-        return most(read, read.confidence, torch.maximum(count, step.quota))
+        count = torch.maximum(torch.where(held, turn, 0).amax(1), step.quota)
+        if self.published:
+            count = count + (count == step.open.sum(1) - 1)
+        return most(read, read.confidence, count)

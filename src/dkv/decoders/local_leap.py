@@ -1,7 +1,7 @@
 """LocalLeap (Kong et al., arXiv 2510.07081): near a position that the model is sure of, ask for less.
 
-A very sure position is an anchor; what stands close to one tends to keep its candidate to the end. The anchor's
-threshold of 0.9 is the paper's; how much less is asked, and how near, are our own defaults.
+A very sure position is an anchor; what stands close to one tends to keep its candidate to the end. The defaults (0.9
+for an anchor, 0.75 for what is at most 4 positions from one) are those of the paper's program.
 """
 
 from __future__ import annotations

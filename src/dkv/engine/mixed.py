@@ -72,6 +72,7 @@ class MixedPolicy:
             forced=own(lambda plan: plan.forced, rows),
             frozen=own(lambda plan: plan.frozen, rows),
             budget=own(lambda plan: plan.budget, torch.zeros_like(none)),
+            commits=own(lambda plan: plan.commits, rows),
         )
 
 
