@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,17 +60,20 @@ CONTEXTS: dict[str, Context] = {
     ),
     "everything": everything,
 }
-OPTIONS = [{"cache": "none"}, {"cache": "dllm-cache:kp=4,kr=2", "decoder": "entropy:alg_temp=0.3"}, {"cfg_scale": 1.5}]
+OPTIONS: list[dict[str, Any]] = [
+    {"cache": "none"},
+    {"cache": "dllm-cache:kp=4,kr=2", "decoder": "entropy:alg_temp=0.3"},
+    {"cfg_scale": 1.5},
+]
 
 
 def made(lm: dkv.DiffusionLM) -> list[object]:
     """Tokens of every way to generate."""
-    warm = {"gen_length": 8, "temperature": 0.7, "top_p": 0.9, "seed": 3}
+    warm: dict[str, Any] = {"gen_length": 8, "temperature": 0.7, "top_p": 0.9, "seed": 3}
     found: list[object] = [
-        [g.token_ids for g in lm.generate([[1, 2], [3]], **{**warm, **options})]  # type: ignore[arg-type]
-        for options in OPTIONS
+        [g.token_ids for g in lm.generate([[1, 2], [3]], **{**warm, **options})] for options in OPTIONS
     ]
-    found += [frame.token_ids for frame in lm.stream([1, 2], **warm)]  # type: ignore[arg-type]
+    found += [frame.token_ids for frame in lm.stream([1, 2], **warm)]
     found.append(lm.infill([1, 2], [3], gen_length=4, seed=3).token_ids)
     found.append(Likelihood(lm.model, samples=4).of([Pair((1, 2), (3, 4, 5))]))
     return found

@@ -149,13 +149,15 @@ def test_canvases_of_arrays(bare_lm: dkv.DiffusionLM) -> None:
     plain_one = bare_lm.infill_canvas([[5, 6], 4, [7]], seed=1)
     other = bare_lm.infill_canvas([torch.tensor([5, 6]), np.int64(4), np.array([7])], seed=np.int64(1))
     assert other.token_ids == plain_one.token_ids
-    made = bare_lm.infill(np.array([5, 6]), torch.tensor([7]), gen_length=np.int64(4), block_length=np.int64(2), seed=1)
+    lengths: dict[str, Any] = {"gen_length": np.int64(4), "block_length": np.int64(2)}
+    made = bare_lm.infill(np.array([5, 6]), torch.tensor([7]), **lengths, seed=1)
     assert made.token_ids == bare_lm.infill([5, 6], [7], gen_length=4, block_length=2, seed=1).token_ids
 
 
 def test_orders_caches_and_decoders_of_arrays(bare_lm: dkv.DiffusionLM) -> None:
     order = [[[3, 2, 4]]]
-    for given in (np.array(order), torch.tensor(order), [np.array([[3, 2, 4]])], [[torch.tensor([3, 2, 4])]]):
+    forms: list[Any] = [np.array(order), torch.tensor(order), [np.array(order[0])], [[torch.tensor([3, 2, 4])]]]
+    for given in forms:
         assert RandomOrder(given) == RandomOrder(order)
         assert ids(bare_lm, [1, 2], gen_length=3, decoder=RandomOrder(given)) == ids(
             bare_lm, [1, 2], gen_length=3, decoder=RandomOrder(order)
@@ -168,7 +170,8 @@ def test_orders_caches_and_decoders_of_arrays(bare_lm: dkv.DiffusionLM) -> None:
 
 
 def test_the_engine_and_likelihoods(bare_lm: dkv.DiffusionLM) -> None:
-    engine = dkv.Engine(bare_lm, memory=np.int64(1 << 30), active=torch.tensor(2), waiting=np.int32(3))
+    bounds: dict[str, Any] = {"memory": np.int64(1 << 30), "active": torch.tensor(2), "waiting": np.int32(3)}
+    engine = dkv.Engine(bare_lm, **bounds)
     request = bare_lm.request(np.array([1, 2]), **{**Q, "seed": np.int64(3)})
     assert type(request.seed) is int
     assert engine.add(request) == 0
