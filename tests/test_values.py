@@ -147,7 +147,8 @@ def test_arrays_that_are_no_prompt(prompt: Any, message: str, bare_lm: dkv.Diffu
 
 def test_canvases_of_arrays(bare_lm: dkv.DiffusionLM) -> None:
     plain_one = bare_lm.infill_canvas([[5, 6], 4, [7]], seed=1)
-    other = bare_lm.infill_canvas([torch.tensor([5, 6]), np.int64(4), np.array([7])], seed=np.int64(1))
+    seed: dict[str, Any] = {"seed": np.int64(1)}
+    other = bare_lm.infill_canvas([torch.tensor([5, 6]), np.int64(4), np.array([7])], **seed)
     assert other.token_ids == plain_one.token_ids
     lengths: dict[str, Any] = {"gen_length": np.int64(4), "block_length": np.int64(2)}
     made = bare_lm.infill(np.array([5, 6]), torch.tensor([7]), **lengths, seed=1)
