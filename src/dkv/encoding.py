@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from dkv.errors import PromptError, SettingError
+from dkv.errors import ContextError, PromptError, SettingError
 from dkv.model import ModelConfig
 from dkv.tokens import Conversation, Tokenizer, is_conversation
 from dkv.values import ArrayLike, as_index, plain
@@ -50,10 +50,11 @@ def encoded(
     if not ids or (isinstance(prompt, str) and not prompt.strip()):
         raise PromptError("prompt is empty; give at least one token of text")
     if len(ids) + gen_length > config.context:
-        raise PromptError(
+        raise ContextError(
             f"prompt of {len(ids)} tokens and gen_length={gen_length} exceed the model's context of "
-            f"{config.context}; shorten one of them"
-        )
+            f"{config.context}; shorten one of them",
+            len(ids), gen_length, config.context,
+        )  # fmt: skip
     return ids
 
 
@@ -63,7 +64,7 @@ def token_ids(argument: str, ids: Sequence[object], vocab: int) -> list[int]:
     for token, number in zip(ids, found, strict=True):
         if number is None or not 0 <= number < vocab:
             shown = repr(plain(token)).replace("\n", " ")
-            raise PromptError(f"{argument}: {shown[:60]} is not a token id below {vocab}")
+            raise PromptError(f"{argument}: {shown[:60]} is not a token id below {vocab}", argument)
     return cast("list[int]", found)
 
 

@@ -2,8 +2,10 @@
 
     DkvError
     |-- SettingError       an argument of load, generate or stream that cannot be honoured (also a ValueError)
-    |   `-- SpecError      an unknown name or key in a `name:key=value` spec
+    |   |-- SpecError      an unknown name or key in a `name:key=value` spec
+    |   `-- CapacityError  a request whose cache could never fit the engine's memory
     |-- PromptError        a prompt that cannot be used: empty, too long, no tokenizer for text (also a ValueError)
+    |   `-- ContextError   a prompt that leaves too little of the model's context for the answer
     |-- CheckpointError    a checkpoint that is missing, damaged or incomplete
     |   |-- HubError                a model that cannot be fetched: no such one, no access, no connection, damaged
     |   `-- UnsupportedModelError   a sound checkpoint whose mathematics dkv does not implement
@@ -12,13 +14,18 @@
     |-- RankError          another process of a model that several hold together is gone
     `-- AuditError         a policy or a decoder broke its contract (only under audit)
 
-Messages are one line: the argument, the value, the fix. The command line prints them and exits with 2.
+Messages are one line: the argument, the value, the fix. The command line prints them and exits with 2. Programs read
+the argument's name from the field `argument`, not from the message.
 """
+
+from __future__ import annotations
 
 __all__ = [
     "AuditError",
     "BusyError",
+    "CapacityError",
     "CheckpointError",
+    "ContextError",
     "DkvError",
     "EngineError",
     "HubError",
@@ -35,15 +42,44 @@ class DkvError(Exception):
 
 
 class SettingError(DkvError, ValueError):
-    """An argument has a value that cannot be honoured."""
+    """An argument has a value that cannot be honoured. argument: its name; None where the error is of none alone."""
+
+    def __init__(self, message: str, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 class SpecError(SettingError):
     """A spec string names something unknown; the message lists what is known."""
 
 
+class CapacityError(SettingError):
+    """The cache of a request exceeds the engine's memory. positions: of the request; need, limit: bytes."""
+
+    def __init__(self, message: str, positions: int = 0, need: int = 0, limit: int = 0) -> None:
+        super().__init__(message, "memory")
+        self.positions, self.need, self.limit = positions, need, limit
+
+
 class PromptError(DkvError, ValueError):
-    """A prompt is empty, too long, or cannot be tokenised here."""
+    """A prompt is empty, too long, or cannot be tokenised here.
+
+    argument: the argument that is at fault; reason: where a chat template refuses a conversation, why.
+    """
+
+    def __init__(self, message: str, argument: str = "prompt", reason: str | None = None) -> None:
+        super().__init__(message)
+        self.argument, self.reason = argument, reason
+
+
+class ContextError(PromptError):
+    """A prompt and the answer exceed the model's context. prompt_tokens, gen_length, context: counts of tokens."""
+
+    def __init__(
+        self, message: str, prompt_tokens: int = 0, gen_length: int = 0, context: int = 0, argument: str = "prompt"
+    ) -> None:
+        super().__init__(message, argument)
+        self.prompt_tokens, self.gen_length, self.context = prompt_tokens, gen_length, context
 
 
 class CheckpointError(DkvError):

@@ -14,7 +14,7 @@ from itertools import groupby
 
 from dkv.encoding import token_ids
 from dkv.engine.request import Request
-from dkv.errors import PromptError, SettingError
+from dkv.errors import ContextError, PromptError, SettingError
 from dkv.generation import Generation
 from dkv.model import ModelConfig
 from dkv.tokens import Tokenizer
@@ -55,18 +55,22 @@ def canvas_ids(canvas: str | Sequence[Part], tokenizer: Tokenizer | None, config
     """
     canvas = plain(canvas)
     if not isinstance(canvas, (str, Sequence)) or isinstance(canvas, (bytes, bytearray)):
-        raise PromptError(f"canvas: {canvas!r} is neither a text nor a list of texts, hole lengths and token ids")
+        raise PromptError(
+            f"canvas: {canvas!r} is neither a text nor a list of texts, hole lengths and token ids", "canvas"
+        )
     parts = _parts_of(canvas) if isinstance(canvas, str) else [plain(part) for part in canvas]
     lead, trail = _around(tokenizer) if any(isinstance(part, str) for part in parts) else ([], [])
     ids: list[int | None] = [*lead]
     for part in parts:
         ids += _ids_of(part, tokenizer, config)
         if len(ids) + len(trail) > config.context:
-            raise PromptError(f"canvas: is longer than the model's context of {config.context}; shorten it")
+            message = f"canvas: is longer than the model's context of {config.context}; shorten it"
+            known = sum(token is not None for token in ids) + len(trail)
+            raise ContextError(message, known, len(ids) + len(trail) - known, config.context, "canvas")
     if None not in ids:
-        raise PromptError("canvas: has no hole; mark one with {mask}, or one of 12 positions with {mask:12}")
+        raise PromptError("canvas: has no hole; mark one with {mask}, or one of 12 positions with {mask:12}", "canvas")
     if all(token is None for token in ids):
-        raise PromptError("canvas: is all holes; give at least one token of text")
+        raise PromptError("canvas: is all holes; give at least one token of text", "canvas")
     return [*ids, *trail]
 
 
@@ -80,7 +84,8 @@ def region_of(ids: Sequence[int | None], block_length: int | None) -> tuple[int,
         if holes[0] + whole > len(ids):
             raise SettingError(
                 f"block_length={block_length} must divide the {length} positions from the first hole's start to the "
-                "last one's end, where so little follows; leave it out for one block"
+                "last one's end, where so little follows; leave it out for one block",
+                "block_length",
             )
         length = whole
     return holes[0], length
@@ -114,14 +119,14 @@ def _parts_of(text: str) -> list[Part]:
 def _ids_of(part: Part, tokenizer: Tokenizer | None, config: ModelConfig) -> list[int | None]:
     if isinstance(part, str):
         if tokenizer is None:
-            raise PromptError("canvas: this checkpoint has no tokenizer; give lists of token ids")
+            raise PromptError("canvas: this checkpoint has no tokenizer; give lists of token ids", "canvas")
         return [*tokenizer.encode_bare(part)]
     if isinstance(part, int):
         if as_index(part) is None or part < 1:
-            raise SettingError(f"canvas: a hole of {part!r} positions must have at least 1")
+            raise SettingError(f"canvas: a hole of {part!r} positions must have at least 1", "canvas")
         return [None] * min(part, config.context + 1)
     if not isinstance(part, Sequence) or isinstance(part, (bytes, bytearray)):
-        raise PromptError(f"canvas: {part!r} is neither a text, nor a hole's length, nor token ids")
+        raise PromptError(f"canvas: {part!r} is neither a text, nor a hole's length, nor token ids", "canvas")
     return [*token_ids("canvas", part, config.vocab)]
 
 

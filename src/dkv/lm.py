@@ -388,7 +388,9 @@ class DiffusionLM:
             tuned = find_tuned(self.directory, self.name, self.quantize)
             cache, decoder = tuned.cache, tuned.decoder if decoder is None else decoder
         if plain(grow) is True and block_length is None:
-            raise SettingError("grow=True needs block_length, by how many positions to grow at a time, such as 32")
+            raise SettingError(
+                "grow=True needs block_length, by how many positions to grow at a time, such as 32", "block_length"
+            )
         return Settings(
             gen_length=gen_length,
             block_length=gen_length if block_length is None else block_length,
@@ -433,7 +435,7 @@ def _policy(cache: str | CachePolicy) -> CachePolicy:
         return make_cache(cache)
     cache = plain_fields(cache)
     if not isinstance(cache, CachePolicy):
-        raise SettingError(f"cache={cache!r} is neither a spec nor a CachePolicy; give it a method plan(step)")
+        raise SettingError(f"cache={cache!r} is neither a spec nor a CachePolicy; give it a method plan(step)", "cache")
     return cache
 
 
@@ -442,7 +444,9 @@ def _rule(decoder: str | Decoder) -> Decoder:
         return make_decoder(decoder)
     decoder = plain_fields(decoder)
     if not isinstance(decoder, Decoder):
-        raise SettingError(f"decoder={decoder!r} is neither a spec nor a Decoder; it needs rank, wanted and commit")
+        raise SettingError(
+            f"decoder={decoder!r} is neither a spec nor a Decoder; it needs rank, wanted and commit", "decoder"
+        )
     return decoder
 
 

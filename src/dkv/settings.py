@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from dkv.errors import SettingError
 from dkv.plan import CachePolicy, Decoder
@@ -61,42 +62,40 @@ class Settings:
         if self.gen_length % self.block_length:
             raise SettingError(
                 f"gen_length={self.gen_length} must be a multiple of block_length={self.block_length}; "
-                f"use gen_length={-(-self.gen_length // self.block_length) * self.block_length}"
+                f"use gen_length={-(-self.gen_length // self.block_length) * self.block_length}",
+                "gen_length",
             )
         if self.steps % self.blocks:
             raise SettingError(
                 f"steps={self.steps} must be a multiple of the number of blocks, {self.blocks} "
-                f"(gen_length / block_length); use steps={-(-self.steps // self.blocks) * self.blocks}"
+                f"(gen_length / block_length); use steps={-(-self.steps // self.blocks) * self.blocks}",
+                "steps",
             )
         self._check_sampling()
         self._check_endings()
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
             if type(seed) is not int or not 0 <= seed < _SEEDS:
-                raise SettingError(f"seed={seed!r} must be a whole number in [0, 2**62)")
+                raise SettingError(f"seed={seed!r} must be a whole number in [0, 2**62)", "seed")
 
     def _check_sampling(self) -> None:
-        if not (_is_number(self.temperature) and 0 <= self.temperature <= _HOTTEST):
-            raise SettingError(
-                f"temperature={self.temperature!r} must be 0 (most likely token), or at most {_HOTTEST:g}"
-            )
+        _not_negative("temperature", self.temperature, "the most likely token", _HOTTEST)
         if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise SettingError(f"top_p={self.top_p!r} must lie in (0, 1]; leave it out for no filter")
+            raise SettingError(f"top_p={self.top_p!r} must lie in (0, 1]; leave it out for no filter", "top_p")
         if self.top_k is not None:
             _whole("top_k", self.top_k)
-        if not (_is_number(self.cfg_scale) and 0 <= self.cfg_scale < math.inf):
-            raise SettingError(f"cfg_scale={self.cfg_scale!r} must be 0 (no guidance) or a positive number")
+        _not_negative("cfg_scale", self.cfg_scale, "no guidance")
         if any(not isinstance(text, str) or not text for text in self.stop):
-            raise SettingError(f"stop={list(self.stop)!r} must be a text or several, none empty")
+            raise SettingError(f"stop={list(self.stop)!r} must be a text or several, none empty", "stop")
 
     def _check_endings(self) -> None:
-        if not (_is_number(self.eos_penalty) and 0 <= self.eos_penalty < math.inf):
-            raise SettingError(f"eos_penalty={self.eos_penalty!r} must be 0 (none) or a positive number")
+        _not_negative("eos_penalty", self.eos_penalty, "no penalty")
         if type(self.min_tokens) is not int or not 0 <= self.min_tokens <= self.gen_length:
             raise SettingError(
-                f"min_tokens={self.min_tokens!r} must be a whole number from 0 to gen_length={self.gen_length}"
+                f"min_tokens={self.min_tokens!r} must be a whole number from 0 to gen_length={self.gen_length}",
+                "min_tokens",
             )
         if not isinstance(self.grow, bool):
-            raise SettingError(f"grow={self.grow!r} must be True or False")
+            raise SettingError(f"grow={self.grow!r} must be True or False", "grow")
 
     @property
     def blocks(self) -> int:
@@ -111,7 +110,7 @@ class Settings:
                 raise SettingError(f"seed={self.seed} plus {count - 1}, for {count} prompts, must be below 2**62")
             return list(range(self.seed, self.seed + count))
         if len(self.seed) != count:
-            raise SettingError(f"seed: {len(self.seed)} seeds for {count} prompts; give one, or one for each")
+            raise SettingError(f"seed: {len(self.seed)} seeds for {count} prompts; give one, or one for each", "seed")
         return list(self.seed)
 
 
@@ -136,14 +135,25 @@ def texts_of(stop: str | Sequence[str] | ArrayLike | None) -> tuple[str, ...]:
     if stop is None or isinstance(stop, str):
         return () if stop is None else (stop,)
     if not isinstance(stop, Sequence):
-        raise SettingError(f"stop={stop!r} must be a text or several")
+        raise SettingError(f"stop={stop!r} must be a text or several", "stop")
     return tuple(stop)
 
 
 def _whole(name: str, value: object) -> None:
     if type(value) is not int or not 1 <= value < 1 << 31:
-        raise SettingError(f"{name}={value!r} must be a whole number of at least 1 (and below 2**31)")
+        raise SettingError(f"{name}={value!r} must be a whole number of at least 1 (and below 2**31)", name)
 
 
-def _is_number(value: object) -> bool:
+def _not_negative(name: str, value: object, at_zero: str, most: float | None = None) -> None:
+    """Raise SettingError for what is no number in [0, most]. at_zero: what 0 means."""
+    if not _is_number(value) or math.isnan(value):
+        raise SettingError(f"{name}={value!r} must be a number; 0: {at_zero}", name)
+    if value < 0:
+        raise SettingError(f"{name}={value!r} must not be negative; 0: {at_zero}", name)
+    if value == math.inf or (most is not None and value > most):
+        bound = "finite" if most is None else f"at most {most:g}"
+        raise SettingError(f"{name}={value!r} must be {bound}; 0: {at_zero}", name)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from dkv.errors import SpecError
+from dkv.errors import SettingError, SpecError
 
 __all__ = ["describe", "discover", "keys_of", "make", "meaning_of", "offered", "spec_of", "spell_key"]
 
@@ -92,6 +92,14 @@ def make(spec: str, known: Mapping[str, type], what: str) -> Any:
 
     Raises SpecError for an unknown name or key (listing the known ones) and for a value of the wrong type.
     """
+    try:
+        return _made(spec, known, what)
+    except SettingError as error:
+        error.argument = what
+        raise
+
+
+def _made(spec: str, known: Mapping[str, type], what: str) -> Any:
     name, _, rest = spec.strip().partition(":")
     if name not in known:
         raise SpecError(f"{what}={spec!r}: unknown name {name!r}; known: {', '.join(known)}")

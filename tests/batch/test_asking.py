@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import dkv
-from dkv.batch.asking import ARGUMENTS, Asking, read_line, seed_of_line
+from dkv.batch.asking import ARGUMENTS, Asked, Asking, read_line, seed_of_line
 from dkv.batch.source import Line
 from dkv.errors import PromptError, SettingError
 from dkv.specs import spec_of
@@ -35,17 +35,39 @@ def test_the_fields_are_the_arguments_of_a_request() -> None:
     ],
 )
 def test_prompts_of_every_kind(record: dict[str, Any], prompt: object) -> None:
-    assert read_line(line(record)).prompt == prompt
+    read = read_line(line(record))
+    assert isinstance(read, Asked)
+    assert read.prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        ({"max_tokens": 4, "temp": 2.0}, {"gen_length": 4, "temperature": 2.0}),
+        ({"max_new_tokens": 16.0}, {"gen_length": 16}),
+        ({"stop_sequences": ["x"], "random_seed": 3}, {"stop": ["x"], "seed": 3}),
+        ({"n": 1, "min_p": 0.0, "repetition_penalty": 1.0, "top_logprobs": None}, {}),
+        ({"answer": "5", "metadata": {"level": 3}, "audio": "x.wav", "documents": ["y"]}, {}),
+    ],
+)
+def test_arguments_by_the_names_of_other_programs(given: dict[str, Any], changes: dict[str, Any]) -> None:
+    read = read_line(line({"prompt": "Hi", **given}))
+    assert isinstance(read, Asked)
+    assert read.changes == changes
+    assert all(type(value) is type(changes[name]) for name, value in read.changes.items())
 
 
 def test_the_name_is_the_id_or_the_number() -> None:
     assert read_line(line({"prompt": "Hi", "id": "a"})).name == "a"
+    assert read_line(line({"prompt": "Hi", "custom_id": "a"})).name == "a"
     assert read_line(line({"prompt": "Hi", "id": 0})).name == 0
     assert read_line(line({"prompt": "Hi"}, number=12)).name == 12
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
-    assert read_line(Line(1, b'\xef\xbb\xbf{"prompt": "Hi"}\r\n')).prompt == "Hi"
+    read = read_line(Line(1, b'\xef\xbb\xbf{"prompt": "Hi"}\r\n'))
+    assert isinstance(read, Asked)
+    assert read.prompt == "Hi"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +77,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
         ("[" * 100_000, "not JSON"),
         ("[1]", "not an object"),
         ("{}", "no prompt; give one of prompt, messages, question"),
+        ('{"promt": "a"}', "no prompt; unknown field 'promt': did you mean 'prompt'?"),
+        ('{"Questions": "a"}', "did you mean 'question'?"),
+        ('{"prompt": "a", "max_token": 5}', "unknown field 'max_token'; spell it 'max_tokens'"),
+        ('{"prompt": "a", "n": 3}', "n='3': one answer a line"),
+        ('{"prompt": "a", "system": "b"}', "system='b': give messages"),
+        ('{"prompt": "a", "min_p": 0.5}', "min_p='0.5': this sampler is not supported"),
+        ('{"prompt": "a", "ignore_eos": true}', "ignore_eos='True': give stop_at_eos=false"),
+        ('{"prompt": "a", "max_tokens": 5, "gen_length": 5}', "max_tokens is another name of gen_length"),
+        ('{"prompt": "a", "max_tokens": 5, "max_new_tokens": 5}', "give one of them"),
         ('{"prompt": "a", "question": "b"}', "both prompt and question"),
         ('{"prompt": 5}', "prompt='5' must be a text or a list of token ids"),
         ('{"question": ["a"]}', "must be a text"),
@@ -80,6 +111,9 @@ def test_a_line_that_says_nothing_sound(text: str, message: str) -> None:
     ("record", "message"),
     [
         ({"prompt": "a", "gen_length": "12"}, "gen_length='12' must be a whole number"),
+        ({"prompt": "a", "max_tokens": "12"}, "max_tokens='12' must be a whole number"),
+        ({"prompt": "a", "max_tokens": 100, "block_length": 32}, "use max_tokens=128"),
+        ({"prompt": "a", "temp": -1.0}, "temp=-1.0 must not be negative"),
         ({"prompt": "a", "cache": "nope"}, "nope"),
         ({"prompt": "a", "cache": 3}, "cache=3 is neither a spec nor"),
         ({"prompt": "a", "temperature": float("nan")}, "temperature=nan"),
@@ -99,9 +133,9 @@ def test_what_the_model_refuses_is_said_with_the_number(
 
 def test_a_line_overrides_the_job_and_has_a_seed_of_its_own(lm: dkv.DiffusionLM) -> None:
     asking = Asking(lm, {"gen_length": 16, "cache": "none", "block_length": 4}, seed=3)
-    plain = asking.request(read_line(line({"prompt": "a"}, 1)))
-    own = asking.request(read_line(line({"prompt": "a", "gen_length": 8, "cache": "dkv-decode:refresh=3"}, 2)))
-    fixed = asking.request(read_line(line({"prompt": "a", "seed": 11}, 3)))
+    (plain,) = asking.requests(read_line(line({"prompt": "a"}, 1)))
+    (own,) = asking.requests(read_line(line({"prompt": "a", "gen_length": 8, "cache": "dkv-decode:refresh=3"}, 2)))
+    (fixed,) = asking.requests(read_line(line({"prompt": "a", "seed": 11}, 3)))
     assert (plain.settings.gen_length, plain.settings.block_length) == (16, 4)
     assert (own.settings.gen_length, own.settings.block_length) == (8, 4)
     assert spec_of(own.settings.cache).startswith("dkv-decode:refresh=3")

@@ -17,22 +17,22 @@ SMALL = Limits(body=2000, max_prompt=40, max_tokens=32, default_tokens=16, choic
 
 # body, the field that is named, what the message says
 BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
-    ("completions", {"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+    ("completions", {"max_tokens": 0}, "max_tokens", "max_tokens=0: must be at least 1"),
     ("completions", {"max_tokens": 33}, "max_tokens", "max_tokens=33 exceeds the limit of 32"),
     ("completions", {"max_tokens": "5"}, "max_tokens", 'max_tokens="5"'),
     ("completions", {"max_tokens": True}, "max_tokens", "max_tokens=true"),
     ("completions", {"block_length": 64}, "block_length", "exceeds the limit of 32"),
     ("completions", {"steps": 17}, "steps", "use steps=16 or fewer"),
     ("completions", {"max_tokens": 8, "block_length": 4, "steps": 3}, "steps", "use steps=4"),
-    ("completions", {"temperature": -1}, "temperature", "temperature=-1: Input should be greater than or equal to 0"),
-    ("completions", {"top_p": 0}, "top_p", "top_p=0: Input should be greater than 0"),
-    ("completions", {"top_k": 0}, "top_k", "greater than or equal to 1"),
-    ("completions", {"cfg_scale": -2}, "cfg_scale", "cfg_scale=-2: Input should be greater"),
-    ("completions", {"seed": -1}, "seed", "greater than or equal to 0"),
+    ("completions", {"temperature": -1}, "temperature", "temperature=-1: must not be negative"),
+    ("completions", {"top_p": 0}, "top_p", "top_p=0: must be greater than 0"),
+    ("completions", {"top_k": -2}, "top_k", "must be at least 1"),
+    ("completions", {"cfg_scale": -2}, "cfg_scale", "cfg_scale=-2: must not be negative"),
+    ("completions", {"seed": -1}, "seed", "must not be negative"),
     ("completions", {"seed": (1 << 62) - 1, "n": 2}, "seed", "below 2**62"),
     ("completions", {"n": 5}, "n", "exceeds the limit of 4 choices"),
     ("completions", {"n": 2, "prompt": ["a", "b", "c"]}, "n", "n=2 for 3 prompts"),
-    ("completions", {"n": 0}, "n", "greater than or equal to 1"),
+    ("completions", {"n": 0}, "n", "must be at least 1"),
     ("completions", {"stop": 5}, "stop", "a text, or a list of at most 16"),
     ("completions", {"stop": ["x"] * 17}, "stop", "a text, or a list of at most 16"),
     ("completions", {"stop": [""]}, "stop", "none empty"),
@@ -45,34 +45,33 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("completions", {"prompt": [999]}, "prompt", "999 is not a token id"),
     ("completions", {"prompt": {"a": 1}}, "prompt", "must be a text, a list of token ids"),
     ("completions", {"prompt": "x" * 41}, "prompt", "prompt of 41 tokens exceeds the limit of 40"),
-    ("completions", {"temprature": 1}, "temprature", "there is no such field"),
-    ("completions", {"messages": []}, "messages", "there is no such field"),
-    ("completions", {"echo": True}, "echo", "is not supported"),
-    ("completions", {"logprobs": 0}, "logprobs", "is not supported"),
-    ("chat/completions", {"suffix": "end"}, "suffix", "is not supported"),
+    ("completions", {"temprature": 1}, "temprature", "there is no such field; did you mean temperature?"),
+    ("completions", {"messages": []}, "messages", "/v1/chat/completions has it"),
+    ("completions", {"echo": True}, "echo", "echo: repeating the prompt is not supported by this server"),
+    ("completions", {"logprobs": 0}, "logprobs", "are not supported"),
+    ("chat/completions", {"suffix": "end"}, "suffix", "use /v1/completions"),
     ("completions", {"suffix": "b", "stop": "c"}, "stop", "does not go with suffix"),
     ("completions", {"suffix": "b", "canvas": True}, "suffix", "does not go with canvas"),
     ("completions", {"canvas": True, "prompt": ["a"]}, "prompt", "must be one text with holes"),
     ("completions", {"canvas": True, "prompt": "no hole"}, "canvas", "has no hole"),
     ("completions", {"canvas": True, "prompt": "a{mask:33}b"}, "prompt", "reach over 33 tokens"),
     ("completions", {"min_tokens": 17}, "min_tokens", "min_tokens=17"),
-    ("completions", {"eos_penalty": -1}, "eos_penalty", "greater than or equal to 0"),
-    ("completions", {"best_of": 3}, "best_of", "is not supported"),
+    ("completions", {"eos_penalty": -1}, "eos_penalty", "must not be negative"),
+    ("completions", {"best_of": 3}, "best_of", "all n choices are returned; use n"),
     ("completions", {"draft": True}, "draft", "needs stream=true"),
-    ("completions", {"stream_options": {"include_usage": True}}, "stream_options", "needs stream=true"),
     ("completions", {"stream": True, "stream_options": {"x": 1}}, "stream_options", "stream_options.x"),
-    ("chat/completions", {"messages": []}, "messages", "at least 1 item"),
+    ("chat/completions", {"messages": []}, "messages", "must have at least 1"),
     ("chat/completions", {"messages": [{"role": "assistant", "content": "a"}]}, "messages", "end the conversation"),
-    ("chat/completions", {"messages": [{"role": "user", "content": " "}]}, "messages", "messages is empty"),
+    ("chat/completions", {"messages": [{"role": "user", "content": " "}]}, "messages", "messages[0].content is empty"),
     ("chat/completions", {"messages": [{"role": "user", "content": "x" * 41}]}, "messages", "messages of"),
-    ("chat/completions", {"messages": [{"role": "tool", "content": "a"}]}, "messages", "messages.0.role"),
-    ("chat/completions", {"messages": [{"role": "user"}]}, "messages", "messages.0.content: is required"),
-    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "x"}]}]}, "messages", "only parts"),
-    ("chat/completions", {"messages": [{"role": "user", "content": "a", "name": "b"}]}, "messages", "leave out name"),
-    ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "is not supported: there are no tools"),
+    ("chat/completions", {"messages": [{"role": "clown", "content": "a"}]}, "messages", "messages[0].role="),
+    ("chat/completions", {"messages": [{"role": "user"}]}, "messages", "messages[0].content: is required"),
+    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "x"}]}]}, "messages", "of type x are not"),
+    ("chat/completions", {"messages": [{"role": "user", "content": "a", "name": "<b>"}]}, "messages", "name is"),
+    ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "tool calling is not supported"),
     ("chat/completions", {"response_format": {"type": "json_object"}}, "response_format", "is not supported"),
-    ("chat/completions", {"logprobs": True}, "logprobs", "is not supported"),
-    ("chat/completions", {"presence_penalty": 1}, "presence_penalty", "is not supported"),
+    ("chat/completions", {"logprobs": True}, "logprobs", "are not supported"),
+    ("chat/completions", {"presence_penalty": 1}, "presence_penalty", "penalties are not supported by this server"),
     ("chat/completions", {"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "differs from max_tokens"),
 ]  # fmt: skip
 
@@ -99,7 +98,7 @@ def test_a_bad_body_is_a_400_that_names_the_field(
         (b"[" * 1999, ""),
         (b'{"model":"fake","seed":' + b"9" * 1900 + b"}", "seed"),
         (b'{"model":"fake","prompt":"a","temperature":NaN}', "temperature"),
-        (b'{"model":"fake","prompt":"a","cfg_scale":1e999}', "cfg_scale=Infinity: Input should be a finite number"),
+        (b'{"model":"fake","prompt":"a","cfg_scale":1e999}', "cfg_scale=Infinity: must be a finite number"),
         (b'{"model":"fake","prompt":"a\\ud800"}', "half a surrogate"),
         (b'{"model":"fake","\\ud800":1}', ""),
         (b'{"model":"\\ud800","prompt":"a"}', ""),
@@ -144,9 +143,31 @@ def test_an_unknown_model_in_a_body(lm: dkv.DiffusionLM) -> None:
     assert "'fake'" in error["message"]
 
 
-def test_a_message_keeps_names_that_only_look_like_arguments() -> None:
-    error = api_error(dkv.SettingError("memory=10 bytes cannot hold it; shorten the prompt or gen_length"))
-    assert (error.status, error.param) == (400, None)
+def test_what_the_memory_cannot_hold_is_said_without_the_servers_options() -> None:
+    refused = dkv.CapacityError("memory=10 bytes cannot hold it; raise memory", positions=80, need=20, limit=10)
+    error = api_error(refused, "messages")
+    assert (error.status, error.param, error.code) == (400, None, "context_length_exceeded")
+    assert error.message.startswith("this server cannot hold a request of 80 tokens")
+    assert "memory" not in error.message
+    assert error.message.endswith("shorten messages, or lower max_tokens")
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "param"),
+    [
+        (dkv.SettingError("gen_length=5 must be 4", "gen_length"), "max_tokens=5 must be 4", "max_tokens"),
+        (dkv.SettingError("steps=3: at most gen_length=2", "steps"), "steps=3: at most max_tokens=2", "steps"),
+        (dkv.SettingError("n=5 of no argument"), "n=5 of no argument", None),
+        (dkv.PromptError("prompt is empty; a prompt has text"), "messages is empty; a prompt has text", "messages"),
+        (dkv.PromptError("chat=True: fails (x)", "chat", "x"), "messages: the model's chat", "messages"),
+    ],
+)  # fmt: skip
+def test_errors_of_the_library_are_said_in_the_words_of_the_request(
+    error: Exception, message: str, param: str | None
+) -> None:
+    found = api_error(error, "messages")
+    assert found.message.startswith(message)
+    assert found.param == param
 
 
 def test_no_log_has_a_prompt(lm: dkv.DiffusionLM, caplog: pytest.LogCaptureFixture) -> None:

@@ -71,6 +71,7 @@ def test_the_description_names_every_route_and_field(lm: dkv.DiffusionLM) -> Non
     }  # fmt: skip
     bodies = found["components"]["schemas"]
     shared = {"model", "max_tokens", "n", "seed", "stop", "stream", "stream_options", "temperature", "top_p"}
+    shared |= {"best_of", "ignore_eos"}
     own = {
         "block_length", "cache", "cfg_scale", "decoder", "draft", "eos_penalty", "grow", "min_tokens", "steps", "top_k",
     }  # fmt: skip

@@ -193,11 +193,16 @@ def test_a_cut_message_is_still_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("conversation", "line"),
     [
-        ([message("tool"), USER], "prompt: message 1 has the role 'tool'; known: system, user, assistant"),
+        (
+            [message("clown"), USER],
+            "prompt: message 1 has the role 'clown'; known: system, user, assistant, tool, func",
+        ),
         ([USER, message(content=None)], "prompt: message 2 has the content None; give a text"),
         ([USER, message(content=["Hi"])], r"prompt: message 2 has the content \['Hi'\]; give a text"),
         ([{"role": "user"}], "prompt: message 1 has the keys 'role'; give 'role' and 'content'"),
-        ([message(name="Jo")], "prompt: message 1 has the keys 'role', 'content', 'name'"),
+        ([message(id="Jo")], "prompt: message 1 has the keys 'role', 'content', 'id'"),
+        ([message(name="<|eot_id|>")], r"prompt: message 1 has the name '<\|eot_id\|>'; give 1 to 64 characters"),
+        ([message("tool", tool_call_id=3)], "prompt: message 1 has the tool_call_id 3; give 1 to 64 characters"),
         ([USER, message("assistant", "Yes")], "the last message has the role 'assistant'; end the conversation"),
         ([USER, SYSTEM], "the last message has the role 'system'; end the conversation with the user's"),
         ([SYSTEM, message(content=" \n")], "prompt is empty; give at least one token"),
@@ -212,6 +217,21 @@ def test_what_is_no_conversation(
         with pytest.raises(PromptError, match=line) as caught:
             ask(conversation)
         assert "\n" not in str(caught.value)
+
+
+def test_names_and_messages_of_tools_go_to_a_template_that_prints_them(tmp_path: Path) -> None:
+    source = "{% for m in messages %}{{ m.role }}({{ m.name }}{{ m.tool_call_id }}): {{ m.content }};{% endfor %}"
+    tokenizer = made("llada", tmp_path, source)
+    tool = message("tool", "7", tool_call_id="c1")
+    ids = tokenizer.encode_chat([message(name="Jo"), tool])
+    assert bytes(ids) == b"user(Jo): Hi;tool(c1): 7;"
+
+
+def test_a_message_of_a_tool_that_the_template_leaves_out_is_refused(tmp_path: Path) -> None:
+    source = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
+    with pytest.raises(PromptError, match="it does not print messages of the role 'tool'") as caught:
+        made("llada", tmp_path, source).encode_chat([USER, message("tool", "seven")])
+    assert caught.value.reason is not None
 
 
 def test_a_template_that_refuses_a_conversation(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def _check_form(line: Line) -> None:
     try:
         read_line(line)
     except (SettingError, PromptError) as error:
-        raise named(line, error) from None
+        raise named(line.number, error) from None
 
 
 def _ignore(line: Line) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from dkv.batch.asking import Asking, named, read_line
-from dkv.batch.records import Record, answer_record, error_record
+from dkv.batch.asking import Asked, Asking, named, read_line
+from dkv.batch.openai_lines import OpenAILine, openai_error
+from dkv.batch.records import Record, error_record
 from dkv.batch.source import Line
 from dkv.engine import Engine
 from dkv.errors import PromptError, SettingError
 from dkv.lm import DiffusionLM
+
+if TYPE_CHECKING:
+    from dkv.engine import Request
+    from dkv.generation import Generation
 
 __all__ = ["answers", "engine_for"]
 
@@ -21,36 +28,93 @@ def engine_for(lm: DiffusionLM, batch_size: int) -> Engine:
     return Engine(lm, active=batch_size, waiting=2 * batch_size)
 
 
+@dataclass
+class _Pending:
+    """A line whose requests are under way. generations: what became of each, None as long as it runs."""
+
+    asked: Asked | OpenAILine
+    requests: Sequence[Request]
+    generations: list[Generation | None]
+
+    def put(self, index: int, generation: Generation) -> list[Generation] | None:
+        """Note what became of a request; all of them, once the last one is there."""
+        self.generations[index] = generation
+        done = [one for one in self.generations if one is not None]
+        return done if len(done) == len(self.requests) else None
+
+
 def answers(
     engine: Engine, asking: Asking, lines: Iterable[Line], ahead: int, skip_bad: bool = False
 ) -> Iterator[list[Record]]:
-    """The records that each step of the engine finished, often none. ahead: lines in the engine at once; skip_bad: a
+    """The records that each step of the engine finished, often none. ahead: requests in the engine at once; skip_bad: a
     line that cannot be asked is answered by its error. Raises SettingError naming the line otherwise."""
-    todo, asked = iter(lines), dict[int, tuple[int, str | int]]()
+    crew, todo = _Crew(engine, asking, skip_bad), iter(lines)
     while True:
-        new = list(islice(todo, ahead - len(asked)))
-        done = [bad for line in new if (bad := _join(engine, asking, line, asked, skip_bad)) is not None]
-        done += [
-            answer_record(*asked.pop(update.ticket), update.generation)
-            for update in engine.step()
-            if update.generation is not None
-        ]
+        done = list[Record]()
+        is_over = crew.fill(todo, ahead, done)
+        for update in engine.step():
+            if update.generation is not None:
+                done += crew.take(update.ticket, update.generation)
         yield done
-        if not new and not asked:
+        if is_over and not crew.running:
             return
 
 
-def _join(
-    engine: Engine, asking: Asking, line: Line, asked: dict[int, tuple[int, str | int]], skip_bad: bool
-) -> Record | None:
-    """Add a line to the engine and to `asked`, its number and name by ticket; its error record where it is bad."""
-    name: str | int = line.number
-    try:
-        read = read_line(line)
-        name = read.name
-        asked[engine.add(asking.request(read))] = line.number, name
-    except (SettingError, PromptError) as error:
-        if not skip_bad:
-            raise named(line, error) from None
-        return error_record(line.number, name, error)
-    return None
+class _Crew:
+    """The requests of lines: those in the engine, by ticket, and those of the last line that found no room yet."""
+
+    def __init__(self, engine: Engine, asking: Asking, skip_bad: bool) -> None:
+        self._engine, self._asking, self._skip_bad = engine, asking, skip_bad
+        self._waiting = deque[tuple[_Pending, int]]()
+        self.running = dict[int, tuple[_Pending, int]]()
+
+    def fill(self, todo: Iterator[Line], ahead: int, done: list[Record]) -> bool:
+        """Fill the engine up to `ahead` requests; bad lines go to `done`. Whether all lines were taken."""
+        while len(self.running) + len(done) < ahead:
+            if self._waiting:
+                done += self._join(*self._waiting.popleft())
+            elif (line := next(todo, None)) is None:
+                return True
+            else:
+                done += self._read(line)
+        return False
+
+    def take(self, ticket: int, generation: Generation) -> list[Record]:
+        """Note what a request came to; the record of its line, once that is whole."""
+        pending, index = self.running.pop(ticket)
+        whole = pending.put(index, generation)
+        return [] if whole is None else [self._asking.record(pending.asked, pending.requests, whole)]
+
+    def _join(self, pending: _Pending, index: int) -> list[Record]:
+        try:
+            self.running[self._engine.add(pending.requests[index])] = pending, index
+        except SettingError as error:  # it could never fit
+            self._drop(pending)
+            return [self._refused(pending.asked.line, pending.asked, error)]
+        return []
+
+    def _read(self, line: Line) -> list[Record]:
+        asked: Asked | OpenAILine | None = None
+        try:
+            asked = read_line(line)
+            requests = self._asking.requests(asked)
+        except (SettingError, PromptError) as error:
+            return [self._refused(line.number, asked, error)]
+        pending = _Pending(asked, requests, [None] * len(requests))
+        self._waiting.extend((pending, index) for index in range(len(requests)))
+        return []
+
+    def _refused(self, number: int, asked: Asked | OpenAILine | None, error: Exception) -> Record:
+        """The record of a bad line. Raises SettingError where such a line ends the job."""
+        if not self._skip_bad:
+            raise named(number, error) from None
+        if isinstance(asked, OpenAILine):
+            return openai_error(number, asked.name, error)
+        return error_record(number, number if asked is None else asked.name, error)
+
+    def _drop(self, pending: _Pending) -> None:
+        """Give up a line's other requests."""
+        for ticket in [ticket for ticket, (whose, _) in self.running.items() if whose is pending]:
+            self._engine.cancel(ticket)
+            del self.running[ticket]
+        self._waiting = deque((whose, index) for whose, index in self._waiting if whose is not pending)

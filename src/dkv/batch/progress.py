@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from dkv.batch.records import Record
+from dkv.batch.records import Record, failure_of, tokens_of
 
 __all__ = ["Progress"]
 
@@ -30,8 +30,8 @@ class Progress:
     def add(self, records: Sequence[Record]) -> None:
         """Count finished records."""
         self.done += len(records)
-        self.failed += sum("error" in record for record in records)
-        self.tokens += sum(record.get("new_tokens", 0) for record in records)
+        self.failed += sum(failure_of(record) is not None for record in records)
+        self.tokens += sum(tokens_of(record) for record in records)
 
     @property
     def finished(self) -> int:

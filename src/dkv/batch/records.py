@@ -8,10 +8,44 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dkv.generation import Generation
 
-__all__ = ["Record", "answer_record", "error_record"]
+__all__ = ["Record", "answer_record", "error_record", "failure_of", "number_of", "openai_id", "tokens_of"]
 
 Record = Mapping[str, Any]
-"""`line`, its number in the input; `id`; and an answer's fields, or `error`."""
+"""`line`, its number in the input; `id`; and an answer's fields, or `error`. In OpenAI's form: `id`, which ends with
+the number; `custom_id`; `response`; `error`."""
+
+_OPENAI_ID = "batch_req_"
+
+
+def openai_id(line: int) -> str:
+    """The `id` of the answer to a line in OpenAI's form."""
+    return f"{_OPENAI_ID}{line}"
+
+
+def number_of(record: Record) -> int:
+    """The number of the line that a record answers. Raises ValueError where it has none."""
+    number = record.get("line")
+    if number is None and str(record.get("id")).startswith(_OPENAI_ID):
+        number = int(str(record["id"]).removeprefix(_OPENAI_ID))
+    if type(number) is not int:
+        raise ValueError("not an answer of a batch job")
+    return number
+
+
+def failure_of(record: Record) -> str | None:
+    """Why a line could not be answered; None where it was."""
+    response = record.get("response")
+    if isinstance(response, Mapping):
+        return None if response["status_code"] == 200 else str(response["body"]["error"]["message"])
+    return None if record.get("error") is None else str(record["error"])
+
+
+def tokens_of(record: Record) -> int:
+    """New tokens of an answer."""
+    response = record.get("response")
+    if isinstance(response, Mapping):
+        return int(response["body"].get("usage", {}).get("completion_tokens", 0))
+    return int(record.get("new_tokens", 0))
 
 
 def answer_record(line: int, name: str | int, generation: Generation) -> Record:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from dkv.batch.records import number_of
 from dkv.bench.whole import write_whole
 from dkv.errors import SettingError
 from dkv.eval.files import open_alone
@@ -100,10 +101,10 @@ class Results:
 
     def _number(self, place: int, line: bytes) -> int:
         try:
-            number = json.loads(line)["line"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            number = None
-        if type(number) is not int or not 1 <= number <= self._last:
+            number = number_of(json.loads(line))
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            number = 0
+        if not 1 <= number <= self._last:
             raise SettingError(f"output={str(self.output)!r}: line {place} is not a result of this job; {_FIX}")
         return number
 
@@ -117,8 +118,8 @@ class Results:
         return bool(self._bits[number // 8] & 1 << number % 8)
 
     def put(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write answers, each with its `line`; one that is there already is left out. Raises SettingError."""
-        new = {record["line"]: record for record in records if record["line"] not in self}
+        """Write answers; one to a line that is answered already is left out. Raises SettingError."""
+        new = {number_of(record): record for record in records if number_of(record) not in self}
         data = "".join(json.dumps(record) + "\n" for record in new.values()).encode("ascii")
         try:
             self._write(data)

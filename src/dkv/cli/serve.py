@@ -54,6 +54,15 @@ _MaxPerKey = Annotated[int | None, _whole("--max-per-key", "Requests at once und
 _MaxBody = Annotated[str, typer.Option("--max-body", metavar="SIZE", help="Of a request's body, at most.")]
 _Timeout = Annotated[float, _seconds("--timeout", "Seconds for a request, waiting included; then it ends (504).")]
 _Grace = Annotated[float, _seconds("--grace", "Seconds that running requests have after SIGTERM or Ctrl-C.")]
+_KeepAlive = Annotated[int, _whole("--keep-alive", "Seconds after which a connection without a request is closed.")]
+_Origins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-origin",
+        metavar="ORIGIN",
+        help="Web pages that may use the server, like https://example.org; repeatable. Default: all; 'none': none.",
+    ),
+]
 _Ray = Annotated[bool, typer.Option("--ray", help="Serve from replicas on Ray, here or at RAY_ADDRESS.")]
 _Replicas = Annotated[int | None, _whole("--replicas", "Of --ray: each loads the model. Default: the GPUs, else 2.")]
 _Log = Annotated[bool, typer.Option("--access-log", help="Log each request's method, path and status; never a text.")]
@@ -81,6 +90,8 @@ def serve(
     timeout: _Timeout = 600.0,
     grace: _Grace = 30.0,
     parse_special: _ParseSpecial = False,
+    keep_alive: _KeepAlive = 75,
+    allow_origin: _Origins = None,
     access_log: _Log = False,
     ray: _Ray = False,
     replicas: _Replicas = None,
@@ -94,6 +105,7 @@ def serve(
         from dkv.cli.serving import Job, serve_alone, serve_on_ranks, serve_on_ray
         from dkv.server import Limits
         from dkv.server.auth import parse_keys
+        from dkv.server.cors import parse_origins
         from dkv.server.listen import check_exposure
     except ModuleNotFoundError as missing:
         raise SettingError(f"serve: needs {missing.name}; pip install 'dkv[serve]'") from None
@@ -113,6 +125,9 @@ def serve(
     )
     if not 0 <= grace < math.inf:
         raise SettingError(f"grace={grace} must be a number of seconds, 0 for none")
+    if not 0 < keep_alive < 1 << 31:
+        raise SettingError(f"keep_alive={keep_alive} must be a whole number of seconds, at least 1")
+    origins = parse_origins(allow_origin)
     if replicas is not None and (not ray or replicas < 1):
         raise SettingError(f"replicas={replicas} must be at least 1, and needs --ray")
     if ray and tensor_parallel != 1:
@@ -132,6 +147,7 @@ def serve(
         model, device, dtype, name, host, port, keys, limits, budget, active, waiting, grace, access_log,
         ranks=tensor_parallel, quantize=quantize, compile=compile, cuda_graphs=cuda_graphs,
         parse_special=parse_special,
+        keep_alive=keep_alive, origins=origins,
     )  # fmt: skip
     if ray:
         serve_on_ray(job, replicas)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from dkv.cli.console import printable, say_loading
 from dkv.server.app import build
+from dkv.server.cors import ANY_ORIGIN
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
 from dkv.server.listen import address_of, listen
-from dkv.server.run import run
+from dkv.server.run import KEEP_ALIVE, run
 
 __all__ = ["Job", "serve_alone", "serve_on_ranks", "serve_on_ray"]
 
@@ -20,7 +21,8 @@ __all__ = ["Job", "serve_alone", "serve_on_ranks", "serve_on_ray"]
 class Job:
     """What is to be served, and how. memory: bytes of cache at most, None = no limit; grace: seconds that requests have
     once the server is told to end; ranks: processes that share the model; compile, cuda_graphs: as `load` takes
-    them; parse_special: as `build` takes it."""
+    them; parse_special: as `build` takes it; keep_alive: seconds of an idle connection; origins: of the pages that may
+    use the server."""
 
     model: str
     device: str
@@ -40,6 +42,8 @@ class Job:
     cuda_graphs: bool = False
     quantize: str | None = None
     parse_special: bool = False
+    keep_alive: int = KEEP_ALIVE
+    origins: tuple[str, ...] = ANY_ORIGIN
 
     def tell(self, where: str, how: str) -> None:
         """Say on standard error what is served where."""
@@ -59,10 +63,13 @@ def serve_alone(job: Job) -> None:
             cuda_graphs=job.cuda_graphs,
         )  # fmt: skip
         service = dkv.Service(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting))
-        app = build(service, lm, job.limits, job.keys, name=job.name, gate=gate, parse_special=job.parse_special)
+        app = build(
+            service, lm, job.limits, job.keys, name=job.name, gate=gate, origins=job.origins,
+            parse_special=job.parse_special,
+        )  # fmt: skip
         kind = str(lm.model.dtype).removeprefix("torch.") + ("" if job.quantize is None else f", {job.quantize}")
         job.tell(f"{lm.name} at {address_of(listening)}", f"{lm.model.device}, {kind}")
-        run(app, listening, gate, job.grace, job.access_log)
+        run(app, listening, gate, job.grace, job.access_log, job.keep_alive)
 
 
 def serve_on_ranks(job: Job) -> None:
@@ -78,10 +85,13 @@ def serve_on_ranks(job: Job) -> None:
     def lead(leader: Leader) -> None:
         with listen(job.host, job.port) as listening:
             service = dkv.Service(leader)
-            app = build(service, lm, job.limits, job.keys, name=job.name, gate=gate, parse_special=job.parse_special)
+            app = build(
+                service, lm, job.limits, job.keys, name=job.name, gate=gate, origins=job.origins,
+                parse_special=job.parse_special,
+            )  # fmt: skip
             kind = str(lm.model.dtype).removeprefix("torch.")
             job.tell(f"{lm.name} at {address_of(listening)}", f"{job.ranks} ranks, {lm.model.device}, {kind}")
-            run(app, listening, gate, job.grace, job.access_log)
+            run(app, listening, gate, job.grace, job.access_log, job.keep_alive)
 
     in_lockstep(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting), lead)
 
@@ -95,6 +105,6 @@ def serve_on_ray(job: Job, replicas: int | None) -> None:
         job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name, job.quantize,
         job.parse_special,
     )  # fmt: skip
-    with listen(job.host, job.port) as listening, deployed(part, replicas, job.keys, gate) as relay:
+    with listen(job.host, job.port) as listening, deployed(part, replicas, job.keys, gate, job.origins) as relay:
         job.tell(f"{job.model} at {address_of(listening)}", "on Ray")
-        run(relay, listening, gate, job.grace, job.access_log)
+        run(relay, listening, gate, job.grace, job.access_log, job.keep_alive)

@@ -18,7 +18,7 @@ from dkv.ambient import shielded
 from dkv.dtypes import named_dtype
 from dkv.engine.cohort import Cohort, Kind, Member
 from dkv.engine.request import Request, Status, Update
-from dkv.errors import BusyError, SettingError
+from dkv.errors import BusyError, CapacityError, SettingError
 from dkv.keywords import checked_keywords
 from dkv.plan import rules_of
 from dkv.track import Track
@@ -167,10 +167,11 @@ class Engine:
             self._costs[kind] = self._cohort(kind).cost(kind.width)
         need = self._costs[kind]
         if need > self._limit:
-            raise SettingError(
+            raise CapacityError(
                 f"memory={self._limit} bytes cannot hold the cache of {member.length} positions, {need} bytes; "
-                "raise memory, or shorten the prompt or gen_length"
-            )
+                "raise memory, or shorten the prompt or gen_length",
+                member.length, need, self._limit,
+            )  # fmt: skip
 
     def _admit(self) -> None:
         """Let in from the head of the queue while there is room; one that does not fit holds up those behind it, so

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from dkv.errors import EngineError
-from dkv.server.backend import Backend
+from dkv.server.backend import Backend, RequestBuilder
 
 if TYPE_CHECKING:
     from dkv.engine import Request, Update
@@ -33,10 +33,12 @@ class Ending:
 
 @dataclass(frozen=True)
 class Piece:
-    """What a step did to choice `index`: the final text that it adds, and what may follow all final text (drafts)."""
+    """What a step did to choice `index`: the final text that it adds, and what may follow all final text (drafts).
+    tokens: of the choice's final text so far."""
 
     index: int
     text: str
+    tokens: int = 0
     draft: str | None = None
     ending: Ending | None = None
 
@@ -44,7 +46,7 @@ class Piece:
 class Choice:
     """One choice's text so far, cut after `bound` tokens: the canvas may be longer, by part of a block."""
 
-    def __init__(self, index: int, request: Request, backend: Backend, bound: int) -> None:
+    def __init__(self, index: int, request: Request, backend: RequestBuilder, bound: int) -> None:
         self._index, self._request, self._bound = index, request, bound
         self._backend = backend
         self._ids = list[int]()
@@ -58,10 +60,11 @@ class Choice:
             return self._cut()
         self._text += update.text
         if generation is not None:
-            return Piece(self._index, update.text, ending=_ending(generation))
+            ending = _ending(generation)
+            return Piece(self._index, update.text, ending.tokens, ending=ending)
         frame = update.frame
         draft = None if frame is None or frame.text is None else frame.text[len(self._text) :]
-        return Piece(self._index, update.text, draft)
+        return Piece(self._index, update.text, len(self._ids), draft)
 
     def _cut(self) -> Piece:
         """What fits in, ended there, or at a stop text that begins in it."""
@@ -72,7 +75,7 @@ class Choice:
             text, reason = text[:at], "stop"
             tokens = next(n for n in range(self._bound + 1) if len(self._decode(n)) >= at)
         ending = Ending(reason, tokens, {"seed": self._request.seed})
-        return Piece(self._index, text[len(self._text) :], ending=ending)
+        return Piece(self._index, text[len(self._text) :], tokens, ending=ending)
 
     def _decode(self, count: int) -> str:
         tokenizer = self._backend.lm.tokenizer

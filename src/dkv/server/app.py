@@ -13,11 +13,13 @@ from dkv.server.auth import Auth
 from dkv.server.backend import Backend, served_name
 from dkv.server.chat import chat
 from dkv.server.completions import completions
+from dkv.server.cors import ANY_ORIGIN, allow_origins
 from dkv.server.errors import CatchAll, handle_errors
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
 from dkv.server.metrics import Measured, Meters
 from dkv.server.models import models
+from dkv.server.paths import Paths
 from dkv.server.playground import playground
 from dkv.server.probes import probes
 from dkv.version import installed_version
@@ -38,6 +40,7 @@ def build(
     name: str | None = None,
     gate: Gate | None = None,
     parse_special: bool = False,
+    origins: Sequence[str] = ANY_ORIGIN,
 ) -> FastAPI:
     """An ASGI application that serves `lm` through `service`, which it starts and stops with its lifespan.
 
@@ -47,7 +50,8 @@ def build(
     """
     limits = limits or Limits()
     gate = gate or Gate(limits)
-    backend = Backend(service, lm, limits, served_name(lm.name) if name is None else name, parse_special)
+    shown = served_name(lm.name) if name is None else name
+    backend = Backend(lm, limits, shown, parse_special, service=service)
     meters = Meters(service)
 
     @asynccontextmanager
@@ -63,6 +67,7 @@ def build(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        strict_content_type=False,  # a body without a content-type is read as JSON
     )
     page = playground(service, lm, name=backend.name, max_prompt=limits.max_prompt, max_tokens=limits.max_tokens)
     for router in (models(backend), completions(backend), chat(backend), probes(backend, gate), meters.router, page):
@@ -72,5 +77,7 @@ def build(
     app.add_middleware(Admission, gate=gate, limits=limits)
     app.add_middleware(Auth, keys=keys)
     app.add_middleware(CatchAll)
+    allow_origins(app, origins)
     app.add_middleware(Measured, meters=meters, routes=list(app.openapi()["paths"]))
+    app.add_middleware(Paths)
     return app

@@ -11,8 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from dkv.errors import SettingError
-from dkv.server.errors import ApiError
+from dkv.encoding import encoded
+from dkv.errors import ContextError, SettingError
+from dkv.server.errors import CONTEXT, ApiError
 from dkv.server.limits import Limits
 from dkv.server.prompt_threads import PromptThreads
 from dkv.server.schema import ChatBody, CompletionBody, Settings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from dkv.infill import Part
     from dkv.lm import DiffusionLM
 
-__all__ = ["Backend", "Prompt", "served_name"]
+__all__ = ["Backend", "Prompt", "RequestBuilder", "served_name"]
 
 Prompt = str | list[int] | Sequence[Mapping[str, str]]
 _SEARCHED = 16
@@ -36,17 +37,14 @@ def served_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Backend:
-    """A service with its model, under the name that clients use. parse_special: what a completion's text prompt does
-    that does not say it itself. Raises SettingError for a model without tokenizer."""
+class RequestBuilder:
+    """Makes requests to an engine of bodies that name the model as `name`. parse_special: what a completion's text
+    prompt does that does not say it itself. Raises SettingError for a model without tokenizer."""
 
-    service: Service
     lm: DiffusionLM
     limits: Limits
     name: str
     parse_special: bool = False
-    created: int = field(default_factory=lambda: int(time.time()))
-    threads: PromptThreads = field(default_factory=PromptThreads, repr=False)
 
     def __post_init__(self) -> None:
         if self.lm.tokenizer is None:
@@ -66,22 +64,24 @@ class Backend:
             return self.limits.max_tokens
         return body.max_tokens or min(self.limits.default_tokens, self.limits.max_tokens)
 
-    async def requests(self, body: Settings, prompts: Sequence[Prompt], what: str) -> list[Request]:
+    def build(
+        self, body: Settings, prompts: Sequence[Prompt], what: str, attend: Callable[[], None] | None = None
+    ) -> list[Request]:
         """One request for each choice: `n` for the first prompt, `n` for the second, ... Choice i has the seed + i.
 
-        what: the field that the prompts are in. Raises ApiError (404, 400), SettingError and PromptError.
+        what: the field that the prompts are in; attend: called again and again, so that it can end the work by raising.
+        Raises ApiError (404, 400), SettingError and PromptError.
         """
+        attend = attend or _goes_on
         self._check(body, prompts)
         seed = secrets.randbits(32) if body.seed is None else body.seed
-        encoded = await self._encoded(body, prompts, seed)
-        for request in encoded:
-            if len(request.prompt) > self.limits.max_prompt:
-                message = f"{what} of {len(request.prompt)} tokens exceeds the limit of {self.limits.max_prompt}"
-                raise ApiError(400, f"{message}; shorten it", what, "context_length_exceeded")
+        made = [self._request(body, prompt, seed, what, attend) for prompt in prompts]
+        for request in made:
+            self._check_prompt(len(request.prompt), what)
             if request.settings.gen_length > self._gen_length(body):
                 message = f"{what}: its holes reach over {request.settings.gen_length} tokens, and the limit is"
                 raise ApiError(400, f"{message} {self.limits.max_tokens}; fill in less", what)
-        every = [request for request in encoded for _ in range(body.n or 1)]
+        every = [request for request in made for _ in range(body.n or 1)]
         return [replace(request, seed=seed + number) for number, request in enumerate(every)]
 
     def warnings(self, body: Settings, prompts: Sequence[Prompt]) -> list[str]:
@@ -94,14 +94,6 @@ class Backend:
                 held = ", ".join(map(repr, found))
                 return [f"prompt holds {held} as plain text; send parse_special=true with a prompt that is rendered"]
         return []
-
-    async def _encoded(self, body: Settings, prompts: Sequence[Prompt], seed: int) -> list[Request]:
-        """A request for each prompt."""
-
-        def work(attend: Callable[[], None]) -> list[Request]:
-            return [self._request(body, prompt, seed, attend) for prompt in prompts]
-
-        return await self.threads.run(work)
 
     def _parses(self, body: Settings) -> bool:
         """Whether control tokens in a text prompt count as such."""
@@ -127,8 +119,10 @@ class Backend:
         if body.seed is not None and body.seed + choices > 1 << 62:
             raise ApiError(400, f"seed={body.seed} plus {choices - 1} must be below 2**62", "seed")
         for name in ("max_tokens", "block_length"):
-            if (getattr(body, name) or 0) > most:
-                raise ApiError(400, f"{name}={getattr(body, name)} exceeds the limit of {most}; use less", name)
+            wanted = getattr(body, name) or 0
+            if wanted > most:
+                code = CONTEXT if wanted >= self.context else None
+                raise ApiError(400, f"{name}={wanted} exceeds the limit of {most}; use less", name, code)
         if (body.steps or 0) > self._gen_length(body):
             message = f"steps={body.steps} exceeds one step a token; use steps={self._gen_length(body)} or fewer"
             raise ApiError(400, message, "steps")
@@ -139,27 +133,108 @@ class Backend:
         block = body.block_length or bound
         return -(-bound // block) * block
 
-    def _request(self, body: Settings, prompt: Prompt, seed: int, attend: Callable[[], None]) -> Request:
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer, at most."""
+        return self.lm.model.config.context
+
+    def _check_prompt(self, tokens: int, what: str) -> None:
+        if tokens > self.limits.max_prompt:
+            message = f"{what} of {tokens} tokens exceeds the limit of {self.limits.max_prompt}; shorten it"
+            raise ApiError(400, message, what, CONTEXT)
+
+    def _request(self, body: Settings, prompt: Prompt, seed: int, what: str, attend: Callable[[], None]) -> Request:
+        """The request of a prompt. Raises ApiError where it is too long."""
         attend()
         if isinstance(body, CompletionBody) and (body.canvas or body.suffix is not None):
-            return self._infilling(body, prompt, seed)
+            return self._infilling(body, prompt, seed, what)
+        ids = self._ids(body, prompt, what, attend)
+        self._check_prompt(len(ids), what)
+        fitted = self._fitted(body, len(ids), what)
+        gen_length = self._gen_length(fitted)
         return self.lm.request(
-            prompt,
-            gen_length=self._gen_length(body),
+            ids,
+            gen_length=gen_length,
             stop=body.stop or None,
-            chat=False if isinstance(prompt, str) else None,
-            parse_special=self._parses(body) and isinstance(prompt, str),
-            attend=attend,
-            min_tokens=0 if body.min_tokens is None else body.min_tokens,
-            grow=bool(body.grow),
-            **_shared(body, seed),
+            min_tokens=gen_length if body.ignore_eos else body.min_tokens or 0,
+            stop_at_eos=not body.ignore_eos,
+            grow=bool(fitted.grow),
+            **_shared(fitted, seed),
         )
 
-    def _infilling(self, body: CompletionBody, prompt: Prompt, seed: int) -> Request:
+    def _ids(self, body: Settings, prompt: Prompt, what: str, attend: Callable[[], None]) -> list[int]:
+        try:
+            return encoded(
+                prompt,
+                chat=False if isinstance(prompt, str) else None,
+                gen_length=0,
+                tokenizer=self.lm.tokenizer,
+                config=self.lm.model.config,
+                parse_special=self._parses(body),
+                attend=attend,
+            )
+        except ContextError as error:
+            self._check_prompt(error.prompt_tokens, what)
+            raise self._too_long(body, error.prompt_tokens, what) from None
+
+    def _fitted(self, body: Settings, tokens: int, what: str) -> Settings:
+        """The body with a canvas that a prompt of so many tokens leaves room for. Where it names no max_tokens, the
+        answer takes what is left of the context; whole blocks beyond that are left out. Raises ApiError."""
+        room = self.context - tokens
+        if self._gen_length(body) <= room:
+            return body
+        if room < (body.max_tokens or 1):
+            raise self._too_long(body, tokens, what)
+        return self._shortened(body, room)
+
+    def _shortened(self, body: Settings, room: int) -> Settings:
+        """The body with a canvas of at most `room` tokens: whole blocks, or where none fits, a smaller one."""
+        block = body.block_length if body.block_length is not None and body.block_length <= room else None
+        length = min(self.bound(body), room if block is None else room // block * block)
+        steps = None if body.steps is None else min(body.steps, length)
+        changes = {"max_tokens": length, "block_length": block, "steps": steps}
+        return body.model_copy(update=changes if block is not None else {**changes, "grow": None})
+
+    def _too_long(self, body: Settings, tokens: int, what: str) -> ApiError:
+        """What is said of a prompt that leaves too little of the context."""
+        gap = isinstance(body, CompletionBody) and body.suffix is not None
+        message, context = f"{what}{' and suffix' if gap else ''} of {tokens} tokens", self.context
+        if tokens >= context:
+            message += f" leave no room for an answer in the model's context of {context}; shorten {what}"
+        elif body.max_tokens is None:
+            message += f" and the answer exceed the model's context of {context}; give max_tokens, or shorten it"
+        else:
+            message += f" and max_tokens={body.max_tokens} exceed the model's context of {context}; shorten one of them"
+        return ApiError(400, message, what, CONTEXT)
+
+    def _infilling(self, body: CompletionBody, prompt: Prompt, seed: int, what: str) -> Request:
         """What stands between prompt and suffix, or in the holes of a canvas."""
         parts = [part for part in (prompt, self.bound(body), body.suffix) if part]
         canvas = cast("str", prompt) if body.canvas else cast("list[Part]", parts)
-        return self.lm.infill_request(canvas, min_tokens=body.min_tokens, **_shared(body, seed))
+        try:
+            return self.lm.infill_request(canvas, min_tokens=body.min_tokens, **_shared(body, seed))
+        except ContextError as error:
+            if not body.canvas:
+                raise self._too_long(body, error.prompt_tokens, what) from None
+            message = f"{what} and its holes exceed the model's context of {self.context} tokens; shorten it"
+            raise ApiError(400, message, what, CONTEXT) from None
+
+
+@dataclass(frozen=True)
+class Backend(RequestBuilder):
+    """A service with its model, under the name that clients use."""
+
+    service: Service = field(kw_only=True)
+    created: int = field(default_factory=lambda: int(time.time()), kw_only=True)
+    threads: PromptThreads = field(default_factory=PromptThreads, repr=False, kw_only=True)
+
+    async def requests(self, body: Settings, prompts: Sequence[Prompt], what: str) -> list[Request]:
+        """As `build`, in a thread that stops soon when nobody waits for it any more."""
+        return await self.threads.run(lambda attend: self.build(body, prompts, what, attend))
+
+
+def _goes_on() -> None:
+    """Somebody waits for the work."""
 
 
 def _shared(body: Settings, seed: int) -> dict[str, Any]:

@@ -28,10 +28,12 @@ from dkv.loading import find_device
 from dkv.server.admission import Admission
 from dkv.server.app import build
 from dkv.server.auth import Auth
+from dkv.server.cors import ANY_ORIGIN, allow_origins
 from dkv.server.errors import ApiError, CatchAll, handle_errors
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
 from dkv.server.metrics import Measured, Meters
+from dkv.server.paths import Paths
 from dkv.server.sse import event
 from dkv.version import installed_version
 
@@ -68,7 +70,8 @@ class _Replica:
         lm = dkv.load(part.model, device=part.device, dtype=part.dtype, quantize=part.quantize)
         self._service = Service(Engine(lm, memory=part.memory, active=part.active, waiting=part.waiting))
         limits = replace(part.limits, max_per_key=None)  # the relay knows the keys
-        self._app = build(self._service, lm, limits, name=part.name, parse_special=part.parse_special)
+        # the relay answers for origins
+        self._app = build(self._service, lm, limits, name=part.name, origins=(), parse_special=part.parse_special)
         self._id, self._alive = uuid.uuid4().hex, AsyncExitStack()
         self._starting: asyncio.Future[None] | None = None
 
@@ -236,9 +239,16 @@ def _reason(serve: Any, name: str) -> str | None:
     return errors[-1] if errors else None
 
 
-def relayed(replicas: Replicas, limits: Limits, keys: Sequence[str], gate: Gate, routes: Sequence[str] = ()) -> FastAPI:
+def relayed(
+    replicas: Replicas,
+    limits: Limits,
+    keys: Sequence[str],
+    gate: Gate,
+    routes: Sequence[str] = (),
+    origins: Sequence[str] = ANY_ORIGIN,
+) -> FastAPI:
     """An ASGI application that lets requests in as `build`'s does and has replicas answer them. routes: paths that its
-    metrics tell apart."""
+    metrics tell apart; origins: as `build` takes them."""
     meters = Meters(replicas)  # type: ignore[arg-type]  # all that they read is `status`
 
     @asynccontextmanager
@@ -271,12 +281,16 @@ def relayed(replicas: Replicas, limits: Limits, keys: Sequence[str], gate: Gate,
     app.add_middleware(Admission, gate=gate, limits=limits)
     app.add_middleware(Auth, keys=keys)
     app.add_middleware(CatchAll)
+    allow_origins(app, origins)
     app.add_middleware(Measured, meters=meters, routes=["/health", "/ready", "/metrics", *routes])
+    app.add_middleware(Paths)
     return app
 
 
 @contextmanager
-def deployed(part: Part, replicas: int | None, keys: Sequence[str], gate: Gate) -> Iterator[FastAPI]:
+def deployed(
+    part: Part, replicas: int | None, keys: Sequence[str], gate: Gate, origins: Sequence[str] = ANY_ORIGIN
+) -> Iterator[FastAPI]:
     """Deploy replicas (None = one for each GPU, without any two); the application to serve while they are there.
 
     Raises SettingError where Ray, or the GPUs, are missing, and EngineError where the replicas do not start.
@@ -301,6 +315,6 @@ def deployed(part: Part, replicas: int | None, keys: Sequence[str], gate: Gate) 
         except Exception as error:
             raise EngineError(f"ray: the replicas did not start ({_reason(serve, name) or one_line(error)})") from None
         try:
-            yield relayed(Replicas(handle), part.limits, keys, gate, routes)
+            yield relayed(Replicas(handle), part.limits, keys, gate, routes, origins)
         finally:
             serve.delete(name)

@@ -6,44 +6,29 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from dkv.server.answer import Ending, Piece, answer
-from dkv.server.backend import Backend, Prompt
+from dkv.engine import Update
+from dkv.server.answer import Choice, Ending, Piece, answer
+from dkv.server.backend import Backend, RequestBuilder
 from dkv.server.schema import Settings
 from dkv.server.sse import EventStream
+from dkv.server.styles import Style
 
 if TYPE_CHECKING:
     from dkv.engine import Request
+    from dkv.generation import Generation
 
-__all__ = ["Style", "respond"]
-
-
-class Style(Protocol):
-    """How an endpoint writes its answers. prompt: the field that prompts are in; prefix: of ids; whole, chunk: the
-    names of its two objects."""
-
-    prompt: str
-    prefix: str
-    whole: str
-    chunk: str
-
-    def choice(self, text: str) -> dict[str, Any]:
-        """What holds the text in a whole choice."""
-
-    def opening(self) -> dict[str, Any]:
-        """A choice's first chunk, before any text."""
-
-    def delta(self, text: str) -> dict[str, Any]:
-        """What holds the text in a chunk's choice."""
+__all__ = ["head_of", "respond", "whole_of"]
 
 
-async def respond(backend: Backend, style: Style, body: Settings, prompts: Sequence[Prompt]) -> Response:
+async def respond(backend: Backend, style: Style, body: Settings) -> Response:
     """Answer a request. Raises ApiError and the engine's errors; in a stream, only before its first event."""
+    prompts = style.prompts(body)
     requests = await backend.requests(body, prompts, style.prompt)
     reply = _Reply(backend, style, body, requests, backend.warnings(body, prompts))
     if body.stream:
@@ -59,7 +44,7 @@ class _Reply:
     ) -> None:
         self._backend, self._style, self._body, self._requests = backend, style, body, requests
         self._more = {"dkv": {"warnings": list(warnings)}} if warnings else {}
-        self._id, self._created = f"{style.prefix}-{uuid.uuid4().hex}", int(time.time())
+        self._head = head_of(backend, f"{style.prefix}-{uuid.uuid4().hex}", int(time.time()))
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one object."""
@@ -72,30 +57,28 @@ class _Reply:
                 texts[piece.index] += piece.text
                 if piece.ending is not None:
                     endings[piece.index] = piece.ending
-        choices = [
-            {"index": index, **self._style.choice(text), **_end(endings[index])} for index, text in enumerate(texts)
-        ]
-        return self._object(self._style.whole, choices) | {"usage": self._usage(endings)} | self._more
+        whole = _whole(self._style, self._head, texts, [endings[n] for n in range(len(texts))], self._usage)
+        return whole | self._more
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any] | None, None]:
         """The answer as the data of events; None: nothing yet."""
         options = self._body.stream_options
         counted = options is not None and bool(options.include_usage)
-        usage = {"usage": None} if counted else {}
-        opened, endings, more = set[int](), dict[int, Ending](), self._more
+        counting = options is not None and bool(options.continuous_usage_stats)
+        opened, tokens, more = set[int](), dict[int, int](), self._more
         async with aclosing(self._pieces()) as pieces:
             async for piece in pieces:
                 if piece is None:
                     yield None
                     continue
+                tokens[piece.index] = piece.tokens
+                usage = {"usage": self._usage(tokens) if counting else None} if counted or counting else {}
                 for choice in self._steps(piece, piece.index not in opened):
                     yield self._object(self._style.chunk, [choice]) | usage | more
                     more = {}  # said once, with the first chunk
                 opened.add(piece.index)
-                if piece.ending is not None:
-                    endings[piece.index] = piece.ending
         if counted:
-            yield self._object(self._style.chunk, []) | {"usage": self._usage(endings)}
+            yield self._object(self._style.chunk, []) | {"usage": self._usage(tokens)}
 
     def _pieces(self) -> AsyncGenerator[Piece | None, None]:
         return answer(self._backend, self._requests, self._backend.bound(self._body))
@@ -112,21 +95,59 @@ class _Reply:
             yield going | self._style.delta("") | _end(piece.ending)
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self._id,
-            "object": kind,
-            "created": self._created,
-            "model": self._backend.name,
-            "system_fingerprint": self._backend.fingerprint,
-            "choices": choices,
-        }
+        return {"object": kind, **self._head, "choices": choices}
 
-    def _usage(self, endings: dict[int, Ending]) -> dict[str, int]:
-        """A prompt counts once, however many choices it has."""
-        prompt = sum(len(request.prompt) for request in self._requests[:: self._body.n or 1])
-        tokens = sum(ending.tokens for ending in endings.values())
-        return {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
+    def _usage(self, tokens: Mapping[int, int]) -> dict[str, int]:
+        return _usage_of(self._requests, self._body.n or 1, tokens.values())
+
+
+def head_of(builder: RequestBuilder, identity: str, created: int) -> dict[str, Any]:
+    """What every object of an answer says of where it comes from. created: seconds since 1970."""
+    where = {"model": builder.name, "system_fingerprint": builder.fingerprint}
+    return {"id": identity, "created": created, **where}
+
+
+def whole_of(
+    builder: RequestBuilder,
+    style: Style,
+    head: Mapping[str, Any],
+    requests: Sequence[Request],
+    generations: Sequence[Generation],
+    n: int,
+    bound: int,
+) -> dict[str, Any]:
+    """The answer of requests that were generated without an application, a generation each, as one object. n: choices
+    for each prompt; bound: tokens of a choice, at most."""
+    texts, endings = list[str](), list[Ending]()
+    for index, (request, generation) in enumerate(zip(requests, generations, strict=True)):
+        ids = tuple(generation.token_ids[: generation.stats.new_tokens])
+        piece = Choice(index, request, builder, bound).take(Update(0, ids, generation.text or "", None, generation))
+        texts.append(piece.text)
+        endings += [] if piece.ending is None else [piece.ending]
+    return _whole(style, head, texts, endings, lambda tokens: _usage_of(requests, n, tokens.values()))
+
+
+def _whole(
+    style: Style,
+    head: Mapping[str, Any],
+    texts: Sequence[str],
+    endings: Sequence[Ending],
+    usage: Callable[[Mapping[int, int]], dict[str, int]],
+) -> dict[str, Any]:
+    choices = [
+        {"index": index, **style.choice(text), **_end(ending)}
+        for index, (text, ending) in enumerate(zip(texts, endings, strict=True))
+    ]
+    tokens = {index: ending.tokens for index, ending in enumerate(endings)}
+    return {"object": style.whole, **head, "choices": choices, "usage": usage(tokens)}
+
+
+def _usage_of(requests: Sequence[Request], n: int, tokens: Iterable[int]) -> dict[str, int]:
+    """OpenAI's usage. A prompt counts once, however many choices it has. tokens: of each choice."""
+    prompt, completion = sum(len(request.prompt) for request in requests[::n]), sum(tokens)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def _end(ending: Ending) -> dict[str, Any]:
+    """How a choice says that it has ended."""
     return {"logprobs": None, "finish_reason": ending.finish_reason, "dkv": ending.details}

@@ -12,7 +12,10 @@ from fastapi import FastAPI
 from dkv.errors import EngineError
 from dkv.server.gate import Gate
 
-__all__ = ["Server", "run"]
+__all__ = ["KEEP_ALIVE", "Server", "run"]
+
+KEEP_ALIVE = 75
+"""Seconds; more than the 60 for which proxies keep their connections, so that none sends into one that closes."""
 
 _LAST_WORDS = 2
 """Seconds for what is sent after the grace."""
@@ -43,15 +46,18 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def run(app: FastAPI, listening: socket.socket, gate: Gate, grace: float, access_log: bool) -> None:
-    """Serve until a signal. grace: seconds that running requests have then. Raises EngineError where it cannot start;
-    the log has why."""
+def run(
+    app: FastAPI, listening: socket.socket, gate: Gate, grace: float, access_log: bool, keep_alive: int = KEEP_ALIVE
+) -> None:
+    """Serve until a signal. grace: seconds that running requests have then; keep_alive: seconds after which an idle
+    connection is closed. Raises EngineError where it cannot start; the log has why."""
     config = uvicorn.Config(
         app,
         lifespan="on",
         log_level="info" if access_log else "warning",
         access_log=access_log,
         timeout_graceful_shutdown=_LAST_WORDS,
+        timeout_keep_alive=keep_alive,
         server_header=False,
     )
     server = Server(config, gate, grace)

@@ -1,13 +1,14 @@
 """Request bodies: OpenAI's fields that a diffusion model can honour, and dkv's own beside them.
 
-A field that nobody knows is refused, so that a misspelt one is not silently without effect. Of OpenAI's other fields,
-those that change no answer are accepted and dropped; those that would are accepted at the value that changes nothing.
+A field that nobody knows is refused, so that a misspelt one is not silently without effect. Fields of other servers are
+accepted at the values that change nothing, and refused at others: dkv.client_fields has the table.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -22,42 +23,48 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
+from dkv.client_fields import DROPPED, NEUTRAL, is_neutral, refusal
+from dkv.errors import PromptError
+from dkv.tokens.chat import well_formed, well_formed_label
+
 __all__ = ["ChatBody", "CompletionBody", "Message", "Settings", "StreamOptions", "TextPart"]
 
-_DROPPED = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "service_tier", "user"})
-_HARMLESS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "audio": ((), "the model writes text only"),
-    "best_of": ((1,), "all n choices are returned"),
-    "echo": ((False,), "the prompt is not repeated"),
-    "frequency_penalty": ((0, 0.0), "there are no penalties"),
-    "function_call": (("none", "auto"), "there are no tools"),
-    "functions": (([],), "there are no tools"),
-    "logit_bias": (({},), "logits are not biased"),
-    "logprobs": ((False,), "a position's probabilities change from step to step, and none is the answer's"),
-    "modalities": ((["text"],), "the model writes text only"),
-    "parallel_tool_calls": ((True, False), "there are no tools"),
-    "prediction": ((), "there are no predicted outputs"),
-    "presence_penalty": ((0, 0.0), "there are no penalties"),
-    "reasoning_effort": ((), "the model has no such setting; use steps"),
-    "response_format": (({"type": "text"},), "the model writes text only"),
-    "store": ((False,), "nothing is stored"),
-    "suffix": ((), "a conversation has none; use /v1/completions"),
-    "tool_choice": (("none", "auto"), "there are no tools"),
-    "tools": (([],), "there are no tools"),
-    "top_logprobs": ((0,), "there are no logprobs"),
-    "verbosity": ((), "the model has no such setting"),
-    "web_search_options": ((), "there is no search"),
-}
-_MESSAGE_NULLS = frozenset({"annotations", "audio", "function_call", "name", "refusal", "tool_calls"})
+_MESSAGE_NULLS = frozenset(
+    {"annotations", "audio", "function_call", "reasoning", "reasoning_content", "refusal", "tool_calls"}
+)
 """What OpenAI's clients send back with an assistant's message, empty."""
+_MESSAGE_TYPES = ("message", "text")
+"""Values of a message's `type`, which some clients add; it says nothing that the role does not."""
+_LAST_ROLES = ("user", "tool", "function")
+_INT64 = 1 << 63
 
 
 def _refused(name: str, why: str) -> PydanticCustomError:
-    return PydanticCustomError("unsupported", "{why}; leave it out", {"param": name, "why": f"is not supported: {why}"})
+    return PydanticCustomError("unsupported", "{why}", {"param": name, "why": why})
 
 
-def _same(value: object, other: object) -> bool:
-    return type(value) is type(other) and value == other
+def _whole(value: object) -> object:
+    """16 for 16.0: JSON does not tell them apart, and clients in languages that do not either send both."""
+    if type(value) is float and value.is_integer() and abs(value) < _INT64:
+        return int(value)
+    return value
+
+
+def _whole_ids(value: object) -> object:
+    """`_whole` for lists of token ids, or of such lists."""
+    if not isinstance(value, list):
+        return value
+    return [[_whole(one) for one in part] if isinstance(part, list) else _whole(part) for part in value]
+
+
+def _no_filter(*values: int) -> BeforeValidator:
+    """None for the values with which other servers say that nothing is filtered."""
+    return BeforeValidator(lambda value: None if type(value) is int and value in values else value)
+
+
+def _no_suffix(value: object) -> object:
+    """None for the empty text, after which nothing follows either; else as `_whole_ids`."""
+    return None if value == "" else _whole_ids(value)
 
 
 def _saying(message: str) -> WrapValidator:
@@ -72,8 +79,11 @@ def _saying(message: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-_Count = Annotated[int, Field(ge=1, lt=1 << 31)]
+_Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, lt=1 << 31)]
+_Number = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=1 << 31)]
 _Id = Annotated[int, Field(ge=0, lt=1 << 31)]
+_Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=1 << 62)]
+_TopK = Annotated[_Count | None, _no_filter(-1, 0), BeforeValidator(_whole)]
 _Temperature = Annotated[float, Field(ge=0, le=1e6)]
 _Share = Annotated[float, Field(gt=0, le=1)]
 _Scale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -84,28 +94,42 @@ _Stop = Annotated[
 ]
 _Prompt = Annotated[
     str | list[_Id] | list[str] | list[list[_Id]],
+    BeforeValidator(_whole_ids),
     _saying("must be a text, a list of token ids, or a list of texts or of such lists"),
 ]
 
 
-class StreamOptions(BaseModel):
-    """Of a streamed answer. include_usage: a last chunk without choices says the usage."""
+class _Body(BaseModel):
+    """A JSON object without fields that nobody knows. A field at null counts as left out, whatever its name."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class StreamOptions(_Body):
+    """How usage is told in a stream; without `stream` it has no effect. include_usage: a last chunk without choices has
+    it; continuous_usage_stats: every chunk has what it is so far."""
+
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
     include_obfuscation: Literal[False] | None = None
 
 
-class Settings(BaseModel):
-    """What both endpoints take. null stands for a field's default."""
+class Settings(_Body):
+    """What both endpoints take."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    neutral_here: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    """Fields that an endpoint does not have, with the values that change nothing at this one alone."""
 
     model: str
     max_tokens: _Count | None = Field(None, description="tokens of a choice, at most")
     n: _Count | None = Field(None, description="choices for each prompt; default 1")
-    seed: Annotated[int, Field(ge=0, lt=1 << 62)] | None = Field(None, description="choice i is drawn with seed + i")
+    best_of: _Count | None = Field(None, description="as n, or left out: all choices are returned")
+    seed: _Seed | None = Field(None, description="choice i is drawn with seed + i")
     stop: _Stop = Field(None, description="texts before which a choice ends")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -119,37 +143,47 @@ class Settings(BaseModel):
     draft: bool | None = Field(None, description="streams each step's provisional text beside the final text")
     eos_penalty: _Scale | None = Field(None, description="taken from the end-of-text's logits; default 0")
     grow: bool | None = Field(None, description="the canvas grows by blocks up to max_tokens; default false")
-    min_tokens: _Id | None = Field(None, description="no end-of-text among so many first tokens; default 0")
+    ignore_eos: bool | None = Field(None, description="true: no end-of-text, so the answer has max_tokens tokens")
+    min_tokens: _Number | None = Field(None, description="no end-of-text among so many first tokens; default 0")
     steps: _Count | None = Field(None, description="denoising steps; default: one a token")
-    top_k: _Count | None = Field(None, description="samples from this many tokens")
+    top_k: _TopK = Field(None, description="samples from this many tokens")
 
     @model_validator(mode="before")
     @classmethod
     def _drop(cls, data: Any) -> Any:
-        """Drop OpenAI's fields that change nothing; refuse those that would."""
+        """Drop other servers' fields that change nothing here; refuse those that would."""
         if not isinstance(data, dict):
             return data
-        for name in data.keys() & _HARMLESS.keys() - cls.model_fields.keys():
-            values, why = _HARMLESS[name]
-            if data[name] is not None and not any(_same(data[name], value) for value in values):
-                raise _refused(name, why)
-        dropped = (_HARMLESS.keys() | _DROPPED) - cls.model_fields.keys()
-        return {name: value for name, value in data.items() if name not in dropped}
+        others = (NEUTRAL.keys() | DROPPED | cls.neutral_here.keys()) - cls.model_fields.keys()
+        for name, value in data.items():
+            if name not in others - DROPPED or value is None:
+                continue
+            if name in cls.neutral_here:
+                if value not in cls.neutral_here[name]:
+                    raise _refused(name, f"must be {json.dumps(cls.neutral_here[name][0])} here; leave it out")
+            elif not is_neutral(name, value):
+                raise _refused(name, refusal(name))
+        return {name: value for name, value in data.items() if name not in others}
 
     @model_validator(mode="after")
     def _agree(self) -> Settings:
         """Fields that need each other."""
-        for name in ("stream_options", "draft"):
-            if getattr(self, name) and not self.stream:
-                raise PydanticCustomError("alone", "needs stream=true", {"param": name})
+        if self.draft and not self.stream:
+            raise PydanticCustomError("alone", "needs stream=true", {"param": "draft"})
+        if self.best_of not in (None, self.n or 1):
+            raise _refused("best_of", refusal("best_of"))
         return self
 
 
 class CompletionBody(Settings):
     """POST /v1/completions: texts go to the model as they are, without a chat template."""
 
+    neutral_here: ClassVar[dict[str, tuple[Any, ...]]] = {"add_special_tokens": (True,)}
+
     prompt: _Prompt
-    suffix: str | list[_Id] | None = Field(None, description="what follows: max_tokens are filled in between")
+    suffix: Annotated[str | list[_Id] | None, BeforeValidator(_no_suffix)] = Field(
+        None, description="what follows: max_tokens are filled in between"
+    )
     canvas: bool | None = Field(
         None, description="the prompt has holes, {mask} or {mask:12}, to fill in; default false"
     )
@@ -182,40 +216,95 @@ class TextPart(TypedDict):
 
 
 def _joined(content: object) -> object:
-    """Parts of text as one text. Raises PydanticCustomError for other parts."""
+    """Parts of text as one text; other keys of a part, such as cache hints, change nothing. Raises
+    PydanticCustomError for parts of other kinds."""
     if not isinstance(content, list):
         return content
-    for part in content:
-        if not (isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text"):
-            raise PydanticCustomError("part", 'only parts like {"type": "text", "text": "..."} are supported')
-    return "".join(str(part["text"]) for part in content)
+    return "".join(_text_of(part) for part in content)
 
 
-class Message(BaseModel):
-    """One message of a conversation. content: a text, or parts of type text, which are joined."""
+def _text_of(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or not isinstance(part.get("type", "text"), str):
+        raise PydanticCustomError("part", 'parts must be like {"type": "text", "text": "..."}')
+    kind = part.get("type", "text")
+    if kind not in ("text", "input_text", "output_text"):
+        raise PydanticCustomError(
+            "part", "parts of type {kind} are not supported: the model reads text only", {"kind": kind[:40]}
+        )
+    if not isinstance(part.get("text"), str):
+        raise PydanticCustomError("part", 'parts must be like {"type": "text", "text": "..."}')
+    return str(part["text"])
 
-    model_config = ConfigDict(extra="forbid", strict=True)
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, BeforeValidator(_joined, json_schema_input_type=str | list[TextPart])]
+class Message(_Body):
+    """One message of a conversation. content: a text, or parts of type text, which are joined; the assistant's may be
+    missing. name: who speaks, for templates that print it; tool_call_id: of a tool's message."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Annotated[str, BeforeValidator(_joined, json_schema_input_type=str | list[TextPart] | None)]
+    name: str | None = None
+    tool_call_id: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _drop(cls, data: Any) -> Any:
-        """Drop what OpenAI's clients send back empty."""
+        """Drop what OpenAI's clients send back empty, and the kind, which is the same for all messages."""
         if not isinstance(data, dict):
             return data
         for name in data.keys() & _MESSAGE_NULLS:
-            if data[name] not in (None, []):
-                raise PydanticCustomError("unsupported", "messages of text only; leave out {name}", {"name": name})
-        return {name: value for name, value in data.items() if name not in _MESSAGE_NULLS}
+            if data[name] not in (None, [], "", {}):
+                raise _refused_in_message(name)
+        kind = data.get("type")
+        if kind is not None and kind not in _MESSAGE_TYPES:
+            raise PydanticCustomError("unsupported", "only messages are supported; leave out type", {})
+        kept = {name: value for name, value in data.items() if name not in _MESSAGE_NULLS and name != "type"}
+        if kept.get("role") == "assistant" and kept.get("content") is None:
+            kept["content"] = ""
+        return kept
+
+    @model_validator(mode="after")
+    def _is_text(self) -> Message:
+        """Half a surrogate pair is no text, and a name is one word."""
+        try:
+            well_formed(self.content, "content")
+            well_formed_label(self.name, "the name is")
+            well_formed_label(self.tool_call_id, "the tool_call_id is")
+        except PromptError as error:
+            raise PydanticCustomError("text", "{why}", {"why": str(error)}) from None
+        return self
+
+
+def _refused_in_message(name: str) -> PydanticCustomError:
+    if name in ("tool_calls", "function_call"):
+        return PydanticCustomError(
+            "unsupported", "tool calling is not supported by this server; leave out {name}", {"name": name}
+        )
+    return PydanticCustomError("unsupported", "messages are of text only; leave out {name}", {"name": name})
 
 
 class ChatBody(Settings):
     """POST /v1/chat/completions: the conversation goes through the checkpoint's chat template."""
 
+    neutral_here: ClassVar[dict[str, tuple[Any, ...]]] = {"add_special_tokens": (False,)}
+
     messages: Annotated[list[Message], Field(min_length=1), FailFast()]  # one error will do, of however many
     max_completion_tokens: _Count | None = Field(None, description="OpenAI's newer max_tokens")
+
+    @model_validator(mode="after")
+    def _ends_with_a_question(self) -> ChatBody:
+        """Something that can be answered comes last."""
+        where, last = f"messages[{len(self.messages) - 1}]", self.messages[-1]
+        if last.role not in _LAST_ROLES:
+            message = "{where}.role={role}: end the conversation with the user's message"
+            raise PydanticCustomError(
+                "role", message, {"param": "messages", "where": where, "role": json.dumps(last.role)}
+            )
+        if not last.content.strip():
+            message = "{where}.content is empty; give at least one token of text"
+            raise PydanticCustomError("empty", message, {"param": "messages", "where": where})
+        return self
 
     @model_validator(mode="after")
     def _one_bound(self) -> ChatBody:

@@ -18,12 +18,26 @@ from dkv.tokens.plain_templates import is_plain
 from dkv.tokens.template_process import TemplateProcess
 from dkv.tokens.template_sandbox import environment, one_line, rendered
 
-__all__ = ["ChatTemplate", "Conversation", "checked", "is_conversation", "well_formed"]
+__all__ = [
+    "ChatTemplate",
+    "Conversation",
+    "check_printed",
+    "checked",
+    "is_conversation",
+    "well_formed",
+    "well_formed_label",
+]
 
 Conversation = Sequence[Mapping[str, str]]
-"""Messages, each {"role": "system" | "user" | "assistant", "content": text}; the last one is the user's."""
+"""Messages, each {"role": "system" | "user" | "assistant", "content": text}; the last one is the user's. Where the
+template prints them, also messages of the roles "tool" and "function", which may be the last, and the keys "name" and
+"tool_call_id"."""
 
-_ROLES = ("system", "user", "assistant")
+_TOOL_ROLES = ("tool", "function")
+_ROLES = ("system", "user", "assistant", *_TOOL_ROLES)
+_LABELS = ("name", "tool_call_id")
+_LABEL = re.compile(r"[^\s<>|/\\\[\]]{1,64}")
+"""As OpenAI's API has names; nothing of the kind can be a control token."""
 _LONGEST = 1 << 18
 """Characters of a template; published ones have some thousands."""
 
@@ -44,7 +58,7 @@ def checked(prompt: str | Conversation) -> list[dict[str, str]]:
         _check(message, f"prompt: message {number}")
     if not messages or not messages[-1]["content"].strip():
         raise PromptError("prompt is empty; give at least one token of text")
-    if messages[-1]["role"] != "user":
+    if messages[-1]["role"] not in ("user", *_TOOL_ROLES):
         raise PromptError(
             f"prompt: the last message has the role {messages[-1]['role']!r}; end the conversation with the user's"
         )
@@ -52,7 +66,7 @@ def checked(prompt: str | Conversation) -> list[dict[str, str]]:
 
 
 def _check(message: dict[str, str], name: str) -> None:
-    if set(message) != {"role", "content"}:
+    if set(message) - {*_LABELS} != {"role", "content"}:
         keys = f"the keys {', '.join(map(repr, message))}" if message else "no keys"
         raise PromptError(f"{name} has {keys}; give 'role' and 'content'")
     if message["role"] not in _ROLES:
@@ -60,6 +74,23 @@ def _check(message: dict[str, str], name: str) -> None:
     if not isinstance(message["content"], str):
         raise PromptError(f"{name} has the content {message['content']!r}; give a text")
     well_formed(message["content"], name)
+    for label in _LABELS:
+        well_formed_label(message.get(label), f"{name} has the {label}")
+
+
+def well_formed_label(label: object, name: str) -> None:
+    """Refuse the name of a message's author, or the id of a tool call, that could be more than that. Raises
+    PromptError."""
+    if label is not None and not (isinstance(label, str) and _LABEL.fullmatch(label)):
+        raise PromptError(f"{name} {label!r}; give 1 to 64 characters without spaces, <, >, |, /, \\, [ or ]")
+
+
+def check_printed(messages: Sequence[Mapping[str, str]], rendered: str) -> None:
+    """Refuse a tool's message that the chat template left out. Raises PromptError."""
+    for message in messages:
+        if message["role"] in _TOOL_ROLES and message["content"].strip() not in rendered:
+            reason = f"it does not print messages of the role {message['role']!r}"
+            raise PromptError(f"prompt: the chat template does not take a message: {reason}", reason=reason)
 
 
 def well_formed(text: str, name: str = "prompt") -> str:
@@ -126,7 +157,7 @@ class ChatTemplate:
             way_out = (
                 "pass chat=False" if len(messages) == 1 else "change the conversation, or give a text and chat=False"
             )
-            raise PromptError(f"chat=True: the chat template fails ({error}); {way_out}") from None
+            raise PromptError(f"chat=True: the chat template fails ({error}); {way_out}", "chat", str(error)) from None
         except CheckpointError as error:
             where = "" if self._path is None else f"{self._path}: "
             raise CheckpointError(f"{where}the chat template is not usable ({error}); pass chat=False") from None

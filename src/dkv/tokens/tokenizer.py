@@ -17,7 +17,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
 from dkv.errors import CheckpointError, PromptError
-from dkv.tokens.chat import ChatTemplate, Conversation, checked, well_formed
+from dkv.tokens.chat import ChatTemplate, Conversation, check_printed, checked, well_formed
 from dkv.tokens.chat_loading import Chat, load_chat
 from dkv.tokens.files import one_line, settings_of
 from dkv.tokens.formats import TURN_ENDS
@@ -102,7 +102,9 @@ class Tokenizer:
         attend = attend or _pass
         chat, messages = self._chat(prompt), checked(prompt)
         attend()
-        ids = self._ids(chat.render(messages))
+        rendered = chat.render(messages)
+        check_printed(messages, rendered)
+        ids = self._ids(rendered)
         attend()
         # Harmless contents could still make a control token together with the words around them.
         if self._all_harmless(messages, attend) and self._controls(ids) == self._controls(
