@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
 
-.PHONY: check demo results setup test test-dispatch test-lm-eval test-ray test-slow test-transformers
+.PHONY: check clients demo results setup test test-clients test-dispatch test-lm-eval test-ray test-slow test-transformers
 
 setup: .venv/ready
 
@@ -86,6 +86,18 @@ test-ray: .venv-ray/ready
 		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/borrowed.pth"
 	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt 'ray[serve,data]>=2.60,<2.64'
 	touch $@
+
+# Programs that others wrote, each in an environment of its own, against `dkv serve`. Minutes and gigabytes for all.
+CLIENTS := benchmarks/clients
+CLIENTS_CACHE ?= .venv-clients
+clients: setup
+	failed=0; for client in lm_eval guidellm vllm_bench aiperf; do \
+		$(BIN)/python $(CLIENTS)/$${client}_client.py $(CLIENTS_CACHE) || failed=1; done; exit $$failed
+
+# Those whose environments are made in a minute or so.
+test-clients: setup
+	$(BIN)/python $(CLIENTS)/lm_eval_client.py $(CLIENTS_CACHE) --version 0.4.10 --version 0.4.13
+	$(BIN)/python $(CLIENTS)/guidellm_client.py $(CLIENTS_CACHE)
 
 # What docs/results holds: every figure of it, from nothing. Hours on two cores; interrupt it and run it again to go on.
 RESULTS := docs/results
