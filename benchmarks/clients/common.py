@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["Case", "Client", "REPOSITORY", "main", "tokenizer_files"]
+__all__ = ["REPOSITORY", "Case", "Client", "main", "tokenizer_files"]
 
 ROOT = Path(__file__).resolve().parents[2]
 REPOSITORY = "dkv/tiny"
@@ -53,7 +53,7 @@ class Client:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """A command in the client's folder, offline. The first word is a program of the environment."""
-        offline = {name: "1" for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")}
+        offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1")
         clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "DKV_API_KEY")}
         program = self.python.parent / command[0]
         return subprocess.run(
@@ -68,7 +68,7 @@ class Client:
         )
 
     def judge(self, name: str, done: subprocess.CompletedProcess[str], counted: Callable[[], tuple[bool, str]]) -> Case:
-        """A case from a run. counted: whether what the client wrote is right, and in words; called if it exited well."""
+        """A case from a run. counted: whether what the client wrote is right, and in words."""
         if done.returncode:
             return Case(name, False, f"exit code {done.returncode}: {' '.join(done.stdout.split())[-_SHOWN:]}")
         try:
@@ -126,7 +126,8 @@ def _environment(place: Path, installs: Sequence[Sequence[str]]) -> Path:
         borrowed = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})"
         Path(where.strip(), "borrowed.pth").write_text(borrowed, encoding="utf-8")
         for packages in installs:
-            command = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", *packages]
+            constraints = ["--constraint", str(ROOT / "constraints.txt")]
+            command = [str(python), "-m", "pip", "install", "--quiet", *constraints, *packages]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ready.touch()
     return python

@@ -45,7 +45,8 @@ def _case(client: Client, backend: str, route: str) -> Case:
     done = client.run(
         "python", "-c", _PROGRAM, "--backend", backend, "--endpoint", route, "--base-url", client.server, "--model",
         "tiny", "--tokenizer", "tokenizer", "--dataset-name", "random", "--random-input-len", "32",
-        "--random-output-len", str(_TOKENS), "--num-prompts", str(_COUNT), "--save-result", "--result-filename", results,
+        "--random-output-len", str(_TOKENS), "--num-prompts", str(_COUNT), "--save-result",
+        "--result-filename", results,
     )  # fmt: skip
 
     def counted() -> tuple[bool, str]:

@@ -140,7 +140,7 @@ class Slow:
 
 def test_encoding_ends_when_the_client_is_gone(tiny: dkv.DiffusionLM) -> None:
     slow = Slow()
-    backend = Backend(cast(Service, None), dkv.DiffusionLM(tiny.model, cast(Any, slow)), Limits(), "fake")
+    backend = Backend(dkv.DiffusionLM(tiny.model, cast(Any, slow)), Limits(), "fake", service=cast(Service, None))
     body = ChatBody.model_validate({"model": "fake", "messages": CHAT})
 
     async def leave() -> None:

@@ -14,6 +14,7 @@ from typer.main import get_command
 
 import dkv
 from dkv.cli.app import app as program
+from dkv.client_fields import DROPPED, NEUTRAL
 from dkv.engine import Engine, Service
 from dkv.server import Limits, build, schema
 from tests.server.conftest import Serve
@@ -60,8 +61,10 @@ def test_the_routes(lm: dkv.DiffusionLM) -> None:
 def test_the_fields() -> None:
     fields = {*schema.ChatBody.model_fields, *schema.CompletionBody.model_fields}
     assert named(section("Fields")) == fields
-    others = set(re.findall(r"`(\w+)`", section("Fields").split("OpenAI's other fields:")[1]))
-    assert others == schema._DROPPED | set(schema._HARMLESS)
+    neutral, dropped = section("Fields").split("Accepted at neutral values: ")[1].split("\n\n")[:2]
+    here = {*schema.ChatBody.neutral_here, *schema.CompletionBody.neutral_here}
+    assert set(re.findall(r"`(\w+)`", neutral)) == NEUTRAL.keys() | here
+    assert set(re.findall(r"`(\w+)`", dropped)) == DROPPED
 
 
 def test_the_errors() -> None:

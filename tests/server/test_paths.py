@@ -88,7 +88,8 @@ def test_by_default_any_page_may_use_the_server_also_one_with_keys(lm: dkv.Diffu
 def test_origins_can_be_named_or_none(lm: dkv.DiffusionLM) -> None:
     def allowed(*origins: str) -> str | None:
         app = build(FakeService(lm), lm, name="fake", origins=origins)  # type: ignore[arg-type]
-        return ask(app, "GET", "/health", headers=PAGE).headers.get("access-control-allow-origin")
+        found: str | None = ask(app, "GET", "/health", headers=PAGE).headers.get("access-control-allow-origin")
+        return found
 
     assert allowed("http://page.example") == "http://page.example"
     assert allowed("http://other.example") is None

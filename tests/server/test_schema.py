@@ -118,7 +118,7 @@ def test_messages_as_clients_write_them(lm: dkv.DiffusionLM, message: dict[str, 
 
 
 def test_an_assistants_message_may_have_no_content_and_a_tools_message_may_be_the_last(lm: dkv.DiffusionLM) -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "tool", "content": "7", "tool_call_id": "call_1"},
@@ -127,7 +127,7 @@ def test_an_assistants_message_may_have_no_content_and_a_tools_message_may_be_th
     assert post(app_of(service, lm), "chat/completions", {"messages": messages}).status_code == 200
     assert lm.tokenizer is not None
     conversation = [{"role": m["role"], "content": m["content"] or ""} for m in messages]
-    assert service.requests[0].prompt == tuple(lm.tokenizer.encode_chat(conversation))  # type: ignore[arg-type]
+    assert service.requests[0].prompt == tuple(lm.tokenizer.encode_chat(conversation))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from dkv.ambient import shielded
 from dkv.dtypes import named_dtype
 from dkv.engine.cohort import Cohort, Kind, Member
 from dkv.engine.request import Request, Status, Update
-from dkv.errors import BusyError, CapacityError, SettingError
+from dkv.errors import BusyError, CapacityError
 from dkv.keywords import checked_keywords
 from dkv.plan import rules_of
 from dkv.track import Track
