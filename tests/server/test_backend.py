@@ -181,7 +181,7 @@ def test_a_conversation_that_a_template_refuses_is_the_clients_fault(tmp_path: P
     lm = failing(tmp_path, refusing, tiny)
     response = post(app_of(FakeService(lm), lm), "chat/completions", {"messages": CHAT * 2})
     assert response.status_code == 400
-    assert "the chat template fails (one)" in error_of(response)["message"]
+    assert "the model's chat template does not take them: one" in error_of(response)["message"]
 
 
 def test_others_are_answered_while_large_prompts_are_encoded(tiny: dkv.DiffusionLM) -> None:
