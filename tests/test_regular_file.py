@@ -22,6 +22,13 @@ from tests.support.checkpoints import write_checkpoint, write_tokenizer
 __all__ = ["cli"]
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11356\n"
+
+
+def hole(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
 KINDS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "fifo": (os.mkfifo, "cannot be read: it is a FIFO, not a plain file"),
     "device": (lambda p: p.symlink_to("/dev/zero"), "it is a device, not a plain file"),
@@ -39,7 +46,7 @@ KINDS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "gzip": (lambda p: p.write_bytes(gzip.compress(b"{}")), r"is compressed \(gzip\); decompress it"),
     "zip": (lambda p: p.write_bytes(b"PK\x03\x04rest"), "is a zip archive"),
     "empty": (lambda p: p.touch(), "is empty; fetch the file again"),
-    "sparse": (lambda p: (p.touch(), os.truncate(p, 1 << 40)), "has 1099511627776 bytes, more than the 268435456"),
+    "sparse": (hole, "has 1099511627776 bytes, more than the 268435456"),
 }
 PLACES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
           "special_tokens_map.json")  # fmt: skip

@@ -145,7 +145,7 @@ def otherwise(data: bytes, draw: random.Random) -> bytes:
 ANYWHERE: tuple[Mutate, ...] = (flip, cut, grow, splice, otherwise)
 TARGETS: dict[str, tuple[Mutate, ...]] = {
     "config.json": (*ANYWHERE, config_value, config_value, config_value),
-    "model.safetensors": (*ANYWHERE, flip, header_value, header_value, header_length, spans, spans),
+    "model.safetensors": (*ANYWHERE, flip, flip, flip, header_value, header_value, header_length, spans, spans),
 }
 
 

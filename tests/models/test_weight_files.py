@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import dkv
 from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.fingerprint import fingerprint
+from dkv.models import Transformer
 from dkv.models.saving import convert
 from dkv.models.weight_files import INDEX, SINGLE, choose_files, find_files
 from tests.cli.conftest import Cli, cli, one_error
@@ -28,8 +29,8 @@ EMBEDDING = "model.transformer.wte.weight"
 
 
 def weights_of(lm: dkv.DiffusionLM) -> torch.Tensor:
-    embedding: torch.Tensor = lm.network.embedding
-    return embedding
+    assert isinstance(lm.network, Transformer)
+    return lm.network.embedding
 
 
 def load(directory: Path) -> dkv.DiffusionLM:
