@@ -202,7 +202,7 @@ def test_without_a_seed_each_prompt_draws_its_own(bare_lm: dkv.DiffusionLM) -> N
 
 
 def test_a_prompt_of_mask_ids_alone_has_a_whole_answer(bare_lm: dkv.DiffusionLM) -> None:
-    """The corner of docs/engine.md: the canvas is the same token everywhere, and rounding alone tells positions apart."""
+    """The corner of docs/engine.md: the canvas is alike everywhere, and rounding alone tells positions apart."""
     for prompts in ([[MASK] * 3], [[MASK] * 3, [1, 2], [MASK]]):
         for result in bare_lm.generate(prompts, gen_length=6, stop_at_eos=False, seed=0):
             assert len(result.token_ids) == 6
