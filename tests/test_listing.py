@@ -46,14 +46,15 @@ def package(directory: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None
 
 HEAD = "from dataclasses import dataclass, field\nfrom typing import ClassVar\n"
 FORMS = {
-    "a new file": '@dataclass(frozen=True)\nclass One:\n    """Does this.\n\n    And that."""\n    name: ClassVar[str] = "one"\n'
-    "    must: int\n    may: float = -1.5\n    off: str | None = None\n",
+    "a new file": "@dataclass(frozen=True)\nclass One:\n    '''Does this.\n\n    And that.'''\n"
+    "    name: ClassVar[str] = 'one'\n    must: int\n    may: float = -1.5\n    off: str | None = None\n",
     "a base in the file": "@dataclass(frozen=True)\nclass _Base:\n    eps: float = 1e-3\n\n\n@dataclass(frozen=True)\n"
     'class One(_Base):\n    """Is."""\n    name = "one"\n    more: bool = True\n',
     "a base elsewhere": "from dkv.decoders.fast_dllm import Threshold as Sure\n\n\n@dataclass(frozen=True)\n"
     'class One(Sure):\n    """Is."""\n    name: ClassVar[str] = "one"\n',
     "an __init__": 'class One:\n    """Is."""\n    name = "one"\n    def __init__(self, more: int = 3) -> None: ...\n',
-    "a computed default": "MORE = 2\n\n\n@dataclass(frozen=True)\nclass One:\n    name: ClassVar[str] = 'one'\n    more: int = MORE + 1\n",
+    "a computed default": "MORE = 2\n\n\n@dataclass(frozen=True)\nclass One:\n    name: ClassVar[str] = 'one'\n"
+    "    more: int = MORE + 1\n",
     "a field without a default's own form": "@dataclass(frozen=True)\nclass One:\n    name: ClassVar[str] = 'one'\n"
     "    more: int = field(default=3)\n",
     "fields that no dataclass takes": "class One:\n    name = 'one'\n    more: int = 3\n",

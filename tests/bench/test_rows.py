@@ -26,7 +26,16 @@ def test_figures() -> None:
     assert one.cpu_speedup == Spread(3.0, 1.0, 4.0)
     assert one.flops_saved == 3.0
     assert one.roofline == Spread(4.0, 2.0, 8.0)
+    assert one.attained == Spread(25.0, 12.5, 50.0)
+    assert one.flops_share == pytest.approx(2 / 3)
     assert one.joules_per_token == Spread(2.0, 1.0, 3.0)
+
+
+def test_no_cache_saves_nothing_and_what_takes_longer_attains_less() -> None:
+    assert row({"flops": row().result.none_flops}).flops_share == 0.0
+    slower = row({"seconds": [2 * s for s in row().result.seconds]}).attained
+    assert slower is not None
+    assert slower.median == pytest.approx(12.5)
 
 
 def test_the_gap_is_per_position_where_the_canvas_is_filled_and_else_per_token() -> None:

@@ -176,5 +176,47 @@ def test_help(cli: Cli, arguments: list[str]) -> None:
     assert "Usage: dkv" in result.stdout
 
 
+COMMANDS = ["generate", "compare", "caches", "inspect", "convert", "bench", "report", "eval", "study", "doctor", "serve",
+            "tune"]  # fmt: skip
+
+
+def test_help_fits_eighty_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = cli("--help").stdout
+    commands = listed.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in commands] == COMMANDS
+    assert not [line for line in commands if line.endswith("...") or not line.endswith(".")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_sentences_without_types_of_python(cli: Cli, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    lines = cli(command, "--help").stdout.splitlines()
+    assert "<" not in "".join(lines)
+    records = [line.split("  ")[-1].strip() for line in lines if line.startswith("  --")]
+    assert records
+    assert not [text for text in records if text.startswith(("Of ", "In ", "To ", "Counts ", "Others"))]
+
+
+def test_options_of_generate_are_grouped(cli: Cli) -> None:
+    shown = cli("generate", "--help").stdout
+    panels = [line for line in shown.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert panels[0] == "Arguments:"
+    assert panels[-1] == "Options:"
+    assert len(panels) == 9
+    assert max(len(panel.splitlines()) for panel in shown.split("\n\n")) < 20
+    sampling = shown.partition("Sampling:\n")[2].partition("\n\n")[0]
+    assert [line.split()[0] for line in sampling.splitlines() if line.startswith("  --")] == [
+        "--temperature", "--top-p", "--top-k", "--cfg-scale", "--seed",
+    ]  # fmt: skip
+
+
+def test_completion_is_off_altogether(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_DKV_COMPLETE", "bash_source")
+    result = cli("--help")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "Usage: dkv" in result.stdout
+
+
 def test_version(cli: Cli) -> None:
     assert cli("--version").stdout.startswith("dkv ")

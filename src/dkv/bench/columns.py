@@ -64,7 +64,7 @@ COLUMNS = (
     Column("CPU s/step", "processor time of a forward, all threads", lambda r: shown(r.cpu_per_step, "s", True)),
     Column("speed-up", "wall-clock time of no cache over its own", lambda r: shown(r.speedup, "x")),
     Column("CPU speed-up", "the same of processor time", lambda r: shown(r.cpu_speedup, "x")),
-    Column("FLOPs saved", "operations of no cache over its own", lambda r: f"{_digits(r.flops_saved, 3)}x"),
+    Column("FLOPs saved", "share of the operations of no cache that it does without", lambda r: f"{r.flops_share:.1%}"),
     Column("forwards", "of the whole batch", lambda r: str(r.result.forwards)),
     Column(
         "rows", "through the MLP, and their share of all", lambda r: f"{r.result.rows_computed:.0f} ({_share(r):.1%})"
@@ -74,7 +74,7 @@ COLUMNS = (
     ),
     Column("agreement", "tokens equal to those of no cache", lambda r: _percent(r.result.agreement)),
     Column("roofline", "the time that the machine's rates allow", lambda r: with_unit(r.result.bound_seconds, "s")),
-    Column("of roofline", "wall-clock time over that: 1 is as fast as can be", lambda r: shown(r.roofline, "x")),
+    Column("of roofline", "that over wall-clock time: 100% is as fast as can be", lambda r: shown(r.attained, "%")),
     Column("of AR", "time per position over the autoregressive run's per token", lambda r: shown(r.gap, "x")),
     Column(
         "J/token", "energy of the machine; blank where it reports none", lambda r: shown(r.joules_per_token, "J", True)

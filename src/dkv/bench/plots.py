@@ -115,7 +115,7 @@ def _spread(values: Sequence[float]) -> Spread:
 
 
 def _saved(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
-    """Speed-up over FLOPs saved, of the caches."""
+    """Speed-up over the speed-up that the FLOPs alone would give, of the caches."""
     some = [row for row in rows if row.cell.cache not in (REFERENCE, AUTOREGRESSIVE)]
     figure, panels = panels_of(some or rows, title)
     for axis, shown in panels:
@@ -131,9 +131,9 @@ def _saved(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
         axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.set_xlabel("FLOPs saved (times)")
+        axis.set_xlabel("FLOPs of no cache / own")
     scale_values(panels[0][0], "")
-    panels[0][0].set_ylabel("processor time saved (times)")
+    panels[0][0].set_ylabel("processor time of no cache / own")
     legend_below(figure, panels)
     return figure
 

@@ -112,9 +112,19 @@ class Row:
         return self.result.none_flops / self.result.flops
 
     @property
+    def flops_share(self) -> float:
+        """Share of the operations of no cache that are saved: 0 for no cache itself."""
+        return 1 - self.result.flops / self.result.none_flops
+
+    @property
     def roofline(self) -> Spread | None:
-        """Seconds over what the machine's rates allow: 1 is as fast as can be."""
+        """Seconds over what the machine's rates allow: 1 is as fast as can be, and more is slower."""
         return spread_of([s / self.result.bound_seconds for s in self.result.seconds])
+
+    @property
+    def attained(self) -> Spread | None:
+        """What the machine's rates allow over the seconds, in percent: 100 is as fast as can be."""
+        return spread_of([100 * self.result.bound_seconds / s for s in self.result.seconds])
 
     @property
     def joules_per_token(self) -> Spread | None:

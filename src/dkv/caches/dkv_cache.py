@@ -95,8 +95,9 @@ class Decode:
     """dKV-Cache-Decode. Recomputes the positions that are still masked or were decoded in the last step, and everything
     every `refresh` steps.
 
-    rows = live at warm-up and at every `refresh`-th step of the block, else m (see `shift`). delay 1 is the paper's; 0 and 2 are its ablation. warmup: full forwards at the start of each block; None = 2 on
-    LLaDA, where the published program spends a second one only because its first stores nothing, and 1 on Dream.
+    rows = live at warm-up and at every `refresh`-th step of the block, else m (see `shift`). delay 1 is the paper's; 0
+    and 2 are its ablation. warmup: full forwards at the start of each block; None = 2 on LLaDA, where the published
+    program spends a second one only because its first stores nothing, and 1 on Dream.
     """
 
     name: ClassVar[str] = "dkv-decode"
@@ -125,10 +126,10 @@ class Greedy:
     near them; everything every `refresh` steps.
 
     rows = live at every `refresh`-th step, else next, fresh, and `window` masked rows near each of the next: the cost
-    of a step no longer grows with the length. next: the positions decoded now. With a decoder that knows its order (`random`) these are what it wants, as
-    published (also with `origin`). With any other they are predicted: the schedule's number of positions that were read
-    with the highest confidence when they were last read. Then only what is computed is read, so that nothing is
-    committed from a stale row; at a refresh everything is.
+    of a step no longer grows with the length. next: the positions decoded now. With a decoder that knows its order
+    (`random`) these are what it wants, as published (also with `origin`). With any other they are predicted: the
+    schedule's number of positions that were read with the highest confidence when they were last read. Then only what
+    is computed is read, so that nothing is committed from a stale row; at a refresh everything is.
 
     The window of a position c is walked c-1, c+1, c-2, c+2, ... over masked positions that no earlier one (in the
     order of decoding) has taken.
@@ -168,8 +169,8 @@ class Greedy:
 
 @dataclass(frozen=True)
 class Prefill:
-    """dKV-Cache-Prefill. Computes the prompt once per block (and every `refresh` steps, if that is not 0), and the whole
-    response at every step.
+    """dKV-Cache-Prefill. Computes the prompt once per block (and every `refresh` steps, if that is not 0), and the
+    whole response at every step.
 
     rows = live at the first forward (and every `refresh`-th step), else the response, with a shift also the last prompt
     row.

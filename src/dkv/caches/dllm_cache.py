@@ -29,10 +29,11 @@ class DllmCache:
     recomputes the share `rho` of the response whose value vectors changed most.
 
     rows = the response, and the prompt every `kp`-th forward; above layer 0 each layer recomputes the whole response
-    every `kr`-th forward, else the share `rho` of it, by drift of V. Forwards are counted over the whole sequence, whatever its blocks. rho outside (0, 1] recomputes nothing between
-    refreshes; int(gen_length * rho) may be 0, and then only values are renewed. cfg_interval: with guidance, the guide
-    runs at its multiples and the first 5 steps. An interval of -1 is one of 1. first_layer: compute layer 0 of every
-    carried row (the program since July 2025; false: as first published). similarity: "cosine" or "l2".
+    every `kr`-th forward, else the share `rho` of it, by drift of V. Forwards are counted over the whole sequence,
+    whatever its blocks. rho outside (0, 1] recomputes nothing between refreshes; int(gen_length * rho) may be 0, and
+    then only values are renewed. cfg_interval: with guidance, the guide runs at its multiples and the first 5 steps. An
+    interval of -1 is one of 1. first_layer: compute layer 0 of every carried row (the program since July 2025; false:
+    as first published). similarity: "cosine" or "l2".
 
     With a shift the last prompt row predicts the response's first token: it is carried always, but above layer 0 only
     recomputed with the prompt.

@@ -40,8 +40,8 @@ def opening(step: Step, plan: Plan, published: bool) -> Plan:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Fast-dLLM's prefix cache. Recomputes the active block and everything after it, and everything at the first step of
-    each block.
+    """Fast-dLLM's prefix cache. Recomputes the active block and everything after it, and everything at the first step
+    of each block.
 
     published: on Dream, fix a block's first position at its first forward, whatever its confidence, and nothing else.
     """

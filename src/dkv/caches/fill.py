@@ -56,11 +56,12 @@ def _nearness(device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class Fill:
-    """dkv-fill, our own. Recomputes the same number of positions (`rows`) at every step: those being decoded, those just
-    decoded, and then the ones that are most out of date.
+    """dkv-fill, our own. Recomputes the same number of positions (`rows`) at every step: those being decoded, those
+    just decoded, and then the ones that are most out of date.
 
-    rows = live at the first forward; then next and fresh (see dkv-greedy), filled up to `rows` rows. choose: with which. age: the longest not computed; near: the nearest to next and fresh, the older first; blend: the
-    greatest age over that distance; change: around which most was fixed since, each position counted over its distance.
+    rows = live at the first forward; then next and fresh (see dkv-greedy), filled up to `rows` rows. choose: with
+    which. age: the longest not computed; near: the nearest to next and fresh, the older first; blend: the greatest age
+    over that distance; change: around which most was fixed since, each position counted over its distance.
     """
 
     name: ClassVar[str] = "dkv-fill"

@@ -23,6 +23,7 @@ from dkv.cli import (
     tune,
 )
 from dkv.cli.guard import guarded
+from dkv.cli.help import Command
 from dkv.version import installed_version
 
 __all__ = ["app", "run"]
@@ -34,23 +35,24 @@ class _Guarded(TyperGroup):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run, and exit with the code that `guarded` gives."""
         extra["standalone_mode"] = False
+        extra["complete_var"] = ""  # no variable has this name: completion is off, also for who sets _DKV_COMPLETE
         sys.exit(guarded(lambda: super(_Guarded, self).main(*args, **extra)))
 
 
 # Plain help: typer's rich help colours its output on some machines even when it goes to a file.
 app = typer.Typer(cls=_Guarded, name="dkv", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.command()(generate.generate)
-app.command()(compare.compare)
-app.command()(caches.caches)
-app.command()(inspect.inspect)
-app.command()(convert.convert)
-app.command()(bench.bench)
-app.command()(report.report)
-app.command("eval")(eval.evaluate)
-app.command()(study.study)
-app.command()(doctor.doctor)
-app.command()(serve.serve)
-app.command()(tune.tune)
+app.command(cls=Command)(generate.generate)
+app.command(cls=Command)(compare.compare)
+app.command(cls=Command)(caches.caches)
+app.command(cls=Command)(inspect.inspect)
+app.command(cls=Command)(convert.convert)
+app.command(cls=Command)(bench.bench)
+app.command(cls=Command)(report.report)
+app.command("eval", cls=Command)(eval.evaluate)
+app.command(cls=Command)(study.study)
+app.command(cls=Command)(doctor.doctor)
+app.command(cls=Command)(serve.serve)
+app.command(cls=Command)(tune.tune)
 
 
 def run() -> int:

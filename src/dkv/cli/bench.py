@@ -40,22 +40,36 @@ _Block = Annotated[int, typer.Option("--block-length", parser=options.whole, met
 _Decoder = Annotated[
     str | None, typer.Option("--decoder", metavar="SPEC", help="Unmasking rule. Default: the model family's own.")
 ]
-_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Of the prompts, and all else.")]
+_Seed = Annotated[
+    int,
+    typer.Option("--seed", parser=options.whole, metavar="N", help="Seed of the prompts and of all random choices."),
+]
 _Stop = Annotated[
-    bool, typer.Option("--stop-at-eos/--fill", help="End with the text, or fill the canvas, so that all do every step.")
+    bool,
+    typer.Option(
+        "--stop-at-eos/--fill", help="End with the text, or fill the canvas so that every cache takes every step."
+    ),
 ]
 _Baseline = Annotated[
     str | None, typer.Option("--baseline", metavar="ar", help="ar: also run the same weights token by token.")
 ]
 _Repeats = Annotated[
     int,
-    typer.Option("--repeats", parser=options.whole, metavar="N", help="Timed runs. 0 counts only, and runs no model."),
+    typer.Option(
+        "--repeats",
+        parser=options.whole,
+        metavar="N",
+        help="Timed runs of each. 0 only counts operations; no model is run.",
+    ),
 ]
 _Dtypes = Annotated[str, typer.Option("--dtype", metavar="NAME,...", help="auto, float32, bfloat16, ...")]
 _Out = Annotated[
     Path,
     typer.Option(
-        "--out", parser=options.place, metavar="FILE", help="Rows go here; those already there are not run again."
+        "--out",
+        parser=options.place,
+        metavar="FILE",
+        help="The results are added to this file; what is in it is not run again.",
     ),
 ]
 
@@ -64,11 +78,11 @@ def bench(
     model: options.Model = "tiny",
     shape: _Shape = None,
     cache: _Caches = None,
-    prompt_length: Annotated[str, _numbers("--prompt-length", "Prompt tokens.")] = "64,256",
+    prompt_length: Annotated[str, _numbers("--prompt-length", "Lengths of the prompt, in tokens.")] = "64,256",
     gen_length: Annotated[
-        str, _numbers("--gen-length", "Canvas lengths of the response; as many steps.")
+        str, _numbers("--gen-length", "Lengths of the response; it takes as many steps.")
     ] = "32,64,128",
-    batch: Annotated[str, _numbers("--batch", "Sequences at a time.")] = "1",
+    batch: Annotated[str, _numbers("--batch", "Numbers of sequences in a batch.")] = "1",
     dtype: _Dtypes = "auto",
     quantize: options.Quantize = None,
     compile: options.Compile = False,  # noqa: A002 - named as its option
@@ -82,7 +96,11 @@ def bench(
     out: _Out = Path("bench.jsonl"),
     as_json: options.Json = False,
 ) -> None:
-    """Measure speed, work and memory of caches, interleaved; interrupt it and run it again to go on."""
+    """Measure speed, work and memory of caches.
+
+    All caches take their steps in turn, so that a change of the machine's speed meets all alike. Interrupt it at any
+    time; the same command goes on with what is missing.
+    """
     lengths = {"prompt_length": prompt_length, "gen_length": gen_length, "batch": batch}
     numbers = {name: _whole_numbers(name, text) for name, text in lengths.items()}
     if shape is not None and model != "tiny":

@@ -15,7 +15,7 @@ embedded model: --cache dkv-fill:rows=40 --decoder threshold:tau=0.999. `dkv tun
 
 
 def caches(as_json: options.Json = False) -> None:
-    """List the caches and decoders: their names, keys with defaults, and meaning."""
+    """List the caches and decoders with their keys and meaning."""
     from dkv.listing import listed
 
     rooms = {room: listed(room) for room in ("caches", "decoders")}

@@ -44,7 +44,10 @@ def compare(
     compile: options.Compile = False,  # noqa: A002 - named as its option
     as_json: options.Json = False,
 ) -> None:
-    """Generate a response to PROMPT under several caches, with one seed: speed, rows computed, and agreement."""
+    """Compare caches on one PROMPT: speed, work and agreement.
+
+    All use the same seed. Agreement is the share of tokens that are the first cache's.
+    """
     arguments = dict[str, Any](
         gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,
         top_k=top_k, cfg_scale=cfg_scale, seed=secrets.randbits(32) if seed is None else seed, decoder=decoder,

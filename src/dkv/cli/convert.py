@@ -26,7 +26,10 @@ _Size = Annotated[str, typer.Option("--max-shard-size", metavar="SIZE", help="Mo
 
 
 def convert(source: _Source, destination: _Destination, dtype: _Dtype = None, max_shard_size: _Size = "5GB") -> None:
-    """Write SRC anew as DST, cast and re-sharded: all or nothing, with one tensor in memory at a time."""
+    """Write a checkpoint in another dtype or other shards.
+
+    DST is complete or not there at all; one tensor is in memory at a time.
+    """
     from dkv.dtypes import named_dtype
     from dkv.loading import find_model
     from dkv.models import saving

@@ -32,12 +32,12 @@ _Prompts = Annotated[
         "--prompts",
         parser=options.place,
         metavar="PATH",
-        help="A prompt a line; .jsonl: its field prompt. Default: embedded ones.",
+        help="A file with one prompt per line, or .jsonl with a field prompt.",
     ),
 ]
-_Count = Annotated[int, typer.Option("--count", parser=options.whole, metavar="N", help="Prompts, the first of them.")]
+_Count = Annotated[int, typer.Option("--count", parser=options.whole, metavar="N", help="Number of prompts to use.")]
 _GenLength = Annotated[
-    int, typer.Option("--gen-length", parser=options.whole, metavar="N", help="Canvas length of the response.")
+    int, typer.Option("--gen-length", parser=options.whole, metavar="N", help="Positions of the response.")
 ]
 
 
@@ -57,7 +57,7 @@ def doctor(
     compile: options.Compile = False,  # noqa: A002 - named as its option
     as_json: options.Json = False,
 ) -> None:
-    """Measure what can go wrong with a cache here, and what to set against it."""
+    """Find what goes wrong with a cache here, and what to set."""
     if not 1 <= count <= 256:
         raise SettingError(f"count={count} must be a whole number from 1 to 256: all prompts share a batch")
     specs = list(cache or _DEFAULT)

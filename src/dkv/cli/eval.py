@@ -41,9 +41,11 @@ _Caches = Annotated[
 ]
 _GenLength = Annotated[
     int | None,
-    typer.Option("--gen-length", parser=options.whole, metavar="N", help="Of the response. Default: the task's own."),
+    typer.Option(
+        "--gen-length", parser=options.whole, metavar="N", help="Positions of the response. Default: the task's own."
+    ),
 ]
-_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Of all random choices.")]
+_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Seed of all random choices.")]
 _Count = Annotated[
     int | None,
     typer.Option(
@@ -63,7 +65,12 @@ _Out = Annotated[
 _Markdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
 _FewShot = Annotated[
     int | None,
-    typer.Option("--num-fewshot", parser=options.whole, metavar="N", help="Of lm-eval's tasks. Default: the task's."),
+    typer.Option(
+        "--num-fewshot",
+        parser=options.whole,
+        metavar="N",
+        help="Examples in the prompt of lm-eval's tasks. Default: the task's.",
+    ),
 ]
 _Samples = Annotated[
     int,
@@ -108,7 +115,10 @@ def evaluate(
     markdown: _Markdown = False,
     as_json: options.Json = False,
 ) -> None:
-    """Accuracy by cache, with its count and interval, and paired with no cache. Other tasks are lm-eval's."""
+    """Measure the accuracy of each cache, paired with no cache.
+
+    Every figure comes with its count and its 95% interval. Names that are no tasks of dkv are lm-eval's.
+    """
     if markdown and as_json:
         raise SettingError("markdown and json exclude each other; give one of them")
     say_loading(model, as_json)

@@ -60,9 +60,10 @@ def generate(
     ray: options.Ray = False,
     workers: options.Workers = None,
 ) -> None:
-    """Generate a response to PROMPT. The text goes to standard output, a line of counts to standard error.
+    """Generate a response to PROMPT, or to each line of a file.
 
-    With --input, to each line of a file; what is finished stays, and the same command goes on from there.
+    The text goes to standard output, a line of counts to standard error. With --input, what is finished stays, and the
+    same command goes on from there.
     """
     arguments = dict[str, Any](
         gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,

@@ -32,7 +32,10 @@ def inspect(
     quantize: options.Quantize = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what a checkpoint is: sizes, dtypes, ids, template, memory, and what of it is not supported."""
+    """Show what a checkpoint is and whether dkv can run it.
+
+    Sizes, dtypes, token ids, chat template, memory, and what of it is not supported; no weights are loaded.
+    """
     from dkv.cli.facts import Length, facts_of
     from dkv.dtypes import named_dtype
 

@@ -15,7 +15,7 @@ __all__ = ["report"]
 
 _Files = Annotated[
     list[Path],
-    typer.Argument(parser=options.place, metavar="FILE...", help="What `dkv bench` wrote.", show_default=False),
+    typer.Argument(parser=options.place, metavar="FILE...", help="A file that `dkv bench` wrote.", show_default=False),
 ]
 _Out = Annotated[
     Path,
@@ -26,7 +26,7 @@ _Out = Annotated[
 
 
 def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json = False) -> None:
-    """Turn benchmark FILEs into one HTML page that needs no network."""
+    """Turn benchmark FILEs into one HTML page with plots."""
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise SettingError(f"out={str(out)!r} must be a file in a directory that exists")
     from dkv.bench.records import read_rows

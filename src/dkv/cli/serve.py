@@ -30,7 +30,7 @@ def _seconds(name: str, meaning: str) -> Any:
 _Host = Annotated[
     str, typer.Option("--host", metavar="HOST", help="Where to listen; beyond this machine only with a key.")
 ]
-_Port = Annotated[int, _whole("--port", "0 takes a free one.")]
+_Port = Annotated[int, _whole("--port", "The port to listen on; 0 takes a free one.")]
 _NoKey = Annotated[
     bool, typer.Option("--no-key", help="Serve without a key beyond this machine. Keys come from DKV_API_KEY.")
 ]
@@ -38,20 +38,25 @@ _Name = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="What clients call the model. Default: as --model.")
 ]
 _Memory = Annotated[
-    str | None, typer.Option("--memory", metavar="SIZE", help="Of caches, at most: 2GB, 500MB. Default: no limit.")
+    str | None,
+    typer.Option(
+        "--memory", metavar="SIZE", help="Memory that caches may take, such as 2GB or 500MB. Default: no limit."
+    ),
 ]
-_Active = Annotated[int, _whole("--active", "Requests that are stepped together, at most.")]
+_Active = Annotated[int, _whole("--active", "The most requests that are stepped together.")]
 _Waiting = Annotated[int, _whole("--waiting", "Requests that may wait for their turn; more are refused (429).")]
-_MaxPrompt = Annotated[int, _whole("--max-prompt", "Tokens of a prompt, at most.")]
-_MaxTokens = Annotated[int, _whole("--max-tokens", "Tokens of a choice, at most.")]
+_MaxPrompt = Annotated[int, _whole("--max-prompt", "The most tokens of a prompt.")]
+_MaxTokens = Annotated[int, _whole("--max-tokens", "The most tokens of a choice.")]
 _DefaultTokens = Annotated[int, _whole("--default-tokens", "Tokens of a choice whose request sets no max_tokens.")]
-_MaxChoices = Annotated[int, _whole("--max-choices", "Choices of a request (n times its prompts), at most.")]
-_MaxMessages = Annotated[int, _whole("--max-messages", "Messages of a conversation, at most.")]
+_MaxChoices = Annotated[int, _whole("--max-choices", "The most choices of a request (n times its prompts).")]
+_MaxMessages = Annotated[int, _whole("--max-messages", "The most messages of a conversation.")]
 _ParseSpecial = Annotated[
     bool, typer.Option("--parse-special", help="Control tokens in a completion's text prompt count as such.")
 ]
-_MaxPerKey = Annotated[int | None, _whole("--max-per-key", "Requests at once under one key. Default: no limit.")]
-_MaxBody = Annotated[str, typer.Option("--max-body", metavar="SIZE", help="Of a request's body, at most.")]
+_MaxPerKey = Annotated[
+    int | None, _whole("--max-per-key", "The most requests at a time under one key. Default: no limit.")
+]
+_MaxBody = Annotated[str, typer.Option("--max-body", metavar="SIZE", help="The largest body of a request.")]
 _Timeout = Annotated[float, _seconds("--timeout", "Seconds for a request, waiting included; then it ends (504).")]
 _Grace = Annotated[float, _seconds("--grace", "Seconds that running requests have after SIGTERM or Ctrl-C.")]
 _KeepAlive = Annotated[int, _whole("--keep-alive", "Seconds after which a connection without a request is closed.")]
@@ -64,7 +69,9 @@ _Origins = Annotated[
     ),
 ]
 _Ray = Annotated[bool, typer.Option("--ray", help="Serve from replicas on Ray, here or at RAY_ADDRESS.")]
-_Replicas = Annotated[int | None, _whole("--replicas", "Of --ray: each loads the model. Default: the GPUs, else 2.")]
+_Replicas = Annotated[
+    int | None, _whole("--replicas", "Replicas on Ray; each loads the model. Default: one per GPU, else 2.")
+]
 _Log = Annotated[bool, typer.Option("--access-log", help="Log each request's method, path and status; never a text.")]
 
 
@@ -99,7 +106,10 @@ def serve(
     compile: options.Compile = False,  # noqa: A002 - named as its option
     cuda_graphs: options.CudaGraphs = False,
 ) -> None:
-    """Serve the model to clients of OpenAI's API; docs/serve.md has the routes."""
+    """Serve a model to clients of OpenAI's API.
+
+    docs/serve.md describes the routes and fields.
+    """
     say_loading(model)
     try:
         from dkv.cli.serving import Job, serve_alone, serve_on_ranks, serve_on_ray

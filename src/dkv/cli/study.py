@@ -44,7 +44,7 @@ _Count = Annotated[
         help=f"Examples of each task under each setting. Default: {_COUNT}.",
     ),
 ]
-_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Of all random choices.")]
+_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Seed of all random choices.")]
 
 
 def study(
@@ -59,7 +59,10 @@ def study(
     compile: options.Compile = False,  # noqa: A002 - named as its option
     as_json: options.Json = False,
 ) -> None:
-    """Run the field's experiments, and judge each claim by a rule; without a NAME list them."""
+    """Run the field's experiments and judge each claim by a rule.
+
+    Without a NAME the studies are listed.
+    """
     from dkv.study.base import Effort
     from dkv.study.registry import STUDIES, named
 

@@ -32,24 +32,30 @@ _Tasks = Annotated[
 ]
 _Prompts = Annotated[
     Path | None,
-    typer.Option("--prompts", parser=options.place, metavar="PATH", help="A prompt a line; .jsonl: its field prompt."),
+    typer.Option(
+        "--prompts",
+        parser=options.place,
+        metavar="PATH",
+        help="A file with one prompt per line, or .jsonl with a field prompt.",
+    ),
 ]
 _GenLength = Annotated[
-    int, typer.Option("--gen-length", parser=options.whole, metavar="N", help="Of the answers to --prompts.")
+    int, typer.Option("--gen-length", parser=options.whole, metavar="N", help="Positions of each answer to --prompts.")
 ]
 _Count = Annotated[
     int, typer.Option("--count", parser=options.whole, metavar="N", help="Examples of each task for the race.")
 ]
 _HeldOut = Annotated[
-    int, typer.Option("--held-out", parser=options.whole, metavar="N", help="Others of each task, for the bound.")
+    int,
+    typer.Option("--held-out", parser=options.whole, metavar="N", help="Further examples of each task, for the bound."),
 ]
 _Caches = Annotated[
-    list[str] | None, typer.Option("--cache", metavar="SPEC", help="To try; may be repeated. Default: a list of all.")
+    list[str] | None, typer.Option("--cache", metavar="SPEC", help="A cache to try; may be repeated. Default: all.")
 ]
 _Decoders = Annotated[
-    list[str] | None, typer.Option("--decoder", metavar="SPEC", help="To try; may be repeated. Default: a list.")
+    list[str] | None, typer.Option("--decoder", metavar="SPEC", help="A decoder to try; may be repeated.")
 ]
-_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Of all random choices.")]
+_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Seed of all random choices.")]
 _Out = Annotated[
     Path,
     typer.Option(
@@ -77,7 +83,10 @@ def tune(
     compile: options.Compile = False,  # noqa: A002 - named as its option
     as_json: options.Json = False,
 ) -> None:
-    """Find the fastest cache and decoder that stay within a budget; `--cache auto` then uses them."""
+    """Find the fastest cache and decoder within a budget.
+
+    The budget is accuracy that may be lost, or answers that may change. `dkv generate --cache auto` uses what is found.
+    """
     if changed is not None and lost is not None:
         raise SettingError("changed and lost exclude each other; give one of them")
     say_loading(model, as_json)

@@ -29,8 +29,8 @@ __all__ = ["Credit"]
 
 @dataclass(frozen=True)
 class Credit(ReadsBlock):
-    """CreditDecoding. As threshold, but a candidate that stays the same from step to step earns credit, which raises its
-    confidence.
+    """CreditDecoding. As threshold, but a candidate that stays the same from step to step earns credit, which raises
+    its confidence.
 
     tau: the threshold; alpha: how much credit counts; beta: what is left of it after a step; gamma: the power of the
     candidate's probability that is earned.

@@ -23,8 +23,8 @@ __all__ = ["Factor", "Threshold"]
 
 @dataclass(frozen=True)
 class Threshold(ReadsBlock):
-    """Fast-dLLM's parallel decoding. Commits every position whose confidence is above `tau`, and at least as many as the
-    schedule asks: several tokens a step.
+    """Fast-dLLM's parallel decoding. Commits every position whose confidence is above `tau`, and at least as many as
+    the schedule asks: several tokens a step.
 
     published: on Dream, hold tau against the distribution after temperature, top-p and top-k, as the program does.
     """
