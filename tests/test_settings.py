@@ -19,8 +19,23 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"block_length": -1}, "block_length=-1 must"),
     ({"steps": 0}, "steps=0 must"),
     ({"steps": -2}, "steps=-2 must"),
-    ({"gen_length": 10, "block_length": 4}, "gen_length=10 must be a multiple of block_length=4; use gen_length=12"),
-    ({"gen_length": 4, "block_length": 8}, "gen_length=4 must be a multiple of block_length=8; use gen_length=8"),
+    (
+        {"gen_length": 10, "block_length": 4},
+        "gen_length=10 must be a multiple of block_length=4; use gen_length=12, or block_length=5",
+    ),
+    (
+        {"gen_length": 4, "block_length": 8},
+        "gen_length=4 must be a multiple of block_length=8; use gen_length=8, or block_length=4",
+    ),
+    (
+        {"gen_length": 1 << 30, "block_length": (1 << 29) + 1, "steps": 1 << 30},
+        "use gen_length=.*, or block_length=536870912",
+    ),
+    ({"gen_length": 128, "block_length": 50, "steps": 128}, "use gen_length=150, or block_length=64"),
+    (
+        {"gen_length": 127, "block_length": 50, "steps": 127},
+        "must be a multiple of block_length=50; use gen_length=150",
+    ),
     (
         {"gen_length": 8, "block_length": 4, "steps": 3},
         "steps=3 must be a multiple of the number of blocks, 2.*steps=4",

@@ -16,6 +16,8 @@ __all__ = ["Settings", "drawn_seed", "seed_of", "texts_of"]
 
 _HOTTEST = 1e6
 """Beyond any use; far enough from where float32 ends."""
+_FAR = 4096
+"""Farther from the block length that was asked for no other is proposed."""
 
 _NUMBERS = (
     "gen_length", "block_length", "steps", "temperature", "top_p", "top_k", "cfg_scale", "stop_at_eos", "eos_penalty",
@@ -60,9 +62,11 @@ class Settings:
         for name in ("gen_length", "block_length", "steps"):
             _whole(name, getattr(self, name))
         if self.gen_length % self.block_length:
+            fitting = _fitting_block(self.gen_length, self.block_length)
+            other = "" if fitting is None else f", or block_length={fitting}"
             raise SettingError(
                 f"gen_length={self.gen_length} must be a multiple of block_length={self.block_length}; "
-                f"use gen_length={-(-self.gen_length // self.block_length) * self.block_length}",
+                f"use gen_length={-(-self.gen_length // self.block_length) * self.block_length}{other}",
                 "gen_length",
             )
         if self.steps % self.blocks:
@@ -112,6 +116,15 @@ class Settings:
         if len(self.seed) != count:
             raise SettingError(f"seed: {len(self.seed)} seeds for {count} prompts; give one, or one for each", "seed")
         return list(self.seed)
+
+
+def _fitting_block(gen_length: int, block_length: int) -> int | None:
+    """The divisor of gen_length that is nearest to block_length, of two the larger; None where all are far from it."""
+    if block_length > gen_length:
+        return gen_length
+    reach = min(block_length // 2, _FAR)
+    near = [n for n in range(max(block_length - reach, 1), block_length + reach + 1) if gen_length % n == 0]
+    return min(near, key=lambda n: (abs(n - block_length), -n), default=None)
 
 
 def drawn_seed() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dkv.batch.progress import Progress
+from dkv.cli.batch import line_of
 
 
 def test_the_pace_is_this_run_s() -> None:
@@ -16,3 +17,12 @@ def test_the_pace_is_this_run_s() -> None:
     assert progress.left == 8.0  # four more, at 2 s each
     progress.add([{"line": n, "new_tokens": 0} for n in range(3, 7)])
     assert (progress.left, progress.share) == (0.0, 1.0)
+
+
+def test_before_the_first_answer_the_steps_are_told() -> None:
+    now = [100.0]
+    progress = Progress(total=3, clock=lambda: now[0])
+    progress.steps, now[0] = 41, 107.0
+    assert line_of(progress) == "0 of 3 prompts, 41 steps in 7 s"
+    progress.add([{"line": 1, "new_tokens": 35}])
+    assert line_of(progress) == "1 of 3 prompts, 0.14 prompts/s, 5 tokens/s, 14 s left"

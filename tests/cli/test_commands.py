@@ -220,3 +220,15 @@ def test_completion_is_off_altogether(cli: Cli, monkeypatch: pytest.MonkeyPatch)
 
 def test_version(cli: Cli) -> None:
     assert cli("--version").stdout.startswith("dkv ")
+
+
+def test_a_narrow_comparison_loses_no_figure(cli: Cli, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 60 columns every figure of the wide table is there, whole."""
+    monkeypatch.setattr("dkv.cli.console._PIPE_WIDTH", 60)
+    shown = cli("compare", "hello", "--model", str(checkpoint), *SHORT).stdout
+    assert max(map(len, shown.splitlines())) <= 60
+    assert "…" not in shown
+    for heading in ("cache", "tokens/s", "forwards", "rows computed", "agreement", "text"):
+        assert shown.count(f"│ {heading} ") == 2
+    assert "336 (100.0%)" in shown
+    assert "dkv-decode" in shown

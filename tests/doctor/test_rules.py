@@ -116,8 +116,19 @@ def test_overhead() -> None:
     assert "fixed 9 ms (90% of the step)" in found.measured
     # below 30% from 2100 rows on: 9 ms / 10 us * 0.7 / 0.3, which is 21 times the rows of 3 prompts
     assert "from about 63 prompts on (now 3)" in found.advice
-    assert "a larger rho: twice the rows would cost 10% more time" in found.advice
+    assert "decoder=threshold" in found.advice
     assert "cache=none" not in found.advice
+
+
+@pytest.mark.parametrize("spec", ["dkv-decode", "dllm-cache", "dkv-pd", "dkv-greedy", "dkv-fill"])
+def test_what_is_advised_against_time_costs_no_time(spec: str) -> None:
+    """Nothing that computes more rows, whatever they cost here."""
+    for cost in (SLOW, replace(SLOW, per_row=0.0), replace(SLOW, none_seconds=0.005)):
+        e = replace(evidence(errors(), spec), cost=cost)
+        advice = finding(e, "overhead").advice
+        assert not [key for key in ("rho", "refresh", "rows", "window", "delay", "more time") if f"{key}" in advice
+                    and "time hardly grows with rows" not in advice]  # fmt: skip
+        assert "decoder" not in finding(replace(e, parallel=True), "overhead").advice
 
 
 def test_a_cache_that_slows_down_is_trouble_whatever_the_fit_says() -> None:

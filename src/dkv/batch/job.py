@@ -90,6 +90,7 @@ class Job:
             for records in crew:
                 self.results.put(records)
                 progress.add(records)
+                progress.steps += 1
                 tell(progress)
         return progress
 

@@ -14,13 +14,15 @@ __all__ = ["Progress"]
 @dataclass
 class Progress:
     """Counts of a job. total: prompts of the input; before: those that an earlier run finished; done: those of this
-    run, errors included; tokens: new ones of this run; clock: seconds."""
+    run, errors included; tokens: new ones of this run; steps: of the engine in this run (on Ray, chunks that came);
+    clock: seconds."""
 
     total: int
     before: int = 0
     done: int = 0
     failed: int = 0
     tokens: int = 0
+    steps: int = 0
     clock: Callable[[], float] = time.monotonic
     began: float = field(init=False)
 

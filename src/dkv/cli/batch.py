@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dkv.batch.job import Job
     from dkv.batch.progress import Progress
 
-__all__ = ["run_batch"]
+__all__ = ["line_of", "run_batch"]
 
 _SECONDS_A_DRAWING = 0.2
 _SECONDS_A_LINE = 10.0
@@ -70,10 +70,12 @@ def _run(job: Job) -> Progress:
                 return
             told = time.monotonic()
             if show is None:
-                print(_line(progress), file=sys.stderr, flush=True)
+                print(line_of(progress), file=sys.stderr, flush=True)
             else:
-                bar = ProgressBar(completed=100 * progress.share, width=60)
-                show(Group(Text(_line(progress), no_wrap=True), bar))  # a bar does not end its line
+                # Nothing is finished for as long as the first answers take: until then it moves without an end.
+                share = 100 * progress.share if progress.done else None
+                bar = ProgressBar(total=None if share is None else 100, completed=share or 0, width=60)
+                show(Group(Text(line_of(progress), no_wrap=True), bar))  # a bar does not end its line
 
         return job.run(tell)
 
@@ -86,6 +88,9 @@ def _counts(progress: Progress) -> str:
     return f"{progress.finished} of {progress.total} prompts{failed}{rates}"
 
 
-def _line(progress: Progress) -> str:
+def line_of(progress: Progress) -> str:
+    """How far a job is, in one line: until something is finished, by its steps."""
+    if not progress.done:
+        return f"{_counts(progress)}, {progress.steps} steps in {spelled(progress.seconds)}"
     left = "" if progress.left is None else f", {spelled(progress.left)} left"
     return _counts(progress) + left

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 _DEFAULT = ("none", "dkv-decode")
+_NARROW = 80
+"""Columns of a terminal below which a table of all caches would lose its figures."""
 
 
 def compare(
@@ -86,21 +88,34 @@ def _print_table(measured: list[Measured]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = stdout_console()
+    if console.width < _NARROW:  # a small table for each cache
+        for m in measured:
+            table = Table(show_header=False, expand=True)
+            table.add_column()
+            table.add_column(overflow="fold", ratio=1)
+            for heading, cell in zip(_HEADINGS, _cells(m), strict=True):
+                table.add_row(heading, Text(cell))
+            console.print(table)
+        return
+    table = Table(show_lines=True)
+    for heading in _HEADINGS:
+        figure = heading not in ("cache", "text")
+        table.add_column(
+            heading, overflow="fold", justify="right" if figure else "left", ratio=heading == "text" or None
+        )
+    for m in measured:
+        table.add_row(*map(Text, _cells(m)))
+    console.print(table)
+
+
+_HEADINGS = ("cache", "tokens/s", "forwards", "rows computed", "agreement", "text")
+
+
+def _cells(m: Measured) -> tuple[str, ...]:
     from dkv.cli.record import share_of, shown_text
 
-    table = Table(show_lines=True)
-    table.add_column("cache", overflow="fold")
-    for heading in ("tokens/s", "forwards", "rows computed", "agreement"):
-        table.add_column(heading, justify="right")
-    table.add_column("text", overflow="fold", ratio=1)
-    for m in measured:
-        stats = m.generation.stats
-        table.add_row(
-            Text(printable(m.spec)),
-            f"{m.speed:.1f}",
-            str(stats.forwards),
-            f"{stats.rows_computed:.0f} ({share_of(stats):.1%})",
-            f"{m.agreement:.1%}",
-            Text(printable(shown_text(m.generation))),
-        )
-    stdout_console().print(table)
+    stats = m.generation.stats
+    rows = f"{stats.rows_computed:.0f} ({share_of(stats):.1%})"
+    text = printable(shown_text(m.generation))
+    return printable(m.spec), f"{m.speed:.1f}", str(stats.forwards), rows, f"{m.agreement:.1%}", text

@@ -75,6 +75,7 @@ def examine(
             cost=cost_of(baseline, steps),
             batch=len(given),
             steps=prompts.settings.steps,
+            parallel=prompts.settings.decoder.adaptive,
         )
         found.append(Diagnosis(spec, tuple(findings_of(evidence))))
     return found

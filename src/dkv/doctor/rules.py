@@ -23,7 +23,7 @@ _LARGEST_BATCH = 1024
 class Evidence:
     """All that was measured of one cache. lengths: tokens of each prompt; errors: its own, and of each variant by the
     setting that makes it; agreement: with no cache, by prompt; fresh: the same with kp=1; batch: prompts at a time;
-    steps: of a generation."""
+    steps: of a generation; parallel: whether the decoder commits several tokens a step."""
 
     policy: CachePolicy
     lengths: list[int]
@@ -34,6 +34,7 @@ class Evidence:
     cost: Cost
     batch: int
     steps: int
+    parallel: bool = False
 
     def variant(self, *keys: str) -> dict[str, Errors]:
         """The variants of some keys."""
@@ -187,6 +188,7 @@ def _helping(flips: dict[str, float], kl: dict[str, float], own: float, own_kl: 
 
 
 def _spend(e: Evidence) -> str:
+    """What saves time where the fixed part of a step is most of it: nothing that computes more rows."""
     c, advice = e.cost, []
     rows = c.fixed * (1 - OVERHEAD.watch) / OVERHEAD.watch
     batch = math.ceil(e.batch * rows / (c.per_row * c.rows)) if c.per_row else _LARGEST_BATCH
@@ -194,10 +196,10 @@ def _spend(e: Evidence) -> str:
         advice.append(f"a larger batch: from about {batch} prompts on (now {e.batch}) the fixed part is below 30%")
     else:
         advice.append(f"a larger batch (now {e.batch}): time hardly grows with rows here")
-    more = c.per_row * c.rows / c.seconds
-    for key, change in (("rho", "larger"), ("refresh", "smaller")):
-        if hasattr(e.policy, key):
-            advice.append(f"a {change} {key}: twice the rows would cost {more:.0%} more time")
+    if not e.parallel:
+        advice.append(
+            "decoder=threshold, which commits several tokens a step: fewer steps pay the fixed part less often"
+        )
     if c.speedup < 1:
         advice.append("cache=none, which is faster at this size")
     return "; or ".join(advice)
