@@ -5,17 +5,38 @@ BIN := .venv/bin
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
 
+<<<<<<< HEAD
 .PHONY: check clients demo results setup test test-clients test-dispatch test-lm-eval test-ray test-slow test-transformers
+=======
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+# Where the CPU build of torch is; plain PyPI has one with gigabytes of CUDA for Linux. Empty: take what pip finds.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: check demo results setup test test-core test-dispatch test-lm-eval test-ray test-slow test-transformers
+>>>>>>> e699aea (wip: make demo installs the core alone, and speaks)
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+# What dkv itself needs.
+.venv/core: pyproject.toml constraints.txt
+	@echo "Setting up .venv: torch for the CPU (about 200 MB to download), then some 25 small packages (30 MB)."
+	@echo "This takes one to two minutes, once; .venv then holds about 700 MB."
+	@began=$$(date +%s) && $(PYTHON) -m venv .venv && \
+		$(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch || $(PIP) --no-deps torch && \
+		echo "torch is there after $$(($$(date +%s) - began)) s; now the small packages ..." && \
+		$(PIP) --quiet --editable . && \
+		echo "Ready after $$(($$(date +%s) - began)) s: $$(du -sm .venv | cut -f1) MB in .venv"
+	@touch $@
 
-demo: setup
-	$(BIN)/python -m dkv.tiny.demo
+# What its tests and its developers need as well.
+.venv/ready: .venv/core
+	@echo "Adding the packages for tests and development to .venv (about 250 MB to download): one to two minutes, once."
+	@began=$$(date +%s) && $(PIP) --quiet --editable '.[dev]' && \
+		echo "Ready after $$(($$(date +%s) - began)) s: $$(du -sm .venv | cut -f1) MB in .venv"
+	@touch $@
+
+demo: .venv/core
+	@$(BIN)/python -m dkv.tiny.demo
 
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'
