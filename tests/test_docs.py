@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import dkv
 from dkv.caches import known_caches
+from dkv.cli.app import app
 from dkv.specs import keys_of
+from dkv.tiny import TASKS
 from dkv.tokens.chat import ChatTemplate
 from dkv.tokens.formats import FORMATS
 
@@ -71,41 +76,126 @@ def test_the_third_party_cache_of_the_readme_works(tmp_path: Path, bare: Path) -
     assert "BlockOnly(refresh=4)" in done.stdout
 
 
-def test_the_python_example_of_the_readme_uses_real_names() -> None:
-    example = blocks(ROOT / "README.md", "python")[0]
-    compile(example, "README.md", "exec")
-    assert all(hasattr(dkv, name) for name in re.findall(r"dkv\.(\w+)", example))
+def run_example(page: str, number: int = 0) -> dict[str, Any]:
+    """Run a Python block of a page; the names that it leaves."""
+    example = blocks(ROOT / page, "python")[number]
+    names: dict[str, Any] = {}
+    exec(compile(example, page, "exec"), names)
+    return names
+
+
+def test_the_python_example_of_the_readme_answers_rightly(capsys: pytest.CaptureFixture[str]) -> None:
+    names = run_example("README.md")
+    assert names["result"].text == "3*4=12 pens\n12+5=17 pens\n#### 17"
+    assert names["frame"].generation.text == names["frame"].committed_text == "12+6=18 books\n#### 18"
+    shown = capsys.readouterr().out
+    for line in blocks(ROOT / "README.md", "text")[1].splitlines():
+        assert f"\n{line}\n" in shown
+
+
+def commands(page: str, *names: str) -> list[list[str]]:
+    """The indented shell lines of a page that call a `dkv` command, without their comments."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lines = re.findall(rf"^    dkv ((?:{'|'.join(names)}) \"(?!\.\.\.).*)$", text, flags=re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("arguments", commands("README.md", "generate", "compare"), ids=" ".join)
+def test_the_commands_of_the_readme_answer_rightly(arguments: list[str]) -> None:
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    lines = ["12+5=17 pens", "#### 17"] if "Anna" in arguments[1] else ["2+3=5", "7*8=56", "56-9=47", "42/6=7"]
+    for line in lines:
+        assert shown.stdout.count(line) == (arguments.count("--cache") if arguments[0] == "compare" else 1)
+
+
+def test_the_readme_has_commands_to_run() -> None:
+    assert [arguments[0] for arguments in commands("README.md", "generate", "compare")] == [
+        "generate", "generate", "compare",
+    ]  # fmt: skip
 
 
 def test_the_example_of_the_prompts_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks(ROOT / "docs" / "prompts.md", "python")
-    names: dict[str, Any] = {}
-    exec(compile(example, "prompts.md", "exec"), names)
+    names = run_example("docs/prompts.md")
     assert capsys.readouterr().out.count("<|eot_id|>") == 4
     assert names["second"].prompt_ids == names["lm"].tokenizer.encode_chat(names["conversation"])
-    assert names["third"].prompt_ids == [9, 8, 7]
-    assert isinstance(names["text"], str)
+    assert names["third"].prompt_ids == names["ids"]
+    texts = [names[name].text for name in ("first", "second", "third")]
+    assert texts[0] == "- 29 keys\n- 18 eggs"
+    assert texts[1] == "- 12 buttons\n- 25 stones\n- 5 cups"
+    assert texts[2] == "2+3=5\n7*8=56\n56-9=47\n42/6=7"
+    assert names["text"] == "42"
 
 
 def test_the_example_of_the_engine_page_runs() -> None:
-    (example,) = blocks(ROOT / "docs" / "engine.md", "python")
-    names: dict[str, Any] = {}
-    exec(compile(example, "engine.md", "exec"), names)
-    assert set(names["texts"]) == {names["first"], names["second"]}
-    (alone,) = names["lm"].generate("Write a Python function that adds two numbers.", gen_length=64)
-    assert names["texts"][names["first"]] == alone.text != ""
+    names = run_example("docs/engine.md")
+    assert names["texts"] == {
+        names["first"]: "2+3=5\n7*8=56\n56-9=47\n42/6=7",
+        names["second"]: "- 12 buttons\n- 25 stones",
+    }
+    (alone,) = names["lm"].generate("Work out: 2+3, 7*8, 56-9, 42/6", gen_length=64)
+    assert names["texts"][names["first"]] == alone.text
     assert names["engine"].status().requests_finished == 2
 
 
 def test_the_example_of_the_lengths_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks(ROOT / "docs" / "lengths.md", "python")
-    names: dict[str, Any] = {}
-    exec(compile(example, "lengths.md", "exec"), names)
+    names = run_example("docs/lengths.md")
     assert names["long"].stats.new_tokens >= 24
     assert len(names["short"].token_ids) == 96
-    assert len(names["filled"].token_ids) == 5
-    assert [len(hole) for hole in names["canvas"].holes] == [3, 1]
+    assert names["short"].text == "3*4=12 pens\n12+5=17 pens\n#### 17"
+    assert (names["filled"].text, len(names["filled"].token_ids)) == ("17 pens", 3)
+    assert names["canvas"].texts == ["12", "17", "17"]
     assert str(names["canvas"].texts) in capsys.readouterr().out
+
+
+def test_the_example_of_the_batch_page_answers_rightly(tmp_path: Path) -> None:
+    (lines,) = blocks(ROOT / "docs" / "batch.md", "json")
+    (tmp_path / "prompts.jsonl").write_text(lines, encoding="utf-8")
+    text = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    command = re.search(r"^    dkv (generate --input prompts\.jsonl .*)$", text, flags=re.MULTILINE)
+    assert command is not None
+    arguments = [str(tmp_path / part) if part.endswith(".jsonl") else part for part in command[1].split()]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    written = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {answer["id"]: answer["text"] for answer in map(json.loads, written)} == {
+        "pens": "3*4=12 pens\n12+5=17 pens\n#### 17",
+        "sums": "2+3=5\n7*8=56\n56-9=47\n42/6=7",
+        "order": "- 12 buttons\n- 25 stones",
+    }
+
+
+PROMPTS = ROOT / "docs" / "prompts-that-work.md"
+WAYS: list[dict[str, Any]] = [
+    {"gen_length": 64},
+    {"gen_length": 64, "cache": "none"},
+    {"gen_length": 128, "block_length": 32, "grow": True},
+]
+
+
+def shown_prompts() -> list[tuple[str | list[dict[str, str]], str]]:
+    """Each prompt or conversation of the page, with its answer."""
+    page = PROMPTS.read_text(encoding="utf-8")
+    found = re.findall(r"```(prompt|conversation)\n(.*?)\n```\n\n```answer\n(.*?)\n```", page, flags=re.DOTALL)
+    return [(talk(asked) if kind == "conversation" else asked, answer) for kind, asked, answer in found]
+
+
+def talk(text: str) -> list[dict[str, str]]:
+    """The messages of a conversation that is written as `role: text`."""
+    turns = re.split(r"^(user|assistant): ", text, flags=re.MULTILINE)[1:]
+    return [{"role": role, "content": said.rstrip("\n")} for role, said in zip(turns[::2], turns[1::2], strict=True)]
+
+
+def test_the_page_of_prompts_has_some_for_each_task() -> None:
+    headings = re.findall(r"^## (\w+):", PROMPTS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert set(headings) == {*TASKS, "drill"}
+    assert len(shown_prompts()) >= 2 * len(TASKS) - 2
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_every_prompt_of_the_page_is_answered_as_it_says(way: dict[str, Any]) -> None:
+    asked = shown_prompts()
+    answers = dkv.load("tiny").generate([prompt for prompt, _ in asked], **way)
+    assert [answer.text for answer in answers] == [right for _, right in asked]
 
 
 def test_the_formats_of_the_prompts_page_are_those_of_the_templates() -> None:
