@@ -17,14 +17,19 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 setup: .venv/ready
 
+# The wheel of torch brings its own test programs, more than 100 MB that nothing runs.
+TORCH_TESTS := import sysconfig as s; d = s.get_path('purelib') + '/torch/'; print(d + 'test', d + 'bin/test_*')
+
 # What dkv itself needs.
 .venv/core: pyproject.toml constraints.txt
 	@echo "Setting up .venv: torch for the CPU (about 200 MB to download), then some 25 small packages (30 MB)."
-	@echo "This takes one to two minutes, once; .venv then holds about 700 MB."
+	@echo "This takes about a minute, once; .venv then holds about 700 MB."
 	@began=$$(date +%s) && $(PYTHON) -m venv .venv && \
-		$(PIP) --no-deps --retries 1 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch || $(PIP) --no-deps torch && \
+		{ $(PIP) --no-compile --no-deps --retries 1 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch || \
+		$(PIP) --no-compile --no-deps torch; } && \
+		rm -rf $$($(BIN)/python -c "$(TORCH_TESTS)") && \
 		echo "torch is there after $$(($$(date +%s) - began)) s; now the small packages ..." && \
-		$(PIP) --quiet --editable . && \
+		$(PIP) --quiet --no-compile --editable . && \
 		echo "Ready after $$(($$(date +%s) - began)) s: $$(du -sm .venv | cut -f1) MB in .venv"
 	@touch $@
 

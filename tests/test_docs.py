@@ -86,7 +86,7 @@ def run_example(page: str, number: int = 0) -> dict[str, Any]:
 
 def test_the_python_example_of_the_readme_answers_rightly(capsys: pytest.CaptureFixture[str]) -> None:
     names = run_example("README.md")
-    assert names["result"].text == "3*4=12 pens\n12+5=17 pens\n#### 17"
+    assert names["result"].text == "3*4=12 eggs\n12+5=17 eggs\n#### 17"
     assert names["frame"].generation.text == names["frame"].committed_text == "12+6=18 books\n#### 18"
     shown = capsys.readouterr().out
     for line in blocks(ROOT / "README.md", "text")[1].splitlines():
@@ -104,7 +104,7 @@ def commands(page: str, *names: str) -> list[list[str]]:
 def test_the_commands_of_the_readme_answer_rightly(arguments: list[str]) -> None:
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
-    lines = ["12+5=17 pens", "#### 17"] if "Anna" in arguments[1] else ["2+3=5", "7*8=56", "56-9=47", "42/6=7"]
+    lines = ["12+5=17 eggs", "#### 17"] if "Mia" in arguments[1] else ["2+3=5", "7*8=56", "56-9=47", "42/6=7"]
     for line in lines:
         assert shown.stdout.count(line) == (arguments.count("--cache") if arguments[0] == "compare" else 1)
 
@@ -142,8 +142,8 @@ def test_the_example_of_the_lengths_page_runs(capsys: pytest.CaptureFixture[str]
     names = run_example("docs/lengths.md")
     assert names["long"].stats.new_tokens >= 24
     assert len(names["short"].token_ids) == 96
-    assert names["short"].text == "3*4=12 pens\n12+5=17 pens\n#### 17"
-    assert (names["filled"].text, len(names["filled"].token_ids)) == ("17 pens", 3)
+    assert names["short"].text == "3*4=12 eggs\n12+5=17 eggs\n#### 17"
+    assert (names["filled"].text, len(names["filled"].token_ids)) == ("47 eggs", 3)
     assert names["canvas"].texts == ["12", "17", "17"]
     assert str(names["canvas"].texts) in capsys.readouterr().out
 
@@ -158,7 +158,7 @@ def test_the_example_of_the_batch_page_answers_rightly(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 0
     written = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
     assert {answer["id"]: answer["text"] for answer in map(json.loads, written)} == {
-        "pens": "3*4=12 pens\n12+5=17 pens\n#### 17",
+        "eggs": "3*4=12 eggs\n12+5=17 eggs\n#### 17",
         "sums": "2+3=5\n7*8=56\n56-9=47\n42/6=7",
         "order": "- 12 buttons\n- 25 stones",
     }
