@@ -88,6 +88,21 @@ BESIDE_TRANSFORMERS := $(PARALLEL) -m 'not slow' tests/tokens tests/models tests
 	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt '$(RELEASE)'
 	touch $@
 
+# The built wheel in an environment with the dependencies of the core alone; torch is borrowed from .venv, and it alone,
+# so that nothing else of the developers' environment is seen.
+test-core: .venv/ready .venv-core/ready
+	.venv-core/bin/python -m pip install --quiet --no-deps --force-reinstall .
+	DKV_CORE_PYTHON=.venv-core/bin/python $(BIN)/python -m pytest tests/test_core_install.py
+
+.venv-core/ready: .venv/core
+	$(PYTHON) -m venv $(@D)
+	from=$$($(BIN)/python -c "$(PURELIB)") && to=$$($(@D)/bin/python -c "$(PURELIB)") && \
+		ln -sfn $$from/torch $$from/functorch $$from/torchgen $$from/torch-*.dist-info $$to
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt .
+	touch $@
+
+PURELIB := import sysconfig; print(sysconfig.get_path('purelib'))
+
 # lm-eval brings some forty packages, so it has an environment of its own, layered in the same way.
 test-lm-eval: .venv-lm-eval/ready
 	.venv-lm-eval/bin/python -c "import lm_eval; print('lm-eval', lm_eval.__version__)"

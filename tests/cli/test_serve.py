@@ -165,6 +165,18 @@ def test_a_missing_extra_is_one_line() -> None:
     assert done.stderr == "error: serve: needs fastapi; pip install 'dkv[serve]'\n"
 
 
+def test_the_examples_of_the_page_answer_rightly(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the server's own defaults are: the examples set what their answers depend on."""
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    program = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0]
+    body = re.findall(r"```sh\n.*? -d '(.*?)'\n```", page, flags=re.DOTALL)[0]
+    with serving() as (_, address):
+        exec(compile(program.replace("http://127.0.0.1:8000/v1", address), "serve.md", "exec"), {})
+        answer = httpx.post(f"{address}/chat/completions", json=json.loads(body), timeout=60).json()
+    assert capsys.readouterr().out == "3*4=12 eggs\n12+5=17 eggs\n#### 17\n47 eggs"
+    assert answer["choices"][0]["message"]["content"] == "2+3=5\n7*8=56\n56-9=47\n42/6=7"
+
+
 @pytest.mark.slow
 def test_two_ranks_serve_one_model(checkpoint: Path) -> None:
     """The first listens, the other follows: the answer is one process's, and SIGTERM ends both."""
