@@ -106,10 +106,10 @@ def test_no_traceback_from_a_process_either(shell: Shell) -> None:
 
 
 def test_a_bug_is_one_line_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
+    def broken(room: str) -> None:
         raise RuntimeError("first line\nsecond \x1b[31mline")
 
-    monkeypatch.setattr("dkv.caches.known_caches", broken)
+    monkeypatch.setattr("dkv.listing.listed", broken)
     result = cli("caches")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: unexpected RuntimeError: first line second \\x1b[31mline;")

@@ -71,7 +71,7 @@ class Compiled:
 
     def _prepared(self) -> Callable[..., Tensor]:
         # Marked here and not by a decorator: that would import the whole compiler into every process.
-        torch.compiler.assume_constant_result(has_tiles)
+        torch.compiler.assume_constant_result(has_tiles)  # type: ignore[no-untyped-call]
         # A limit for each kind, whatever the others come to. (torch's own types leave these two arguments out.)
         limits: dict[str, Any] = {"recompile_limit": _SHAPES, "isolate_recompiles": True}
         run: Callable[..., Tensor] = torch.compile(_plain, fullgraph=True, backend=self._build, **limits)
