@@ -5,15 +5,12 @@ BIN := .venv/bin
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
 
-<<<<<<< HEAD
-.PHONY: check clients demo results setup test test-clients test-dispatch test-lm-eval test-ray test-slow test-transformers
-=======
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 # Where the CPU build of torch is; plain PyPI has one with gigabytes of CUDA for Linux. Empty: take what pip finds.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: check demo results setup test test-core test-dispatch test-lm-eval test-ray test-slow test-transformers
->>>>>>> e699aea (wip: make demo installs the core alone, and speaks)
+.PHONY: check clients demo results setup test test-clients test-core test-dispatch test-lm-eval test-ray test-slow \
+	test-transformers
 
 setup: .venv/ready
 
