@@ -60,6 +60,11 @@ def test_the_rotary_base_is_read_from_wherever_it_stands(declared: dict[str, Any
     assert configured(family, **{"rope_theta": None, **declared}).rope_theta == 500000.0
 
 
+def test_a_number_that_is_no_float_is_refused(family: str) -> None:
+    with pytest.raises(CheckpointError, match="rope_theta=1000.* must be a positive number"):
+        configured(family, rope_theta=10**400)
+
+
 def test_nothing_declared_is_the_published_default(family: str) -> None:
     assert configured(family, rope_theta=None).rope_theta == 10000.0
 

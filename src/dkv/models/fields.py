@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ __all__ = ["MOST_LAYERS", "Fields", "read_json"]
 
 MOST_LAYERS = 4096
 """More is no model but damage, and counting through it would take forever."""
+
+_MOST_NUMBER = sys.float_info.max  # an integer of JSON may be larger, and then is no float
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -84,7 +87,7 @@ class Fields:
         """A positive finite float."""
         value = self.raw.get(key)
         value = default if value is None else value
-        if type(value) not in (int, float) or not 0 < value < float("inf"):
+        if type(value) not in (int, float) or not 0 < value <= _MOST_NUMBER:
             raise CheckpointError(f"config.json: {key}={value!r} must be a positive number")
         return float(value)
 
