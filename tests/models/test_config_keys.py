@@ -61,7 +61,7 @@ def test_the_rotary_base_is_read_from_wherever_it_stands(declared: dict[str, Any
 
 
 def test_a_number_that_is_no_float_is_refused(family: str) -> None:
-    with pytest.raises(CheckpointError, match="rope_theta=1000.* must be a positive number"):
+    with pytest.raises(CheckpointError, match=r"rope_theta=1000.* must be a positive number"):
         configured(family, rope_theta=10**400)
 
 
