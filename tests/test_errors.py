@@ -21,6 +21,7 @@ PARENTS = {
     "RankError": "DkvError",
     "BusyError": "DkvError",
     "EngineError": "DkvError",
+    "RequestError": "EngineError",
 }
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from dkv.canvas import Canvas
 from dkv.endings import Endings
-from dkv.errors import AuditError
+from dkv.errors import AuditError, RequestError
 from dkv.guidance import Guidance
 from dkv.memory import Memory
 from dkv.model import Model, best_of
@@ -24,7 +24,7 @@ from dkv.reading import Reading
 from dkv.rules import DENSE, Rules
 from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key, summit
 
-__all__ = ["Schedule", "State", "Tick", "advance", "finish"]
+__all__ = ["Schedule", "State", "Tick", "advance", "finish", "not_finite"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class State:
     that fill it all the same, None = none; endings: what is charged for an end-of-text, None = nothing anywhere;
     bucket: how row counts round up; guidance: where the canvas has guide rows; audit: check every read.
 
-    What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; rank,
-    score, fresh [B, T] and notes [B, T, K] as in `Step`; ragged: whether any position is padding.
+    What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; broken [B]:
+    logits that were not finite have been read there, so nothing that follows means anything; rank, score, fresh [B, T] and notes [B, T, K] as in `Step`; ragged: whether any position is padding.
     """
 
     model: Model
@@ -67,6 +67,7 @@ class State:
     index: Tensor = field(init=False)
     block: Tensor = field(init=False)
     done: Tensor = field(init=False)
+    broken: Tensor = field(init=False)
     rank: Tensor = field(init=False)
     score: Tensor = field(init=False)
     fresh: Tensor = field(init=False)
@@ -75,7 +76,7 @@ class State:
 
     def __post_init__(self) -> None:
         canvas, zero = self.canvas, torch.zeros_like(self.canvas.prompt)
-        self.clock, self.index, self.block, self.done = zero, zero, zero, zero.bool()
+        self.clock, self.index, self.block, self.done, self.broken = zero, zero, zero, zero.bool(), zero.bool()
         self.rank = self.decoder.rank(canvas)
         self.score = torch.full_like(canvas.tokens, -torch.inf, dtype=torch.float32)
         self.fresh = torch.zeros_like(canvas.live)
@@ -122,16 +123,21 @@ class Tick:
 def advance(state: State) -> Tick | None:
     """One denoising step of every sequence that is not done; None when all are.
 
-    Raises AuditError under audit, where a plan would let attention read a slot that was never computed, or a decoder
-    fixes what was not read.
+    Raises RequestError where the logits of the step before were not finite in a sequence that is still there, and
+    AuditError under audit, where a plan would let attention read a slot that was never computed, or a decoder fixes
+    what was not read.
     """
     step, plan, rows = _plan(state)
     carried = rows.sum(1)
     picks = carried if plan.rules == DENSE else plan.picks(rows)
     # The only host sync of a step: the shapes, and who is finished.
-    told = torch.cat((_read_by(step).sum().view(1), carried, picks, state.done, state.canvas.length)).tolist()
-    reads, *parts = told[0], *(told[1 + n * len(rows) : 1 + (n + 1) * len(rows)] for n in range(4))
-    counts, picked, done, lengths = parts
+    told = torch.cat(
+        (_read_by(step).sum().view(1), carried, picks, state.done, state.canvas.length, state.broken)
+    ).tolist()
+    reads, *parts = told[0], *(told[1 + n * len(rows) : 1 + (n + 1) * len(rows)] for n in range(5))
+    counts, picked, done, lengths, broken = parts
+    if any(broken):
+        raise not_finite(state.model.dtype)
     if all(done):
         return None
     read = None
@@ -243,7 +249,28 @@ def _read(state: State, plan: Plan, reading: Reading, hidden: Tensor) -> Read:
         token, confidence = best_of(state.model)(logits, state.model.config.mask_id)
     else:
         token, confidence = _sampled(state, logits.float(), reading)
+    _find_broken(state, reading, confidence)
     return Read(reading.flat, reading.shape, token, confidence, logits, reading.sampling)
+
+
+def _find_broken(state: State, reading: Reading, confidence: Tensor) -> None:
+    """Note the sequences where the log-probability of a candidate is no number: any NaN or +inf in its logits makes it
+    so, and where all are -inf."""
+    bad = torch.zeros_like(state.clock).index_add_(0, reading.sequence, (~confidence.isfinite()).long())
+    state.broken = state.broken | (bad > 0)
+
+
+def not_finite(dtype: torch.dtype) -> RequestError:
+    """Why a sequence whose logits are not finite has no tokens."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype == torch.float16:
+        return RequestError(
+            "the logits are not finite in float16, whose largest number is 65504; load the model with "
+            "dtype='bfloat16' or dtype='float32'"
+        )
+    return RequestError(
+        f"the logits are not finite in {name}: weights or activations hold NaN or infinity; check the checkpoint"
+    )
 
 
 def _sampled(state: State, logits: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@
     |   `-- UnsupportedModelError   a sound checkpoint whose mathematics dkv does not implement
     |-- BusyError          the engine's queue is full, or it is shutting down: try again later
     |-- EngineError        the engine stopped, and with it every request
+    |   `-- RequestError            one request failed on the way; the engine and all others go on
     |-- RankError          another process of a model that several hold together is gone
     `-- AuditError         a policy or a decoder broke its contract (only under audit)
 
@@ -31,6 +32,7 @@ __all__ = [
     "HubError",
     "PromptError",
     "RankError",
+    "RequestError",
     "SettingError",
     "SpecError",
     "UnsupportedModelError",
@@ -100,6 +102,18 @@ class BusyError(DkvError):
 
 class EngineError(DkvError):
     """The engine's step failed; no request of it can go on."""
+
+
+class RequestError(EngineError):
+    """One request failed on the way, and was dropped; the engine goes on with the others.
+
+    public: the same line without what a foreign exception said, for those who do not run the engine; where: the frames
+    that it was raised in, without their values.
+    """
+
+    def __init__(self, message: str, public: str | None = None, where: str = "") -> None:
+        super().__init__(message)
+        self.public, self.where = public or message, where
 
 
 class RankError(DkvError):

@@ -10,7 +10,7 @@ import torch
 
 from dkv.ambient import shielded
 from dkv.canvas import lay_out
-from dkv.denoise import Schedule, State, Tick, advance, finish
+from dkv.denoise import Schedule, State, Tick, advance, finish, not_finite
 from dkv.endings import Endings
 from dkv.guidance import Guidance
 from dkv.model import Model
@@ -145,7 +145,9 @@ class Run:
         return frame_of(self.state, tick, row, self._tracks[row])
 
     def results(self) -> list[Generation]:
-        """Every sequence's result, in the order of the prompts."""
+        """Every sequence's result, in the order of the prompts. Raises RequestError where logits were not finite."""
+        if bool(self.state.broken.any()):
+            raise not_finite(self.state.model.dtype)
         return [track.result(self._response(row)) for row, track in enumerate(self._tracks)]
 
 

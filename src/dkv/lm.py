@@ -129,7 +129,8 @@ class DiffusionLM:
         is rendered already: no chat template, and the strings of control tokens in it are those tokens
         (docs/prompts.md).
 
-        Raises SettingError, SpecError and PromptError, each one line naming the argument, its value and the fix.
+        Raises SettingError, SpecError and PromptError, each one line naming the argument, its value and the fix; and
+        RequestError where a policy or a decoder fails on the way, or logits are not finite.
         """
         each = listed(prompts)
         settings = self._settings(
@@ -149,6 +150,8 @@ class DiffusionLM:
         with _progress(len(ids_of), progress) as tell:
             while len(results) < len(tickets):
                 for update in engine.step():
+                    if update.error is not None:
+                        raise update.error
                     if update.generation is not None:
                         results[update.ticket] = update.generation
                         tell(1)
@@ -296,6 +299,8 @@ class DiffusionLM:
         engine = Engine(self, active=1)
         engine.add(replace(request, deltas=False))
         while updates := engine.step():
+            if updates[0].error is not None:
+                raise updates[0].error
             if updates[0].generation is not None:
                 return infilled(request, updates[0].generation, self.tokenizer)
         raise RuntimeError("the engine stopped without a result")
@@ -426,6 +431,8 @@ def _frames(engine: Engine) -> Iterator[Frame]:
     """The frames of an engine's one request; the last carries the result."""
     while updates := engine.step():
         for update in updates:
+            if update.error is not None:
+                raise update.error
             if update.frame is not None:
                 yield replace(update.frame, generation=update.generation)
 

@@ -177,12 +177,12 @@ class Memory:
                 if name not in layer.buffers:
                     layer.buffers[name] = torch.zeros((len(k), 1, k.shape[2], width), dtype=k.dtype, device=k.device)
 
-    def part(self, count: int, width: int) -> Memory:
-        """The first `count` sequences' first `width` slots of the same buffers; slot `width` is its scratch, so no
-        sequence there may be longer. `computed_at` is its own."""
-        part = copy(self)
+    def part(self, count: int, width: int, first: int = 0) -> Memory:
+        """The first `width` slots of `count` sequences, from `first` on, of the same buffers; slot `width` is its
+        scratch, so no sequence there may be longer. `computed_at` is its own."""
+        part, own = copy(self), slice(first, first + count)
         part.layers = [
-            LayerMemory({name: buffer[:count, :, : width + 1] for name, buffer in layer.buffers.items()}, layer.moves)
+            LayerMemory({name: buffer[own, :, : width + 1] for name, buffer in layer.buffers.items()}, layer.moves)
             for layer in self.layers
         ]
         part.computed_at = torch.full((count, width), NEVER, dtype=torch.int64, device=self.computed_at.device)
@@ -193,6 +193,12 @@ class Memory:
         for layer in self.layers:
             for buffer in layer.buffers.values():
                 buffer[target, :, :width] = buffer[source, :, :width]
+
+    def clear(self, place: int) -> None:
+        """Zero what a sequence left: no weight hides a NaN in it from whoever comes to its place."""
+        for layer in self.layers:
+            for buffer in layer.buffers.values():
+                buffer[place].zero_()
 
     @property
     def nbytes(self) -> int:

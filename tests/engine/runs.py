@@ -7,7 +7,7 @@ from dkv.dtypes import named_dtype
 from dkv.generation import Generation, Run
 from dkv.place import exact
 
-__all__ = ["alone", "finished", "same"]
+__all__ = ["alone", "ended", "finished", "same"]
 
 
 def alone(lm: dkv.DiffusionLM, request: dkv.Request) -> Generation:
@@ -55,3 +55,23 @@ def finished(engine: dkv.Engine) -> dict[int, Generation]:
                 assert update.ticket not in results
                 results[update.ticket] = update.generation
     return results
+
+
+def ended(engine: dkv.Engine) -> tuple[dict[int, Exception], dict[int, Generation]]:
+    """Step to the end; the errors and the results by ticket. Fails where anything is told of one after its end, or is
+    held afterwards."""
+    errors: dict[int, Exception] = {}
+    results: dict[int, Generation] = {}
+    while updates := engine.step():
+        for update in updates:
+            assert update.ticket not in errors
+            assert update.ticket not in results
+            if update.error is not None:
+                errors[update.ticket] = update.error
+            if update.generation is not None:
+                results[update.ticket] = update.generation
+    status = engine.status()
+    assert (status.active, status.waiting, status.memory_used) == (0, 0, 0)
+    assert status.requests_failed == len(errors)
+    assert status.requests_finished == len(results)
+    return errors, results

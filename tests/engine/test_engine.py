@@ -16,7 +16,7 @@ from dkv.caches.dllm_cache import DllmCache
 from dkv.decoders import RandomOrder
 from dkv.plan import Plan, Step
 from dkv.rules import Rules
-from tests.engine.runs import alone, finished, same
+from tests.engine.runs import alone, ended, finished, same
 from tests.support.runs import POLICIES
 
 SHAPES = [(8, 8, 8), (8, 4, 8), (8, 4, 4), (9, 3, 12), (3, 3, 3)]
@@ -227,11 +227,15 @@ class Fickle:
 
 
 def test_a_policy_that_changes_its_rules_cannot_share(lm: dkv.DiffusionLM) -> None:
+    """It is dropped when it does; who shared with it goes on."""
     engine = dkv.Engine(lm)
-    engine.add(lm.request([1], 4, cache="none", stop_at_eos=False))
+    other = lm.request([1], 4, cache="none", stop_at_eos=False)
+    engine.add(other)
     engine.add(lm.request([1], 4, cache=Fickle(), stop_at_eos=False))
-    with pytest.raises(dkv.EngineError, match="changed its layer rules"):
-        engine.step()
+    errors, results = ended(engine)
+    assert isinstance(errors[1], dkv.EngineError)
+    assert "changed its layer rules" in str(errors[1])
+    assert same(results[0], alone(lm, other))
 
 
 @pytest.mark.parametrize("name", ["active", "waiting", "memory"])

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from dkv.batch.asking import Asked, Asking, named, read_line
 from dkv.batch.openai_lines import OpenAILine, openai_error
-from dkv.batch.records import Record, error_record
+from dkv.batch.records import Record, error_record, failure_record
 from dkv.batch.source import Line
 from dkv.engine import Engine
-from dkv.errors import PromptError, SettingError
+from dkv.errors import PromptError, RequestError, SettingError
 from dkv.lm import DiffusionLM
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def answers(
     engine: Engine, asking: Asking, lines: Iterable[Line], ahead: int, skip_bad: bool = False
 ) -> Iterator[list[Record]]:
     """The records that each step of the engine finished, often none. ahead: requests in the engine at once; skip_bad: a
-    line that cannot be asked is answered by its error. Raises SettingError naming the line otherwise."""
+    line that cannot be asked is answered by its error; one that fails on the way always is. Raises SettingError naming
+    the line otherwise."""
     crew, todo = _Crew(engine, asking, skip_bad), iter(lines)
     while True:
         done = list[Record]()
@@ -55,6 +56,8 @@ def answers(
         for update in engine.step():
             if update.generation is not None:
                 done += crew.take(update.ticket, update.generation)
+            elif update.error is not None:  # it was sound, and failed on the way
+                done += crew.fail(update.ticket, update.error)
         yield done
         if is_over and not crew.running:
             return
@@ -85,12 +88,21 @@ class _Crew:
         whole = pending.put(index, generation)
         return [] if whole is None else [self._asking.record(pending.asked, pending.requests, whole)]
 
+    def fail(self, ticket: int, error: Exception) -> list[Record]:
+        """Note that a request failed on the way, and its line with it; the line's record."""
+        pending, _ = self.running.pop(ticket)
+        self._drop(pending)
+        return [_failed(pending.asked, error)]
+
     def _join(self, pending: _Pending, index: int) -> list[Record]:
         try:
             self.running[self._engine.add(pending.requests[index])] = pending, index
         except SettingError as error:  # it could never fit
             self._drop(pending)
             return [self._refused(pending.asked.line, pending.asked, error)]
+        except RequestError as error:
+            self._drop(pending)
+            return [_failed(pending.asked, error)]
         return []
 
     def _read(self, line: Line) -> list[Record]:
@@ -118,3 +130,10 @@ class _Crew:
             self._engine.cancel(ticket)
             del self.running[ticket]
         self._waiting = deque((whose, index) for whose, index in self._waiting if whose is not pending)
+
+
+def _failed(asked: Asked | OpenAILine, error: Exception) -> Record:
+    """The record of a sound line whose answer failed."""
+    if isinstance(asked, OpenAILine):
+        return openai_error(asked.line, asked.name, error)
+    return failure_record(asked.line, asked.name, error)

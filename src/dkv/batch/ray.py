@@ -16,7 +16,7 @@ from typing import Any
 
 from dkv.batch.asking import Asking
 from dkv.batch.local import answers, engine_for
-from dkv.batch.records import Record, failure_of, number_of
+from dkv.batch.records import Record, failed_on_the_way, failure_of, number_of
 from dkv.batch.source import Line
 from dkv.cluster import TRIES, one_line, share_of, workers_for
 from dkv.errors import EngineError, SettingError
@@ -69,7 +69,7 @@ class Spread:
         made = iter(self._workers(list(_put(lines, max(1, size)))))
         while (chunk := _got(lambda: next(made, None))) is not None:
             records = [json.loads(text) for text in chunk["record"].to_pylist()]
-            bad = next((record for record in records if failure_of(record) is not None), None)
+            bad = next((one for one in records if failure_of(one) is not None and not failed_on_the_way(one)), None)
             if bad is not None and not skip_bad:
                 raise SettingError(f"input: line {number_of(bad)}: {failure_of(bad)}")
             yield records

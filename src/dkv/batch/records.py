@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dkv.generation import Generation
 
-__all__ = ["Record", "answer_record", "error_record", "failure_of", "number_of", "openai_id", "tokens_of"]
+__all__ = [
+    "Record", "answer_record", "error_record", "failed_on_the_way", "failure_of", "failure_record", "number_of",
+    "openai_id", "tokens_of",
+]  # fmt: skip
+
+FAILED = "request_failed"
+"""`code` of a line that was sound, and failed on the way: unlike a bad line, it stops no job."""
 
 Record = Mapping[str, Any]
 """`line`, its number in the input; `id`; and an answer's fields, or `error`. In OpenAI's form: `id`, which ends with
@@ -38,6 +44,14 @@ def failure_of(record: Record) -> str | None:
     if isinstance(response, Mapping):
         return None if response["status_code"] == 200 else str(response["body"]["error"]["message"])
     return None if record.get("error") is None else str(record["error"])
+
+
+def failed_on_the_way(record: Record) -> bool:
+    """Whether a line was sound, and its answer failed."""
+    response = record.get("response")
+    if isinstance(response, Mapping):
+        return response["status_code"] != 200 and response["body"]["error"]["code"] == FAILED
+    return record.get("code") == FAILED
 
 
 def tokens_of(record: Record) -> int:
@@ -72,3 +86,8 @@ def answer_record(line: int, name: str | int, generation: Generation) -> Record:
 def error_record(line: int, name: str | int, error: Exception) -> Record:
     """A line that could not be answered, and why."""
     return {"line": line, "id": name, "error": str(error)}
+
+
+def failure_record(line: int, name: str | int, error: Exception) -> Record:
+    """A line whose answer failed on the way, and why."""
+    return {**error_record(line, name, error), "code": FAILED}

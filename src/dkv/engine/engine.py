@@ -1,14 +1,15 @@
 """The engine: a queue, cohorts of requests that share forwards, and one denoising step of all of them at a time.
 
 Admission is by memory, first come first served. A request that is done or cancelled leaves at once, and its place is
-free before the next step. In float32 a request's tokens depend neither on its company nor on when it came.
+free before the next step. In float32 a request's tokens depend neither on its company nor on when it came. One that
+fails leaves with its error, and the others get what they would have got.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,18 @@ import torch
 
 from dkv.ambient import shielded
 from dkv.dtypes import named_dtype
-from dkv.engine.cohort import Cohort, Kind, Member
+from dkv.engine.calls import Limits
+from dkv.engine.cohort import Cohort, Kind, Member, Outcome
+from dkv.engine.faults import failure, must_stop
 from dkv.engine.request import Request, Status, Update
-from dkv.errors import BusyError, CapacityError
+from dkv.engine.watch import bounded
+from dkv.errors import BusyError, CapacityError, DkvError, PromptError, SettingError
 from dkv.keywords import checked_keywords
 from dkv.plan import rules_of
 from dkv.track import Track
 from dkv.values import as_count
 from dkv.version import installed_version
+from dkv.wording import is_number, shown
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
@@ -32,18 +37,33 @@ __all__ = ["Engine"]
 
 _SHORTEST = 64
 """Slots of the shortest pool; the others double."""
+_PATIENCE = 30.0
+"""Seconds; a call of a policy takes milliseconds."""
 
 
 class Engine:
     """Serves many requests with one model. Not for several threads at once; `Service` gives it one of its own.
 
-    memory: bytes of cache at most, None = no limit; active, waiting: requests at most under way, and in the queue.
+    memory: bytes of cache at most, None = no limit; active, waiting: requests at most under way, and in the queue;
+    patience: seconds that one call of a policy or a decoder of another package may take, None = any.
     With a limit, buffers are pooled by length (powers of two), so that a short request does not hold a long slot; they
     grow with the requests at hand and are given back when these are gone.
     """
 
     @checked_keywords
-    def __init__(self, lm: DiffusionLM, *, memory: int | None = None, active: int = 32, waiting: int = 256) -> None:
+    def __init__(
+        self,
+        lm: DiffusionLM,
+        *,
+        memory: int | None = None,
+        active: int = 32,
+        waiting: int = 256,
+        patience: float | None = _PATIENCE,
+    ) -> None:
+        if patience is not None and not (is_number(patience) and 0 < patience <= threading.TIMEOUT_MAX):
+            raise SettingError(f"patience={shown(patience)} must be a positive number of seconds, or None")
+        team = getattr(lm.network, "team", None)
+        self._limits = Limits(patience, None if team is None else team.worst, lm.audit)
         self._lm, self._limit = lm, None if memory is None else as_count("memory", memory)
         self._active, self._waiting = as_count("active", active), as_count("waiting", waiting)
         self._bucket = lm.bucket
@@ -60,23 +80,18 @@ class Engine:
     def add(self, request: Request) -> int:
         """Take a request in; its ticket. It begins with the next step that has room for it.
 
-        Raises BusyError where the queue is full, and SettingError where the request could never fit the memory.
+        Raises BusyError where the queue is full, SettingError where the request could never fit the memory, PromptError
+        for token ids that the model does not have, and RequestError where its policy or decoder is no such.
         """
         if len(self._queue) >= self._waiting:
             raise BusyError(f"{len(self._queue)} requests are waiting already; try again later")
-        settings = request.settings
-        track = Track(
-            self._lm.model.config,
-            self._lm.tokenizer,
-            list(request.prompt),
-            settings,
-            request.seed,
-            self._version,
-            request.trace,
-            holed=bool(request.given),
-        )
-        member = Member(self._tickets, request, track)
-        kind = self._kind_of(member)
+        self._check_ids(request)
+        try:
+            member, kind = bounded(lambda: self._member(request), self._limits.seconds)
+        except BaseException as error:
+            if must_stop(error, self._lm.model.device):
+                raise
+            raise failure("the request", error) from None
         self._check_fit(member, kind)
         self._tickets += 1
         self._kinds[member.ticket] = kind
@@ -84,15 +99,39 @@ class Engine:
         self._counts["started"] += 1
         return member.ticket
 
+    def _member(self, request: Request) -> tuple[Member, Kind]:
+        """A request with the next ticket, and its kind. All that asks its policy and its decoder what they are."""
+        track = Track(
+            self._lm.model.config,
+            self._lm.tokenizer,
+            list(request.prompt),
+            request.settings,
+            request.seed,
+            self._version,
+            request.trace,
+            holed=bool(request.given),
+        )
+        member = Member(self._tickets, request, track)
+        kind = self._kind_of(member)
+        hash(kind)
+        return member, kind
+
+    def _check_ids(self, request: Request) -> None:
+        vocab = self._lm.model.config.vocab
+        ids = [token for part in (request.prompt, request.given) for token in part if token is not None]
+        if bad := [token for token in ids if type(token) is not int or not 0 <= token < vocab]:
+            raise PromptError(f"prompt: token id {shown(bad[0])} must be a whole number in [0, {vocab})")
+
     @shielded()
     @torch.inference_mode()
     def cancel(self, ticket: int) -> bool:
         """Drop a request; its place is free at once. Whether there was one."""
-        if self._kinds.pop(ticket, None) is None:
+        if ticket not in self._kinds:
             return False
+        self._queue = deque(member for member in self._queue if member.ticket != ticket)
         for cohort in self._cohorts.values():
             cohort.leave({ticket})
-        self._queue = deque(member for member in self._queue if member.ticket != ticket)
+        del self._kinds[ticket]
         self._drop_empty()
         self._counts["cancelled"] += 1
         return True
@@ -101,16 +140,17 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Update]:
         """Let in what fits, and take one denoising step of all that are under way: what it did to each of them, an
-        update each. Empty when there is nothing to do."""
+        update each. Empty when there is nothing to do. Raises what ends all of them: a dead device, a lost rank."""
         began = time.perf_counter()
-        self._admit()
+        refused = [self._fail(outcome) for outcome in self._admit()]
+        self._drop_empty()
         steps = [(cohort, cohort.step()) for cohort in self._cohorts.values()]
         passed = time.perf_counter() - began
         if not steps:
-            return []
+            return refused
         self._counts["steps"] += 1
         self._seconds += passed
-        return [update for cohort, results in steps for update in self._after(cohort, results, passed)]
+        return refused + [update for cohort, results in steps for update in self._after(cohort, results, passed)]
 
     def status(self) -> Status:
         """Where it stands."""
@@ -122,6 +162,7 @@ class Engine:
             requests_started=self._counts["started"],
             requests_finished=self._counts["finished"],
             requests_cancelled=self._counts["cancelled"],
+            requests_failed=self._counts["failed"],
             tokens=self._counts["tokens"],
             rows_computed=self._rows,
             rows_total=self._counts["rows"],
@@ -129,28 +170,45 @@ class Engine:
             step_seconds=self._seconds,
         )
 
-    def _after(self, cohort: Cohort, results: list[tuple[Member, Update, bool]], seconds: float) -> Iterable[Update]:
-        """Take the time, and let the finished go with their results."""
-        finished = []
-        for place, (member, update, last) in enumerate(results):
-            member.track.seconds += seconds
-            if last:
-                finished.append(member.ticket)
-                update = self._finish(member, update, cohort.response(place))
-            yield update
-        if finished:
-            cohort.leave(set(finished))
+    def _after(self, cohort: Cohort, results: list[Outcome], seconds: float) -> list[Update]:
+        """Take the time, and let those go that finished, or failed."""
+        leaving, updates = set[int](), list[Update]()
+        for outcome in results:
+            outcome.member.track.seconds += seconds
+            if outcome.error is not None:
+                updates.append(self._fail(outcome))
+            elif outcome.last:
+                updates.append(self._finish(cohort, outcome))
+            else:
+                updates.append(outcome.update)
+            if updates[-1].last:
+                leaving.add(outcome.member.ticket)
+        if leaving:
+            cohort.leave(leaving)
             self._drop_empty()
+        return updates
 
-    def _finish(self, member: Member, update: Update, response: list[int]) -> Update:
-        generation = member.track.result(response)
-        ids, text = member.deltas.close(generation.token_ids, generation.text)
+    def _finish(self, cohort: Cohort, outcome: Outcome) -> Update:
+        member = outcome.member
+        try:
+            generation = member.track.result(cohort.response(member))
+            ids, text = member.deltas.close(generation.token_ids, generation.text)
+        except BaseException as error:
+            if must_stop(error, self._lm.model.device):
+                raise
+            return self._fail(replace(outcome, error=failure("its result", error)))
         del self._kinds[member.ticket]
         self._counts["finished"] += 1
         self._counts["tokens"] += generation.stats.new_tokens
         self._counts["rows"] += generation.stats.rows_total
         self._rows += generation.stats.rows_computed
-        return replace(update, ids=ids, text=text, generation=generation)
+        return replace(outcome.update, ids=ids, text=text, generation=generation)
+
+    def _fail(self, outcome: Outcome) -> Update:
+        """The last that is told of a request that failed."""
+        del self._kinds[outcome.member.ticket]
+        self._counts["failed"] += 1
+        return Update(outcome.member.ticket, error=outcome.error)
 
     def _kind_of(self, member: Member) -> Kind:
         settings, width = member.track.settings, 0
@@ -173,9 +231,9 @@ class Engine:
                 member.length, need, self._limit,
             )  # fmt: skip
 
-    def _admit(self) -> None:
+    def _admit(self) -> list[Outcome]:
         """Let in from the head of the queue while there is room; one that does not fit holds up those behind it, so
-        that nobody waits for ever."""
+        that nobody waits for ever. Those that failed in it."""
         arrivals: dict[Kind, list[Member]] = {}
         under_way = sum(len(cohort.members) for cohort in self._cohorts.values())
         while self._queue and under_way < self._active:
@@ -186,10 +244,50 @@ class Engine:
             arrivals = trial
             self._queue.popleft()
             under_way += 1
-        if arrivals:
+        if not arrivals:
+            return []
+        try:
             self._make_room(arrivals)
-        for kind, members in arrivals.items():
-            self._cohorts[kind].join(members)
+            return [failed for kind, members in arrivals.items() for failed in self._join(kind, members)]
+        except BaseException as error:
+            if must_stop(error, self._lm.model.device):
+                raise
+            return self._turn_away(arrivals, failure("making room", error))
+
+    def _join(self, kind: Kind, members: list[Member]) -> list[Outcome]:
+        return self._cohorts[kind].join(members)
+
+    def _turn_away(self, arrivals: dict[Kind, list[Member]], error: DkvError) -> list[Outcome]:
+        """Where there was no memory for those who came: the longest of them fails, the others wait again, and whoever
+        lost buffers in between begins again."""
+        inside = {member.ticket for cohort in self._cohorts.values() for member in cohort.members}
+        outside = sorted(
+            (m for members in arrivals.values() for m in members if m.ticket not in inside), key=lambda m: m.ticket
+        )
+        worst = max(outside, key=lambda member: (member.length, member.ticket), default=None)
+        self._queue.extendleft(reversed([member for member in outside if member is not worst]))
+        failed = [] if worst is None else [Outcome(worst, Update(worst.ticket), error=error)]
+        for kind, cohort in self._cohorts.items():
+            if cohort.members and cohort.memory is None:
+                failed += self._revive(kind, cohort)
+        return failed
+
+    def _revive(self, kind: Kind, cohort: Cohort) -> list[Outcome]:
+        """Begin again, in new buffers, the members of a cohort that lost its own: as many as find room."""
+        failed = list[Outcome]()
+        while cohort.members:
+            longest = max(cohort.members, key=lambda member: (member.length, member.ticket))
+            try:
+                members, cohort.members = cohort.members, []
+                cohort.resize(len(members), kind.width or longest.length)
+                cohort.members = members
+                return failed + cohort.restart()
+            except BaseException as error:
+                if must_stop(error, self._lm.model.device):
+                    raise
+                cohort.members = [member for member in members if member is not longest]
+                failed.append(Outcome(longest, Update(longest.ticket), error=failure("making room", error)))
+        return failed
 
     def _make_room(self, arrivals: dict[Kind, list[Member]]) -> None:
         """Resize buffers for the arrivals: to twice as many where that fits, so that a growing cohort is copied rarely;
@@ -222,7 +320,7 @@ class Engine:
 
     def _cohort(self, kind: Kind) -> Cohort:
         """The cohort of a kind, or one to be."""
-        return self._cohorts.get(kind) or Cohort(self._lm.model, kind, self._bucket, self._lm.audit)
+        return self._cohorts.get(kind) or Cohort(self._lm.model, kind, self._bucket, self._limits)
 
     def _used(self) -> int:
         return sum(cohort.nbytes for cohort in self._cohorts.values())

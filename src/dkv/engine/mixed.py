@@ -7,15 +7,15 @@ sequences of others is dropped. That is what lets unlike requests share a forwar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.canvas import Canvas
-from dkv.errors import EngineError
+from dkv.engine.calls import Calls
 from dkv.plan import CachePolicy, Decoder, Noting, Plan, Step, notes_of
 from dkv.sampling import Read
 
@@ -27,10 +27,23 @@ T = TypeVar("T")
 def numbered(things: Sequence[T]) -> tuple[tuple[T, ...], list[int]]:
     """The distinct things in the order of their first place, and for each thing the number of its like."""
     distinct: list[T] = []
+    numbers = []
     for thing in things:
-        if thing not in distinct:
+        number = next((n for n, known in enumerate(distinct) if _alike(known, thing)), len(distinct))
+        if number == len(distinct):
             distinct.append(thing)
-    return tuple(distinct), [distinct.index(thing) for thing in things]
+        numbers.append(number)
+    return tuple(distinct), numbers
+
+
+def _alike(one: object, other: object) -> bool:
+    """Whether one stands for the other. Another package's class has a say about its own kind only."""
+    if one is other or type(one) is not type(other):
+        return one is other
+    try:
+        return (one == other) is True
+    except Exception:
+        return False
 
 
 def _own(which: Tensor, answers: Sequence[Tensor]) -> Tensor:
@@ -41,20 +54,35 @@ def _own(which: Tensor, answers: Sequence[Tensor]) -> Tensor:
     return result
 
 
+def _places(which: Tensor, count: int, calls: Calls) -> tuple[tuple[int, ...], ...]:
+    """The members of each of `count` policies or decoders."""
+    numbers = which.tolist()[:: calls.each]
+    return tuple(tuple(place for place, own in enumerate(numbers) if own == n) for n in range(count))
+
+
 @dataclass(frozen=True)
 class MixedPolicy:
-    """policies, and which [B] of them is whose. All must plan by the same layer rules."""
+    """policies, and which [B] of them is whose. All must plan by the same layer rules. calls: how they are asked, None
+    = each row is a member of its own."""
 
     policies: tuple[CachePolicy, ...]
     which: Tensor
+    calls: Calls | None = None
+    _asked: Calls = field(init=False, repr=False)
+    _whose: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        asked = self.calls or Calls(1, len(self.which))
+        object.__setattr__(self, "_asked", asked)
+        object.__setattr__(self, "_whose", _places(self.which, len(self.policies), asked))
 
     def plan(self, step: Step) -> Plan:
         """Each sequence's plan by its own policy."""
-        plans = [policy.plan(step) for policy in self.policies]
+        plans = [
+            self._asked.plan(policy, places, step) for policy, places in zip(self.policies, self._whose, strict=True)
+        ]
         if len(plans) == 1:
             return plans[0]
-        if any(plan.rules != plans[0].rules for plan in plans):
-            raise EngineError("a cache policy changed its layer rules on the way; requests that share a forward cannot")
         none, rows = step.canvas.prompt, torch.zeros_like(step.canvas.live)
 
         def own(part: Callable[[Plan], Tensor | None], absent: Tensor) -> Tensor | None:
@@ -79,24 +107,38 @@ class MixedPolicy:
 @dataclass(frozen=True)
 class MixedDecoder:
     """decoders, which [B] of them is whose, and the ranks [B, T] that they gave when their sequences joined. When a
-    block ends is a matter of each sequence's schedule here."""
+    block ends is a matter of each sequence's schedule here. calls: how they are asked, None = each row is a member of
+    its own; depths: how many numbers of each position each keeps, None = as it says."""
 
     adaptive: ClassVar[bool] = True
     decoders: tuple[Decoder, ...]
     which: Tensor
     ranks: Tensor
+    calls: Calls | None = None
+    depths: tuple[int, ...] | None = None
+    _asked: Calls = field(init=False, repr=False)
+    _each: tuple[tuple[Decoder, int, tuple[int, ...]], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        asked = self.calls or Calls(1, len(self.which))
+        depths = self.depths or tuple(map(notes_of, self.decoders))
+        whose = _places(self.which, len(self.decoders), asked)
+        object.__setattr__(self, "_asked", asked)
+        object.__setattr__(self, "_each", tuple(zip(self.decoders, depths, whose, strict=True)))
 
     @property
     def notes(self) -> int:
         """As many numbers of each position as the one that keeps the most."""
-        return max(map(notes_of, self.decoders))
+        return max(depth for _, depth, _ in self._each)
 
     def note(self, step: Step, read: Read) -> Tensor:
         """What each sequence's decoder keeps, and zeros up to the most."""
         most, nothing = self.notes, torch.zeros(len(read.flat), self.notes, device=read.flat.device)
         answers = [
-            F.pad(decoder.note(step, read), (0, most - decoder.notes)) if isinstance(decoder, Noting) else nothing
-            for decoder in self.decoders
+            F.pad(self._asked.note(cast("Noting", decoder), depth, places, step, read), (0, most - depth))
+            if depth
+            else nothing
+            for decoder, depth, places in self._each
         ]
         return _own(self.which[read.flat // read.shape[1]], answers)
 
@@ -106,8 +148,8 @@ class MixedDecoder:
 
     def wanted(self, step: Step) -> Tensor:
         """What each sequence's decoder would read."""
-        return _own(self.which, [decoder.wanted(step) for decoder in self.decoders])
+        return _own(self.which, [self._asked.wanted(decoder, places, step) for decoder, _, places in self._each])
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """What each sequence's decoder fixes."""
-        return _own(self.which, [decoder.commit(step, read) for decoder in self.decoders])
+        return _own(self.which, [self._asked.commit(decoder, places, step, read) for decoder, _, places in self._each])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dkv.errors import DkvError
 from dkv.generation import Frame, Generation
 from dkv.settings import Settings
 from dkv.values import plain
@@ -45,26 +46,32 @@ class Request:
 class Update:
     """What a step did to one request. ids: response ids that became final, which is fixed with all before them, up to
     the end-of-text; text: the final text that they add (all texts joined are the generation's); frame: if asked for;
-    generation: with the last update."""
+    generation: with the last update; error: with the last update of a request that failed, instead."""
 
     ticket: int
     ids: tuple[int, ...] = ()
     text: str = ""
     frame: Frame | None = None
     generation: Generation | None = None
+    error: DkvError | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether nothing follows."""
+        return self.generation is not None or self.error is not None
 
     @property
     def tells(self) -> bool:
         """Whether there is anything in it; many a step fixes nothing that is final yet."""
-        return bool(self.ids or self.text) or self.frame is not None or self.generation is not None
+        return bool(self.ids or self.text) or self.frame is not None or self.last
 
 
 @dataclass(frozen=True)
 class Status:
     """Where an engine stands. active, waiting: requests now; memory_used, memory_limit: bytes of cache (limit None =
-    none set); since its start: requests_started, requests_finished, requests_cancelled, tokens (generated, up to the
-    end-of-text, of finished requests), rows_computed (through the MLP, averaged over layers), rows_total (what no cache
-    computes in as many forwards), steps, step_seconds (their sum)."""
+    none set); since its start: requests_started, requests_finished, requests_cancelled, requests_failed, tokens
+    (generated, up to the end-of-text, of finished requests), rows_computed (through the MLP, averaged over layers),
+    rows_total (what no cache computes in as many forwards), steps, step_seconds (their sum)."""
 
     active: int
     waiting: int
@@ -78,3 +85,4 @@ class Status:
     rows_total: int
     steps: int
     step_seconds: float
+    requests_failed: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -11,8 +12,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from dkv.engine.engine import Engine
+from dkv.engine.faults import failure, where_of
 from dkv.engine.request import Request, Status, Update
-from dkv.errors import BusyError, EngineError
+from dkv.errors import BusyError, DkvError, EngineError
 from dkv.generation import Generation
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Service"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("dkv.engine")
 
 
 class Service:
@@ -63,7 +67,8 @@ class Service:
         """The updates of a request that tell something, as they come, the last with its generation. Closing the
         iterator, or cancelling who waits for it, drops the request before the next step.
 
-        Raises BusyError, SettingError as `Engine.add` does, and EngineError where the engine has stopped.
+        Raises what `Engine.add` does, what the request failed with (RequestError, mostly), and EngineError where the
+        engine has stopped.
         """
         if self._draining:
             raise BusyError("the engine is shutting down; try again elsewhere or later")
@@ -74,6 +79,8 @@ class Service:
                 update = await inbox.get()
                 if update is None:
                     raise self._stopped()
+                if update.error is not None:
+                    raise update.error
                 yield update
                 if update.generation is not None:
                     return
@@ -121,8 +128,8 @@ class Service:
         """On the engine's thread."""
         try:
             number = self._engine.add(request)
-        except Exception as error:
-            self._tell(_fail, ticket, error)
+        except BaseException as error:  # this thread gets none from the user
+            self._tell(_fail, ticket, failure("the request", error))
             return
         self._tell(self._welcome, number, inbox, ticket)
 
@@ -146,13 +153,20 @@ class Service:
         try:
             while self._wait():
                 while self._orders:
-                    self._orders.popleft()()
+                    self._carry_out(self._orders.popleft())
                 updates = self._engine.step()
                 self._status = self._engine.status()
                 self._tell(self._deliver, updates, not (self._status.active or self._status.waiting))
         except BaseException as error:
             self.failed = error
         self._tell(self._end_all)
+
+    def _carry_out(self, order: Callable[[], object]) -> None:
+        """Do what was ordered. One that fails harms nobody else, and is logged; a dead device ends the next step."""
+        try:
+            order()
+        except Exception as error:
+            _log.error("an order to the engine failed: %s\n%s", type(error).__name__, where_of(error))
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; False when it is time to stop."""
@@ -172,7 +186,7 @@ class Service:
             inbox = self._inboxes.get(update.ticket)
             if inbox is not None and update.tells:
                 inbox.put_nowait(update)
-                if update.generation is not None:
+                if update.last:
                     del self._inboxes[update.ticket]
         if idle and not self._orders:
             self._quiet.set()
@@ -184,6 +198,6 @@ class Service:
         self._quiet.set()
 
 
-def _fail(future: asyncio.Future[int], error: Exception) -> None:
+def _fail(future: asyncio.Future[int], error: DkvError) -> None:
     if not future.done():
         future.set_exception(error)

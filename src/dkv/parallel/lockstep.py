@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import torch
 import torch.distributed as dist
 
+from dkv.errors import SettingError
 from dkv.parallel.team import lost_ranks
 
 if TYPE_CHECKING:
@@ -88,7 +89,13 @@ class Leader:
         self._commands: list[Command] = []
 
     def add(self, request: Request) -> int:
-        """As the engine's; a request that it refuses is never told."""
+        """As the engine's; a request that it refuses is never told. Raises SettingError for one that cannot be sent."""
+        try:
+            pickle.loads(pickle.dumps(request))  # noqa: S301 - our own
+        except Exception as error:  # whatever another package's object raises
+            raise SettingError(
+                f"cache or decoder: the request cannot be sent to the other ranks ({type(error).__name__}); use a spec"
+            ) from None
         ticket = self._engine.add(request)
         self._commands.append((ticket, request))
         return ticket

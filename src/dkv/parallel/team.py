@@ -51,6 +51,10 @@ class Team:
             dist.all_gather(list(whole), part.contiguous())
         return whole
 
+    def worst(self, found: int) -> int:
+        """The greatest of every rank's number, on every rank."""
+        return int(self.gather(torch.tensor([found])).max())
+
     def share(self, value: T) -> T:
         """Rank 0's value, pickled, on every rank. (torch's own broadcast of objects needs numpy.)"""
         payload = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)

@@ -29,6 +29,7 @@ from dkv.errors import (
     DkvError,
     EngineError,
     PromptError,
+    RequestError,
     SettingError,
 )
 from dkv.server.schema import ChatBody, CompletionBody, StreamOptions
@@ -90,6 +91,9 @@ def api_error(error: Exception, prompt: str = "prompt") -> ApiError:
         _log.error("%s", error)
         message = "the model's chat template or tokenizer cannot take this; the server's log has why"
         return ApiError(500, message, code="checkpoint_failed")
+    if isinstance(error, RequestError):
+        _log.error("%s\n%s", error.public, error.where)
+        return ApiError(500, error.public, code="request_failed")
     if isinstance(error, EngineError):
         _log.error("%s", error)
         return ApiError(503, "the engine has stopped; the server's log has why", code="engine_failed")

@@ -19,7 +19,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, PromptError, SettingError
+from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, PromptError, RequestError, SettingError
 from dkv.server.playground.events import Telling, error_event
 from dkv.server.playground.options import options_of
 from dkv.server.playground.stream import EventStream, RefusedError
@@ -162,10 +162,17 @@ async def _told(
     except DkvError as error:
         if not begun:
             raise _refused(error) from None
-        yield error_event(str(error))
+        yield error_event(_line(error))
 
 
 def _refused(error: DkvError) -> RefusedError:
     if isinstance(error, BusyError):
         return RefusedError(429, str(error), retry=1)
+    if isinstance(error, RequestError):
+        return RefusedError(500, error.public)
     return RefusedError(503 if isinstance(error, EngineError) else 400, str(error))
+
+
+def _line(error: DkvError) -> str:
+    """An error as clients may see it."""
+    return error.public if isinstance(error, RequestError) else str(error)
