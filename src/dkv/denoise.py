@@ -47,7 +47,8 @@ class State:
     bucket: how row counts round up; guidance: where the canvas has guide rows; audit: check every read.
 
     What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; broken [B]:
-    logits that were not finite have been read there, so nothing that follows means anything; rank, score, fresh [B, T] and notes [B, T, K] as in `Step`; ragged: whether any position is padding.
+    logits that were not finite have been read there, so nothing that follows means anything; rank, score, fresh [B, T]
+    and notes [B, T, K] as in `Step`; ragged: whether any position is padding.
     """
 
     model: Model

@@ -389,7 +389,7 @@ class DiffusionLM:
         grow: bool,
         prompts: int = 1,
     ) -> Settings:
-        if cache == AUTO:
+        if isinstance(cache, str) and cache == AUTO:
             tuned = find_tuned(self.directory, self.name, self.quantize)
             cache, decoder = tuned.cache, tuned.decoder if decoder is None else decoder
         if plain(grow) is True and block_length is None:

@@ -34,6 +34,7 @@ __all__ = [
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX = (0xBF58476D1CE4E5B9 - (1 << 64), 0x94D049BB133111EB - (1 << 64))
 _BITS = 40
+_COLDEST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Read:
     def altered(self) -> Tensor:
         """Logits [M, V] after temperature, top-p and top-k: what Dream's rules take their confidences from."""
         s = self.sampling
-        warm = torch.where(s.temperature > 0, s.temperature, 1.0)[:, None]
+        # Below the coldest all but the best vanish anyway, and the best would overflow.
+        warm = torch.where(s.temperature > 0, s.temperature.clamp(min=_COLDEST), 1.0)[:, None]
         return _filtered(self.logits if s.greedy else self.logits / warm, s)
 
     def spread(self, values: Tensor, fill: float) -> Tensor:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from dkv.errors import SettingError
 from dkv.plan import CachePolicy, Decoder
 from dkv.values import ArrayLike, plain
+from dkv.wording import LARGEST, is_number, shown
 
 __all__ = ["Settings", "drawn_seed", "seed_of", "texts_of"]
 
-_HOTTEST = 1e6
-"""Beyond any use; far enough from where float32 ends."""
 _FAR = 4096
 """Farther from the block length that was asked for no other is proposed."""
+_MOST_STEPS = 16
+"""Steps for each position: once all are fixed, further steps only repeat themselves."""
 
 _NUMBERS = (
     "gen_length", "block_length", "steps", "temperature", "top_p", "top_k", "cfg_scale", "stop_at_eos", "eos_penalty",
@@ -75,31 +74,37 @@ class Settings:
                 f"(gen_length / block_length); use steps={-(-self.steps // self.blocks) * self.blocks}",
                 "steps",
             )
+        if self.steps > _MOST_STEPS * self.gen_length:
+            raise SettingError(
+                f"steps={self.steps} must be at most {_MOST_STEPS} for each of gen_length={self.gen_length} positions; "
+                f"use steps={self.gen_length}, which fixes one at each",
+                "steps",
+            )
         self._check_sampling()
         self._check_endings()
         for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
             if type(seed) is not int or not 0 <= seed < _SEEDS:
-                raise SettingError(f"seed={seed!r} must be a whole number in [0, 2**62)", "seed")
+                raise SettingError(f"seed={shown(seed)} must be a whole number in [0, 2**62)", "seed")
 
     def _check_sampling(self) -> None:
-        _not_negative("temperature", self.temperature, "the most likely token", _HOTTEST)
-        if self.top_p is not None and not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise SettingError(f"top_p={self.top_p!r} must lie in (0, 1]; leave it out for no filter", "top_p")
+        _not_negative("temperature", self.temperature, "the most likely token", LARGEST)
+        if self.top_p is not None and not (is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise SettingError(f"top_p={shown(self.top_p)} must lie in (0, 1]; leave it out for no filter", "top_p")
         if self.top_k is not None:
             _whole("top_k", self.top_k)
         _not_negative("cfg_scale", self.cfg_scale, "no guidance")
         if any(not isinstance(text, str) or not text for text in self.stop):
-            raise SettingError(f"stop={list(self.stop)!r} must be a text or several, none empty", "stop")
+            raise SettingError(f"stop={shown(list(self.stop))} must be a text or several, none empty", "stop")
 
     def _check_endings(self) -> None:
         _not_negative("eos_penalty", self.eos_penalty, "no penalty")
         if type(self.min_tokens) is not int or not 0 <= self.min_tokens <= self.gen_length:
             raise SettingError(
-                f"min_tokens={self.min_tokens!r} must be a whole number from 0 to gen_length={self.gen_length}",
+                f"min_tokens={shown(self.min_tokens)} must be a whole number from 0 to gen_length={self.gen_length}",
                 "min_tokens",
             )
         if not isinstance(self.grow, bool):
-            raise SettingError(f"grow={self.grow!r} must be True or False", "grow")
+            raise SettingError(f"grow={shown(self.grow)} must be True or False", "grow")
 
     @property
     def blocks(self) -> int:
@@ -148,25 +153,21 @@ def texts_of(stop: str | Sequence[str] | ArrayLike | None) -> tuple[str, ...]:
     if stop is None or isinstance(stop, str):
         return () if stop is None else (stop,)
     if not isinstance(stop, Sequence):
-        raise SettingError(f"stop={stop!r} must be a text or several", "stop")
+        raise SettingError(f"stop={shown(stop)} must be a text or several", "stop")
     return tuple(stop)
 
 
 def _whole(name: str, value: object) -> None:
     if type(value) is not int or not 1 <= value < 1 << 31:
-        raise SettingError(f"{name}={value!r} must be a whole number of at least 1 (and below 2**31)", name)
+        raise SettingError(f"{name}={shown(value)} must be a whole number of at least 1 (and below 2**31)", name)
 
 
 def _not_negative(name: str, value: object, at_zero: str, most: float | None = None) -> None:
     """Raise SettingError for what is no number in [0, most]. at_zero: what 0 means."""
-    if not _is_number(value) or math.isnan(value):
-        raise SettingError(f"{name}={value!r} must be a number; 0: {at_zero}", name)
+    if not is_number(value) or math.isnan(value):
+        raise SettingError(f"{name}={shown(value)} must be a number; 0: {at_zero}", name)
     if value < 0:
-        raise SettingError(f"{name}={value!r} must not be negative; 0: {at_zero}", name)
-    if value == math.inf or (most is not None and value > most):
-        bound = "finite" if most is None else f"at most {most:g}"
-        raise SettingError(f"{name}={value!r} must be {bound}; 0: {at_zero}", name)
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+        raise SettingError(f"{name}={shown(value)} must not be negative; 0: {at_zero}", name)
+    if value > LARGEST:
+        bound = "finite" if value == math.inf and most is None else f"at most {LARGEST:g}"
+        raise SettingError(f"{name}={shown(value)} must be {bound}; 0: {at_zero}", name)

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, get_type_hints
 
 from dkv.errors import SettingError, SpecError
+from dkv.wording import shown
 
 __all__ = ["describe", "discover", "keys_of", "make", "meaning_of", "offered", "spec_of", "spell_key"]
 
@@ -102,18 +103,30 @@ def make(spec: str, known: Mapping[str, type], what: str) -> Any:
 def _made(spec: str, known: Mapping[str, type], what: str) -> Any:
     name, _, rest = spec.strip().partition(":")
     if name not in known:
-        raise SpecError(f"{what}={spec!r}: unknown name {name!r}; known: {', '.join(known)}")
+        raise SpecError(f"{what}={shown(spec)}: unknown name {shown(name)}; known: {', '.join(known)}")
     kind = known[name]
     keys, hints = keys_of(kind), get_type_hints(kind)
     values: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, text = item.partition("=")
         if key not in keys:
-            raise SpecError(f"{what}={spec!r}: unknown key {key!r}; {name} takes: {', '.join(keys) or 'no keys'}")
+            takes = ", ".join(keys) or "no keys"
+            raise SpecError(f"{what}={shown(spec)}: unknown key {shown(key)}; {name} takes: {takes}")
         if not equals or key in values:
-            raise SpecError(f"{what}={spec!r}: write {key}=VALUE, once")
-        values[key] = _parse(text, hints.get(key, str), f"{what}={spec!r}: {key}={text!r}")
-    return kind(**values)
+            raise SpecError(f"{what}={shown(spec)}: write {key}=VALUE, once")
+        values[key] = _parse(text, hints.get(key, str), f"{what}={shown(spec)}: {key}={shown(text)}")
+    return _built(kind, values, f"{what}={shown(spec)}")
+
+
+def _built(kind: type, values: dict[str, Any], where: str) -> Any:
+    """An object of a class, which another package may have written. Raises SpecError."""
+    try:
+        return kind(**values)
+    except SettingError:
+        raise
+    except Exception as error:
+        line = " ".join(str(error).split())
+        raise SpecError(f"{where}: cannot be made ({type(error).__name__}: {line[:200]})") from None
 
 
 def _parse(text: str, hint: Any, where: str) -> Any:

@@ -49,6 +49,7 @@ class Slow:
 class Update:
     ticket: int
     generation: dkv.Generation | None
+    error: Exception | None = None
 
 
 @pytest.fixture(scope="module")

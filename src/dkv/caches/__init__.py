@@ -6,6 +6,7 @@ from dkv.caches.presets import PRESETS
 from dkv.errors import SpecError
 from dkv.plan import CachePolicy
 from dkv.specs import discover, make
+from dkv.wording import shown
 
 __all__ = ["PRESETS", "known_caches", "make_cache"]
 
@@ -28,5 +29,5 @@ def _looked_up(spec: str) -> str:
     if kind != "preset":
         return spec
     if name not in PRESETS:
-        raise SpecError(f"cache={spec!r}: unknown preset {name!r}; known: {', '.join(PRESETS)}")
+        raise SpecError(f"cache={shown(spec)}: unknown preset {shown(name)}; known: {', '.join(PRESETS)}")
     return PRESETS[name]

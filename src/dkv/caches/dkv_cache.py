@@ -23,6 +23,7 @@ from dkv.canvas import NEVER, lowest
 from dkv.errors import SpecError
 from dkv.plan import Plan, Step, readers_of
 from dkv.values import as_index
+from dkv.wording import shown
 
 __all__ = ["Decode", "Greedy", "Prefill", "PrefillAndDecode", "expected", "live_rows", "require", "unsettled"]
 
@@ -81,13 +82,15 @@ def require(name: str, key: str, value: int, least: int) -> None:
     """Refuse a key that is not a whole number of at least `least`. Raises SpecError."""
     number = as_index(value)
     if number is None or not least <= number < 1 << 31:
-        raise SpecError(f"cache={name!r}: {key}={value!r} must be a whole number of at least {least} (and below 2**31)")
+        raise SpecError(
+            f"cache={name!r}: {key}={shown(value)} must be a whole number of at least {least} (and below 2**31)"
+        )
 
 
 def require_shift(name: str, shift: str) -> None:
     """Raises SpecError."""
     if shift not in _SHIFTS:
-        raise SpecError(f"cache={name!r}: shift={shift!r} is unknown; known: {', '.join(_SHIFTS)}")
+        raise SpecError(f"cache={name!r}: shift={shown(shift)} is unknown; known: {', '.join(_SHIFTS)}")
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,9 @@ class Greedy:
             return rows
         position, free = step.canvas.position, step.masked & ~rows
         order = torch.where(soon, key, torch.inf).sort(dim=1, stable=True)
-        for turn in range(int(soon.sum(1).max())):
+        # Each turn takes `window` rows, so that after so many there is none left to take.
+        turns = torch.minimum(soon.sum(1), (free.sum(1) + self.window - 1) // self.window)
+        for turn in range(int(turns.max())):
             centre, real = order.indices[:, turn], order.values[:, turn] < torch.inf
             # Doubled distance, less one on the left: the order in which the walk comes by.
             apart = position - centre[:, None]

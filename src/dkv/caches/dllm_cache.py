@@ -13,6 +13,7 @@ from dkv.errors import SpecError
 from dkv.plan import Plan, Step
 from dkv.rules import Rules
 from dkv.verify import Verify
+from dkv.wording import is_number, shown
 
 __all__ = ["DllmCache"]
 
@@ -51,12 +52,14 @@ class DllmCache:
         for key in ("kp", "kr", "cfg_interval"):
             value = getattr(self, key)
             if type(value) is not int or not (value == _ALWAYS or 1 <= value < 1 << 31):
-                raise SpecError(f"cache='dllm-cache': {key}={value!r} must be a whole number of at least 1 (or -1)")
-        if not -1e6 <= self.rho <= 1e6:
-            raise SpecError(f"cache='dllm-cache': rho={self.rho!r} must be a share such as 0.25")
+                raise SpecError(
+                    f"cache='dllm-cache': {key}={shown(value)} must be a whole number of at least 1 (or -1)"
+                )
+        if not (is_number(self.rho) and -1e6 <= self.rho <= 1e6):
+            raise SpecError(f"cache='dllm-cache': rho={shown(self.rho)} must be a share such as 0.25")
         if self.similarity not in _SIMILARITIES:
             known = ", ".join(_SIMILARITIES)
-            raise SpecError(f"cache='dllm-cache': similarity={self.similarity!r} is unknown; known: {known}")
+            raise SpecError(f"cache='dllm-cache': similarity={shown(self.similarity)} is unknown; known: {known}")
 
     @property
     def adaptive(self) -> bool:

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from dkv.caches.dkv_cache import require
 from dkv.caches.fast_dllm import Prefix, opening
-from dkv.errors import SpecError
 from dkv.plan import Plan, Step
 from dkv.sampling import keyed_uniform, noise_key
+from dkv.wording import require_number
 
 __all__ = ["Dpad"]
 
@@ -49,8 +49,7 @@ class Dpad:
     def __post_init__(self) -> None:
         require(self.name, "window", self.window, 1)
         for key in ("sigma", "scale"):
-            if not 0 <= (value := getattr(self, key)) < math.inf:
-                raise SpecError(f"cache={self.name!r}: {key}={value!r} must be 0 or a positive number")
+            require_number(f"cache={self.name!r}", key, getattr(self, key), "0 or a positive number")
 
     def plan(self, step: Step) -> Plan:
         """The block, what lies before it, and the thinned rest."""

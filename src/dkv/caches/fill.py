@@ -20,6 +20,7 @@ from dkv.caches.dkv_cache import expected, require
 from dkv.canvas import GIVEN, NEVER, lowest
 from dkv.errors import SpecError
 from dkv.plan import Plan, Step, readers_of
+from dkv.wording import shown
 
 __all__ = ["Fill"]
 
@@ -71,7 +72,9 @@ class Fill:
     def __post_init__(self) -> None:
         require(self.name, "rows", self.rows, 1)
         if self.choose not in _CHOICES:
-            raise SpecError(f"cache={self.name!r}: choose={self.choose!r} is unknown; known: {', '.join(_CHOICES)}")
+            raise SpecError(
+                f"cache={self.name!r}: choose={shown(self.choose)} is unknown; known: {', '.join(_CHOICES)}"
+            )
 
     def plan(self, step: Step) -> Plan:
         """What must be computed, and the rows that need it most."""

@@ -34,5 +34,7 @@ def most(read: Read, score: Tensor, count: Tensor) -> Tensor:
     """[B, T] the `count` [B] positions with the highest score [M] of those read (all of them where there are fewer);
     ties go to the lowest position."""
     # A token that filters would leave out, where a better one is barred, has no probability: the least sure, but read.
-    key = read.spread((-score).clamp(max=torch.finfo(score.dtype).max), torch.inf)
+    # So is one whose score is no number, lest it stay masked for ever.
+    least = torch.finfo(score.dtype).max
+    key = read.spread((-score).nan_to_num(nan=least).clamp(max=least), torch.inf)
     return lowest(key, count) & (key < torch.inf)

@@ -23,6 +23,7 @@ from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
 from dkv.plan import Step
 from dkv.sampling import Read
+from dkv.wording import require_number
 
 __all__ = ["Credit"]
 
@@ -47,8 +48,7 @@ class Credit(ReadsBlock):
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1:
             raise SpecError(f"decoder='credit': tau={self.tau!r} must lie in (0, 1]")
-        if not 0 <= self.alpha < math.inf:
-            raise SpecError(f"decoder='credit': alpha={self.alpha!r} must be 0 (no credit) or a positive number")
+        require_number("decoder='credit'", "alpha", self.alpha, "0 (no credit) or a positive number")
         for name in ("beta", "gamma"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise SpecError(f"decoder='credit': {name}={value!r} must lie in [0, 1]")

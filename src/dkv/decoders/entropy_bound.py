@@ -7,7 +7,6 @@ for those of no entropy.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,9 +14,9 @@ import torch
 from torch import Tensor
 
 from dkv.decoders.base import ReadsBlock, entropy, most
-from dkv.errors import SpecError
 from dkv.plan import Step
 from dkv.sampling import Read
+from dkv.wording import require_number
 
 __all__ = ["EntropyBound"]
 
@@ -32,8 +31,7 @@ class EntropyBound(ReadsBlock):
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.gamma < math.inf:
-            raise SpecError(f"decoder='entropy-bound': gamma={self.gamma!r} must be 0 or more nats")
+        require_number("decoder='entropy-bound'", "gamma", self.gamma, "0 or more nats")
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """The surest n, for the largest n within the bound."""

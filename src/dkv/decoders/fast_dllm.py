@@ -17,6 +17,7 @@ from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
 from dkv.plan import Step
 from dkv.sampling import Read, log_confidence
+from dkv.wording import require_number, shown
 
 __all__ = ["Factor", "Threshold"]
 
@@ -36,7 +37,7 @@ class Threshold(ReadsBlock):
 
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1:
-            raise SpecError(f"decoder='threshold': tau={self.tau!r} must lie in (0, 1]")
+            raise SpecError(f"decoder='threshold': tau={shown(self.tau)} must lie in (0, 1]")
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """The sure ones, and the most confident."""
@@ -61,8 +62,7 @@ class Factor(ReadsBlock):
     published: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.factor < math.inf:
-            raise SpecError(f"decoder='factor': factor={self.factor!r} must be a positive number")
+        require_number("decoder='factor'", "factor", self.factor, "a positive number", zero=False)
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """The most confident n, and at least the schedule's share."""

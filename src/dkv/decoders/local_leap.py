@@ -10,13 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
 from dkv.plan import Step
 from dkv.sampling import Read
+from dkv.wording import is_number, shown
 
 __all__ = ["LocalLeap"]
 
@@ -33,16 +34,27 @@ class LocalLeap(ReadsBlock):
     reach: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 < self.near <= self.tau <= 1:
+        if not (is_number(self.near) and is_number(self.tau) and 0 < self.near <= self.tau <= 1):
             raise SpecError(
-                f"decoder='local-leap': near={self.near!r} and tau={self.tau!r} must obey 0 < near <= tau <= 1"
+                f"decoder='local-leap': near={shown(self.near)} and tau={shown(self.tau)} must obey "
+                "0 < near <= tau <= 1"
             )
-        if self.reach < 0:
-            raise SpecError(f"decoder='local-leap': reach={self.reach!r} must be 0 or more positions")
+        if type(self.reach) is not int or not 0 <= self.reach < 1 << 31:
+            reach = shown(self.reach)
+            raise SpecError(f"decoder='local-leap': reach={reach} must be 0 or more positions (and below 2**31)")
 
     def commit(self, step: Step, read: Read) -> Tensor:
         """The anchors, what is sure enough near them, and the most confident."""
         anchors = read.spread(read.confidence > math.log(self.tau), False)
-        around = F.max_pool1d(anchors.float(), 2 * self.reach + 1, stride=1, padding=self.reach) > 0
+        around = _near(anchors, self.reach)
         likely = read.spread(read.confidence > math.log(self.near), False)
         return anchors | (likely & around) | most(read, read.confidence, step.quota)
+
+
+def _near(which: Tensor, reach: int) -> Tensor:
+    """[B, T] the positions at most `reach` from one of which [B, T]; what it costs does not depend on the reach."""
+    width = which.shape[1]
+    position = torch.arange(width, device=which.device)
+    before = torch.where(which, position, -width).cummax(dim=1).values
+    after = torch.where(which, position, 2 * width).flip(1).cummin(dim=1).values.flip(1)
+    return torch.minimum(position - before, after - position) <= min(reach, width - 1)

@@ -56,8 +56,8 @@ class Kind:
 
 @dataclass
 class Member:
-    """A request on its way. It takes one row, or two if guided. frames: how many were told; again: how many of those are
-    still to come once more, where it began again."""
+    """A request on its way. It takes one row, or two if guided. frames: how many were told; again: how many of those
+    are still to come once more, where it began again."""
 
     ticket: int
     request: Request
@@ -204,14 +204,14 @@ class Cohort:
             return
         order = list(range(len(self.members)))
         for place in leaving[::-1]:
-            last = order.pop()
+            last, end = order.pop(), len(order)
             for part in range(self._each):
                 self.memory.clear(place * self._each + part)
-                if place < len(order):
+                if place < end:
                     length = self.members[last].length
-                    self.memory.move(last * self._each + part, place * self._each + part, length)
-                    self.memory.clear(last * self._each + part)
-            if place < len(order):
+                    self.memory.move(end * self._each + part, place * self._each + part, length)
+                    self.memory.clear(end * self._each + part)
+            if place < end:
                 order[place] = last
         self.members = [self.members[n] for n in order]
         rows = [n * self._each + part for n in order for part in range(self._each)]
@@ -281,6 +281,9 @@ class Cohort:
             memory = self.memory.part(self._each, before.tokens.shape[1], n * self._each)
             try:
                 state = self._state_of([member], rows, memory)
+                if self._kind.rules != DENSE:  # only to see who is at fault
+                    self._advanced(state)
+                    continue
                 outcomes += self._outcomes(state, [member])
                 parts.append(Rows.of(state))
             except BaseException as error:
@@ -292,10 +295,10 @@ class Cohort:
         self._state = self._state_of(self.members, whole, self._part(whole))
         return _largest_only(outcomes)
 
-    def _begun_again(self, outcomes: list[Outcome]) -> list[Outcome]:
+    def _begun_again(self, failed: list[Outcome]) -> list[Outcome]:
         """Of rules that look at what slots held: members that are not at fault begin again. Where none is, the newest
         goes, for what fails without a fault may do so for ever."""
-        failed = [outcome for outcome in outcomes if outcome.error is not None]
+        failed = [outcome for outcome in _largest_only(failed) if outcome.error is not None]
         if not failed:
             newest = max(self.members, key=lambda member: member.ticket)
             error = RequestError("a step of it failed in company, and again alone it did not; ask again")
@@ -304,7 +307,8 @@ class Cohort:
         self.members, everyone = [m for m in self.members if m.ticket not in gone], self.members
         begun = self.restart() if self.members else []
         self.members += [member for member in everyone if member.ticket in gone]  # to leave with the others
-        return [*failed, *begun]
+        told = {outcome.member.ticket for outcome in (*failed, *begun)}
+        return [*failed, *begun, *(Outcome(m, Update(m.ticket)) for m in everyone if m.ticket not in told)]
 
     def response(self, member: Member) -> list[int]:
         """The response of a member, as it stands. Raises RequestError where its decoder left some of it undecided."""
@@ -351,7 +355,6 @@ class Cohort:
         device, each = self._model.device, self._each
         settings = [member.track.settings for member in members for _ in range(each)]
         canvas = self._canvas(members, rows)
-        batch = len(rows.clock)
         calls = Calls(each, len(members), self._kind.rules, self._limits)
         decoders, deciding = numbered([s.decoder for s in settings])
         policies, planning = numbered([s.cache for s in settings])
@@ -425,9 +428,7 @@ class Cohort:
                 row = n * self._each
                 member.track.fix([p for r, p in fixed if r == row], state.canvas.tokens[row])
 
-    def _settled(
-        self, state: State, members: Sequence[Member], faults: dict[int, DkvError]
-    ) -> list[list[int] | None]:
+    def _settled(self, state: State, members: Sequence[Member], faults: dict[int, DkvError]) -> list[list[int] | None]:
         """The final beginning of each response that the host must look at; ends those that hold a stop text. One whose
         text cannot be had is at fault."""
         if not any(member.told for member in members):

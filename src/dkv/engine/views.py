@@ -40,7 +40,8 @@ def step_copy(step: Step) -> Step:
 def read_copy(read: Read) -> Read:
     """The same with tensors of its own."""
     own = {name: getattr(read, name).clone() for name in ("flat", "token", "confidence", "raw")}
-    return Read(shape=read.shape, sampling=read.sampling.at(torch.arange(len(read.flat), device=read.flat.device)), **own)
+    sampling = read.sampling.at(torch.arange(len(read.flat), device=read.flat.device))
+    return Read(shape=read.shape, sampling=sampling, **own)
 
 
 def step_of(step: Step, rows: Sequence[int]) -> Step:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dkv.ambient import shielded
 from dkv.canvas import lay_out
+from dkv.denoise import not_finite
 from dkv.encoding import token_ids
 from dkv.errors import PromptError
 from dkv.eval.questions import digest
@@ -119,7 +120,8 @@ def maskings(pair: Pair, samples: int, seed: int) -> Iterator[tuple[tuple[int, .
 @torch.inference_mode()
 def masked_log_probability(model: Model, cases: Sequence[tuple[Pair, tuple[int, ...]]]) -> list[float]:
     """For each pair with the given places of its response masked: the sum of the log probabilities of those tokens,
-    each given all that is not masked. One forward; no cache, since nothing is ever computed twice."""
+    each given all that is not masked. One forward; no cache, since nothing is ever computed twice. Raises RequestError
+    where logits are not finite."""
     config, device = model.config, model.device
     canvas = lay_out([(*p.prompt, *p.response) for p, _ in cases], 0, config.mask_id, [0] * len(cases), device)
     row, place = _indices(cases, device)
@@ -138,6 +140,8 @@ def masked_log_probability(model: Model, cases: Sequence[tuple[Pair, tuple[int, 
         log_p = model.logits(hidden[reader[some]]).log_softmax(dim=1, dtype=torch.float32)
         found.index_add_(0, row[some], log_p.gather(1, target[some, None])[:, 0].double())
     values: list[float] = found.tolist()
+    if not all(map(math.isfinite, values)):
+        raise not_finite(model.dtype)
     return values
 
 
