@@ -45,11 +45,11 @@ class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def run(lm: dkv.DiffusionLM, **options: Any) -> tuple[dkv.Generation, Work]:
     with Work() as work:
-        (result,) = lm.generate([[1, 2, 3]], 16, seed=1, stop_at_eos=False, **{"block_length": 8, **options})
+        (result,) = lm.generate([[1, 2, 3]], 8, stop_at_eos=False, **{"seed": 1, "block_length": 4, **options})
     return result, work
 
 
-def is_sound(result: dkv.Generation, usual: Work, work: Work) -> None:
+def is_sound(result: dkv.Generation, work: Work, usual: Work) -> None:
     """A mask is never an answer, and nothing costs more than many times what it usually does."""
     assert MASK not in result.token_ids
     assert work.operations < 8 * usual.operations
@@ -75,9 +75,8 @@ def test_a_key_at_the_edges(lm: dkv.DiffusionLM, usual: Work, kind: str, name: s
             assert len(str(error)) < 400
             assert key in str(error) or name in str(error)
             continue
-        for options in ({}, {"temperature": 0.7, "cfg_scale": 0.5}):
-            result, work = run(lm, **{kind: spec}, **options)
-            is_sound(result, usual, work)
+        options = {"temperature": 0.7, "cfg_scale": 0.5} if ran % 2 else {}
+        is_sound(*run(lm, **{kind: spec}, **options), usual)
         ran += 1
     assert ran or key in ("choose", "shift", "similarity", "first_layer", "fixed")
 
@@ -92,7 +91,7 @@ FIELDS = (
 
 
 @pytest.mark.parametrize("field", FIELDS)
-@pytest.mark.parametrize("decoder", ["confidence", "maskgit-plus", "topk-margin", "entropy"])
+@pytest.mark.parametrize("decoder", ["confidence", "entropy"])
 def test_a_setting_at_the_edges(lm: dkv.DiffusionLM, usual: Work, field: str, decoder: str) -> None:
     more = {} if field == "temperature" else {"temperature": 0.5}
     for value in NUMBERS:
@@ -140,7 +139,7 @@ def test_a_long_spec_gets_a_short_line(spec: str) -> None:
     for make in (make_cache, make_decoder):
         with pytest.raises(dkv.SpecError) as caught:
             make(spec)
-        assert len(str(caught.value)) < 400
+        assert len(str(caught.value)) < 1200  # with the names that are known
         assert json.dumps(str(caught.value))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -53,3 +54,62 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("ctypes.CDLL", lambda _: object())
     assert not dkv.heap.keep_freed()
+    assert not dkv.heap.give_back()
+
+
+GROWS = """
+import asyncio, json, random, sys, time
+import dkv
+from dkv.engine import service
+
+service._IDLE = 0.5
+
+def resident():
+    with open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) / 1024
+
+async def main(count):
+    lm, noise = dkv.load("tiny", device="cpu", dtype="float32"), random.Random(0)
+    caches = ["none", "dkv-decode", "dkv-greedy", "dllm-cache", "dkv-fill", "fast-dual", "dpad"]
+    async with dkv.Service(dkv.Engine(lm)) as serving:
+        async def one(seed):
+            prompt = [noise.randrange(1, 200) for _ in range(noise.randint(1, 150))]
+            length = noise.choice([8, 16, 32, 64])
+            await serving.generate(lm.request(prompt, length, cache=noise.choice(caches), seed=seed, block_length=8))
+        for seed in range(8):
+            await one(seed)
+        start = resident()
+        for some in range(0, count, 32):
+            await asyncio.gather(*map(one, range(some, some + 32)))
+        busy = resident()
+        for _ in range(100):
+            await asyncio.sleep(0.2)
+            if resident() < 1.3 * start:
+                break
+        print(json.dumps([start, busy, resident()]))
+
+asyncio.run(main(int(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_what_a_busy_hour_took_is_given_back_when_idle() -> None:
+    environment = {n: v for n, v in os.environ.items() if "MALLOC" not in n and "ONEDNN" not in n}
+    done = subprocess.run(
+        [sys.executable, "-c", GROWS, "320"], capture_output=True, text=True, check=True, env=environment
+    )
+    start, busy, idle = json.loads(done.stdout)
+    assert busy > idle
+    assert idle < 1.3 * start
+
+
+def test_a_user_may_say_how_many_kernels_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dkv.heap import bound_kernels
+
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    bound_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    bound_kernels()
+    assert int(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) < 1024

@@ -13,7 +13,7 @@ from dkv.ambient import shielded
 from dkv.dtypes import named_dtype
 from dkv.engine.graphs import CudaCapture, Graphed
 from dkv.errors import SettingError
-from dkv.heap import keep_freed
+from dkv.heap import bound_kernels, keep_freed
 from dkv.keywords import checked_keywords
 from dkv.lm import DiffusionLM
 from dkv.model import Model
@@ -71,6 +71,7 @@ def load(
         device, team = rank_device(device, tensor_parallel), join(tensor_parallel)
         draw = partial(Random(team.share(drawn_seed())).getrandbits, 32)  # noqa: S311 - the same seeds on every rank
     place = find_device(device)
+    bound_kernels()
     if cuda_graphs and place.type != "cuda":
         raise SettingError(f"cuda_graphs=True needs device='cuda', not {str(place)!r}; leave cuda_graphs out")
     kind = find_dtype(dtype, place)

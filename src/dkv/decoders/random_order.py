@@ -17,6 +17,7 @@ from dkv.errors import SettingError, SpecError
 from dkv.plan import Step
 from dkv.sampling import Read, keyed_uniform, noise_key
 from dkv.values import ArrayLike, as_index, plain
+from dkv.wording import shown
 
 __all__ = ["Random", "RandomOrder"]
 
@@ -49,7 +50,7 @@ class Random(_Ordered):
 
     def __post_init__(self) -> None:
         if self.seed is not None and not 0 <= self.seed < 1 << 62:
-            raise SpecError(f"decoder='random': seed={self.seed} must lie in [0, 2**62)")
+            raise SpecError(f"decoder='random': seed={shown(self.seed)} must lie in [0, 2**62)")
 
     def rank(self, canvas: Canvas) -> Tensor:
         """Ranks of one uniform draw per position, over the whole canvas."""

@@ -16,6 +16,7 @@ from dkv.engine.faults import failure, where_of
 from dkv.engine.request import Request, Status, Update
 from dkv.errors import BusyError, DkvError, EngineError
 from dkv.generation import Generation
+from dkv.heap import give_back
 
 if TYPE_CHECKING:
     from dkv.parallel.lockstep import Leader
@@ -25,6 +26,8 @@ __all__ = ["Service"]
 T = TypeVar("T")
 
 _log = logging.getLogger("dkv.engine")
+_IDLE = 10.0
+"""Seconds without a request, after which memory is given back."""
 
 
 class Service:
@@ -169,11 +172,18 @@ class Service:
             _log.error("an order to the engine failed: %s\n%s", type(error).__name__, where_of(error))
 
     def _wait(self) -> bool:
-        """Sleep until there is something to do; False when it is time to stop."""
+        """Sleep until there is something to do; False when it is time to stop. What is free is given back to the system
+        once nothing came for a while."""
         with self._wake:
-            while not (self._stopping or self._orders or self._status.active or self._status.waiting):
-                self._wake.wait()
+            idle = not self._wake.wait_for(self._is_wanted, _IDLE)
+        if idle:
+            give_back()
+        with self._wake:
+            self._wake.wait_for(self._is_wanted)
             return not self._stopping
+
+    def _is_wanted(self) -> bool:
+        return bool(self._stopping or self._orders or self._status.active or self._status.waiting)
 
     def _tell(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function on the event loop; one that is closed has nobody left to tell."""
