@@ -11,10 +11,11 @@ import pytest
 
 import dkv
 from dkv.batch.asking import Asking
-from dkv.batch.local import answers
+from dkv.batch.local import answers, engine_for
 from dkv.batch.source import Line
 from dkv.engine import Engine, Request
 from dkv.errors import SettingError
+from dkv.plan import Plan, Step
 
 
 @dataclass
@@ -91,6 +92,27 @@ def test_a_bad_line_stops_the_job_or_is_answered_by_its_error(lm: dkv.DiffusionL
     assert found[2]["error"].startswith("not JSON")
     assert found[3]["error"] == "gen_length: could never fit"
     assert "empty" in found[4]["error"]
+
+
+class Breaks:
+    """A policy that breaks where a prompt begins with 9."""
+
+    def plan(self, step: Step) -> Plan:
+        if bool((step.canvas.tokens[:, 0] == 9).any()):
+            raise ValueError("nine")
+        return Plan(step.canvas.live)
+
+
+def test_a_line_that_fails_on_the_way_is_answered_by_its_error_and_stops_nothing(lm: dkv.DiffusionLM) -> None:
+    lines = [Line(n, json.dumps({"prompt": [n, n]}).encode()) for n in range(7, 12)]
+    asking = Asking(lm, {"gen_length": 4, "cache": Breaks()}, 0)
+    made = answers(engine_for(lm, 2), asking, lines, ahead=4)
+    found = {record["line"]: record for records in made for record in records}
+    assert sorted(found) == list(range(7, 12))
+    assert [number for number, record in found.items() if "error" in record] == [9]
+    assert found[9]["code"] == "request_failed"
+    assert "ValueError: nine" in found[9]["error"]
+    assert found[8]["text"] == lm.generate([[8, 8]], 4, seed=found[8]["seed"], cache="none")[0].text
 
 
 def test_nothing_but_bad_lines_never_piles_up(lm: dkv.DiffusionLM, generation: dkv.Generation) -> None:

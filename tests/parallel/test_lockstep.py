@@ -11,6 +11,7 @@ import pytest
 import dkv
 from dkv.engine import Engine, Service, Update
 from dkv.errors import BusyError, RankError, SettingError
+from dkv.plan import Plan, Step
 from dkv.parallel.launch import launch
 from dkv.parallel.lockstep import Leader, in_lockstep
 from tests.parallel.ranks import everywhere
@@ -151,6 +152,52 @@ def test_an_engine_on_two_ranks_serves_as_one(directories: dict[str, str]) -> No
     first, second = found["status"]
     assert first == second
     assert (first.requests_finished, first.requests_cancelled, first.memory_used) == (5, 1, 0)
+
+
+class Partial:
+    """A policy of another package, which fails on the second rank alone, after two forwards."""
+
+    def plan(self, step: Step) -> Plan:
+        import torch.distributed as dist
+
+        if dist.get_rank() == 1 and bool((step.clock == 2).any()):
+            raise ValueError("here only")
+        return Plan(step.canvas.live)
+
+
+def fails_on_one(directory: str) -> dict[str, Any]:
+    """A request whose policy fails on one rank, beside one that goes on; and one that no other rank could be told."""
+    lm = dkv.load(directory, device="cpu", dtype="float32", tensor_parallel=2)
+    engine = Engine(lm)
+
+    def run(leader: Leader) -> dict[str, Any]:
+        with pytest.raises(SettingError, match="cannot be sent to the other ranks"):
+            leader.add(lm.request([1], 4, cache=type("Local", (Partial,), {})()))
+        leader.add(lm.request([1, 2], 8, cache=Partial(), stop_at_eos=False))
+        leader.add(lm.request([3], 8, cache="none", seed=1, stop_at_eos=False))
+        errors, results = {}, {}
+        while leader.status().active or leader.status().waiting or not results:
+            for update in leader.step():
+                if update.error is not None:
+                    errors[update.ticket] = str(update.error)
+                if update.generation is not None:
+                    results[update.ticket] = update.generation.token_ids
+        return {"errors": errors, "results": results}
+
+    found = in_lockstep(engine, run)
+    return {"found": found, "status": everywhere(replace(engine.status(), step_seconds=0.0))}
+
+
+def test_what_fails_on_one_rank_is_dropped_on_all(directories: dict[str, str]) -> None:
+    lm = dkv.load(directories["llada"], device="cpu", dtype="float32")
+    alone = lm.generate([[3]], 8, cache="none", seed=1, stop_at_eos=False)[0].token_ids
+    made = launch(2, fails_on_one, directories["llada"])
+    assert list(made["found"]["errors"]) == [0]
+    assert "failed on another rank" in made["found"]["errors"][0]
+    assert made["found"]["results"] == {1: alone}
+    first, second = made["status"]
+    assert first == second
+    assert first.requests_failed == 1
 
 
 def test_followers_replay() -> None:
