@@ -11,9 +11,9 @@ import pytest
 import dkv
 from dkv.engine import Engine, Service, Update
 from dkv.errors import BusyError, RankError, SettingError
-from dkv.plan import Plan, Step
 from dkv.parallel.launch import launch
 from dkv.parallel.lockstep import Leader, in_lockstep
+from dkv.plan import Plan, Step
 from tests.parallel.ranks import everywhere
 
 
