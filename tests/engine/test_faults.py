@@ -58,16 +58,16 @@ class Rule(ReadsBlock):
         due = step is None or bool((step.clock == self.at).any())
         return self.broken(value) if verb == self.verb and due else value
 
-    def rank(self, canvas: Canvas) -> Tensor:
+    def rank(self, canvas: Canvas) -> Any:
         return self._may("rank", super().rank(canvas))
 
-    def wanted(self, step: Step) -> Tensor:
+    def wanted(self, step: Step) -> Any:
         return self._may("wanted", super().wanted(step), step)
 
-    def note(self, step: Step, read: Read) -> Tensor:
+    def note(self, step: Step, read: Read) -> Any:
         return self._may("note", torch.ones(len(read.flat), 1), step)
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Read) -> Any:
         return self._may("commit", most(read, read.confidence, step.quota), step)
 
 
@@ -112,7 +112,7 @@ PLANS: dict[str, Break] = {
     "budget of booleans": lambda plan: Plan(plan.rows, budget=plan.rows[:, 0]),
     "a text as rules": lambda plan: Plan(plan.rows, rules="dense"),  # type: ignore[arg-type]
 }
-NEIGHBOURS = (
+NEIGHBOURS: tuple[dict[str, Any], ...] = (
     {"cache": "dkv-decode", "cfg_scale": 0.0},
     {"cache": "dkv-greedy", "decoder": "random"},
     {"cache": "none", "decoder": "threshold:tau=0.5", "temperature": 0.7},
@@ -123,9 +123,9 @@ NEIGHBOURS = (
 def beside(lm: dkv.DiffusionLM, *bad: dkv.Request, guided: bool = False, **limits: Any) -> dict[int, Exception]:
     """Run requests among neighbours of every kind, some of which join while they are under way: the errors by place.
     Every neighbour gets what it gets alone."""
-    scale = {"cfg_scale": 0.5} if guided else {}
+    scale: dict[str, Any] = {"cfg_scale": 0.5} if guided else {}
     good = [
-        lm.request([7, n], 8, block_length=4, seed=n, stop_at_eos=False, trace=True, **{**options, **scale})  # type: ignore[arg-type]
+        lm.request([7, n], 8, block_length=4, seed=n, stop_at_eos=False, trace=True, **{**options, **scale})
         for n, options in enumerate(NEIGHBOURS)
     ]
     engine = dkv.Engine(lm, active=len(bad) + len(good) - 1, **limits)
@@ -141,7 +141,7 @@ def beside(lm: dkv.DiffusionLM, *bad: dkv.Request, guided: bool = False, **limit
 
 
 def ended_more(engine: dkv.Engine) -> dict[int, dkv.Generation]:
-    found = {}
+    found: dict[int, dkv.Generation] = {}
     while updates := engine.step():
         found |= {u.ticket: u.generation for u in updates if u.generation is not None}
     return found
@@ -264,7 +264,7 @@ def test_a_loop_without_end_is_interrupted(lm: dkv.DiffusionLM, verb: str) -> No
 
 
 def test_a_loop_that_catches_everything_is_interrupted_again() -> None:
-    met = []
+    met: list[BaseException] = []
 
     def stubborn() -> None:
         while len(met) < 2:
@@ -499,7 +499,7 @@ def test_a_service_streams_on_beside_what_fails(lm: dkv.DiffusionLM) -> None:
                 return text, result
 
             work = asyncio.gather(*map(listen, [*good, *bad]), return_exceptions=True)
-            found = await asyncio.wait_for(work, 60)
+            found: list[Any] = await asyncio.wait_for(work, 60)
             for request, (text, result) in zip(good, found, strict=False):
                 assert same(result, alone(lm, request))
                 assert text == result.text

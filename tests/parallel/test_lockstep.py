@@ -175,7 +175,7 @@ def fails_on_one(directory: str) -> dict[str, Any]:
             leader.add(lm.request([1], 4, cache=type("Local", (Partial,), {})()))
         leader.add(lm.request([1, 2], 8, cache=Partial(), stop_at_eos=False))
         leader.add(lm.request([3], 8, cache="none", seed=1, stop_at_eos=False))
-        errors, results = {}, {}
+        errors, results = dict[int, str](), dict[int, list[int]]()
         while leader.status().active or leader.status().waiting or not results:
             for update in leader.step():
                 if update.error is not None:

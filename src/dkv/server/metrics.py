@@ -81,7 +81,6 @@ def _counters(status: Status) -> Iterator[tuple[str, str, float]]:
     yield "dkv_requests_started", "Requests that the engine began", status.requests_started
     yield "dkv_requests_finished", "Requests with a result", status.requests_finished
     yield "dkv_requests_cancelled", "Requests given up", status.requests_cancelled
-    yield "dkv_requests_failed", "Requests that failed on the way", status.requests_failed
     yield "dkv_tokens", "Tokens generated, of finished requests", status.tokens
     yield "dkv_rows_computed", "Rows through the network, averaged over layers", status.rows_computed
     yield "dkv_rows_saved", "Rows that a cache spared", max(0.0, status.rows_total - status.rows_computed)
