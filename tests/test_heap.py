@@ -97,7 +97,7 @@ asyncio.run(main(int(sys.argv[1])))
 def test_what_a_busy_hour_took_is_given_back_when_idle() -> None:
     environment = {n: v for n, v in os.environ.items() if "MALLOC" not in n and "CAPACITY" not in n}
     done = subprocess.run(
-        [sys.executable, "-c", GROWS, "320"], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", GROWS, "192"], capture_output=True, text=True, check=True, env=environment
     )
     start, busy, idle = json.loads(done.stdout)
     assert busy > idle

@@ -405,7 +405,7 @@ def test_without_memory_the_longest_goes_first(lm: dkv.DiffusionLM) -> None:
         def forward(self, tokens: Tensor, *more: Any) -> Tensor:
             if len(self.engine._cohorts and next(iter(self.engine._cohorts.values())).members) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return self.inner.forward(tokens, *more)
+            return super().forward(tokens, *more)
 
     model: Any = Full(lm.model, ERRORS[2], 0)
     engine = dkv.Engine(dkv.DiffusionLM(model, lm.tokenizer, lm.name, lm.audit, lm.directory))
