@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Settings:
                 raise SettingError(f"seed={shown(seed)} must be a whole number in [0, 2**62)", "seed")
 
     def _check_sampling(self) -> None:
-        _not_negative("temperature", self.temperature, "the most likely token", LARGEST)
+        _not_negative("temperature", self.temperature, "the most likely token")
         if self.top_p is not None and not (is_number(self.top_p) and 0 < self.top_p <= 1):
             raise SettingError(f"top_p={shown(self.top_p)} must lie in (0, 1]; leave it out for no filter", "top_p")
         if self.top_k is not None:
@@ -162,12 +163,11 @@ def _whole(name: str, value: object) -> None:
         raise SettingError(f"{name}={shown(value)} must be a whole number of at least 1 (and below 2**31)", name)
 
 
-def _not_negative(name: str, value: object, at_zero: str, most: float | None = None) -> None:
-    """Raise SettingError for what is no number in [0, most]. at_zero: what 0 means."""
+def _not_negative(name: str, value: object, at_zero: str) -> None:
+    """Raise SettingError for what is no number in [0, LARGEST]. at_zero: what 0 means."""
     if not is_number(value) or math.isnan(value):
         raise SettingError(f"{name}={shown(value)} must be a number; 0: {at_zero}", name)
     if value < 0:
         raise SettingError(f"{name}={shown(value)} must not be negative; 0: {at_zero}", name)
     if value > LARGEST:
-        bound = "finite" if value == math.inf and most is None else f"at most {LARGEST:g}"
-        raise SettingError(f"{name}={shown(value)} must be {bound}; 0: {at_zero}", name)
+        raise SettingError(f"{name}={shown(value)} must be at most {LARGEST:g}; 0: {at_zero}", name)

@@ -50,7 +50,7 @@ def failed_on_the_way(record: Record) -> bool:
     """Whether a line was sound, and its answer failed."""
     response = record.get("response")
     if isinstance(response, Mapping):
-        return response["status_code"] != 200 and response["body"]["error"]["code"] == FAILED
+        return bool(response["status_code"] != 200 and response["body"]["error"]["code"] == FAILED)
     return record.get("code") == FAILED
 
 
