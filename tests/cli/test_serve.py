@@ -35,6 +35,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Po
             found = re.search(r"http://[\w.:\[\]]+/v1", lines[-1])
             assert found is not None, "".join(lines) + process.stdout.read()
             assert lines[0].startswith("loading ")
+            assert process.stdout.readline().startswith("unless a request says otherwise: cache=")
             yield process, found[0]
         finally:
             process.kill()
@@ -146,6 +147,15 @@ def test_a_port_in_use_is_one_line_before_the_model_is_loaded(cli: Cli) -> None:
         (["--max-per-key", "0"], None, "max_per_key=0 must be a positive number"),
         (["--grace", "-1"], None, "grace=-1.0 must be a number of seconds, 0 for none"),
         (["--port", "0", "--model", "/nowhere"], None, "/nowhere"),
+        (["--cache", "dkv-decod"], None, "cache='dkv-decod': unknown name 'dkv-decod'; known: "),
+        (["--decoder", "treshold"], None, "decoder='treshold': unknown name 'treshold'; known: "),
+        (["--block-length", "0"], None, "block_length=0 must be a whole number of at least 1"),
+        (["--block-length", "64", "--max-tokens", "32"], None, "block_length=64 exceeds max_tokens=32; use less"),
+        (["--steps", "-1"], None, "steps=-1 must be a whole number of at least 1"),
+        (["--temperature", "-1"], None, "temperature=-1.0 must be 0"),
+        (["--top-p", "2"], None, "top_p=2.0 must lie in (0, 1]"),
+        (["--top-k", "x"], None, "'x' is not a whole number"),
+        (["--cfg-scale", "-1"], None, "cfg_scale=-1.0 must be 0"),
         (["--port", "0", "--active", "0"], None, "active=0 must be a whole number of at least 1"),
     ],
 )
@@ -175,6 +185,29 @@ def test_the_examples_of_the_page_answer_rightly(capsys: pytest.CaptureFixture[s
         answer = httpx.post(f"{address}/chat/completions", json=json.loads(body), timeout=60).json()
     assert capsys.readouterr().out == "3*4=12 eggs\n12+5=17 eggs\n#### 17\n47 eggs"
     assert answer["choices"][0]["message"]["content"] == "2+3=5\n7*8=56\n56-9=47\n42/6=7"
+
+
+def test_settings_of_requests_are_said_at_the_start_and_in_answers(checkpoint: Path) -> None:
+    command = [
+        sys.executable, "-m", "dkv", "serve", "--port", "0", "--model", str(checkpoint), "--name", "checkpoint",
+        "--cache", "dkv-decode:refresh=2", "--block-length", "8", "--temperature", "0.5",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            lines = [process.stderr.readline() for _ in range(3)]
+            found, line = re.search(r"http://[\w.:\[\]]+/v1", lines[1]), lines[2]
+            assert found is not None
+            body = {"model": "checkpoint", "prompt": "hi", "max_tokens": 8}
+            told = httpx.post(f"{found[0]}/completions", json=body, timeout=60).json()["choices"][0]["dkv"]
+        finally:
+            process.kill()
+    assert line == (
+        "unless a request says otherwise: cache=dkv-decode:refresh=2 (operator), decoder=confidence (default), "
+        "block_length=8 (operator), grow=True (default), temperature=0.5 (operator), cfg_scale=0.0 (default)\n"
+    )
+    assert told["settings"]["cache"].startswith("dkv-decode:refresh=2,")
+    assert (told["settings"]["block_length"], told["sources"]["block_length"]) == (8, "operator")
 
 
 @pytest.mark.slow

@@ -19,6 +19,14 @@ from dkv.server.run import Server
 Serve = Callable[[FastAPI], str]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that was tuned on this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DKV_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny() -> dkv.DiffusionLM:
     """The embedded model in float32."""

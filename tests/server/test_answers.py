@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import dkv
+from dkv.defaults import NAMES
 from dkv.errors import BusyError, EngineError
 from tests.server.fakes import FakeService, app_of, error_of, events_of, post
 
@@ -23,9 +24,16 @@ def test_a_chat_completion_has_openais_shape(lm: dkv.DiffusionLM) -> None:
             "message": {"role": "assistant", "content": "Hello, world", "refusal": None},
             "logprobs": None,
             "finish_reason": "stop",
-            "dkv": {"seed": 5, "forwards": 12, "rows_computed": 10.0, "rows_total": 40, "seconds": 0.5},
+            "dkv": {
+                "seed": 5, "forwards": 12, "rows_computed": 10.0, "rows_total": 40, "seconds": 0.5,
+                "settings": {
+                    "cache": "none", "decoder": "confidence", "block_length": 64, "steps": 64, "grow": True,
+                    "temperature": 0.0, "top_p": None, "top_k": None, "cfg_scale": 0.0,
+                },
+                "sources": dict.fromkeys(NAMES, "default"),
+            },
         }
-    ]
+    ]  # fmt: skip
     prompt = len(service.requests[0].prompt)
     assert answer["usage"] == {"prompt_tokens": prompt, "completion_tokens": 12, "total_tokens": prompt + 12}
 
@@ -102,7 +110,7 @@ def test_null_is_a_fields_default(lm: dkv.DiffusionLM) -> None:
         post(app_of(service, lm), "chat/completions", {**body, "user": "me", "presence_penalty": 0}).status_code == 200
     )
     settings = service.requests[0].settings
-    assert (settings.gen_length, settings.temperature, settings.stop) == (32, 0.0, ())
+    assert (settings.gen_length, settings.temperature, settings.stop) == (64, 0.0, ())
 
 
 def texts(events: list[Any], index: int = 0) -> str:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 import dkv
+from dkv.defaults import Defaults
 from dkv.engine import Service
 from dkv.server import Limits, build
 from dkv.server.backend import Backend
@@ -140,7 +141,8 @@ class Slow:
 
 def test_encoding_ends_when_the_client_is_gone(tiny: dkv.DiffusionLM) -> None:
     slow = Slow()
-    backend = Backend(dkv.DiffusionLM(tiny.model, cast(Any, slow)), Limits(), "fake", service=cast(Service, None))
+    lm = dkv.DiffusionLM(tiny.model, cast(Any, slow))
+    backend = Backend(lm, Limits(), "fake", service=cast(Service, None), defaults=Defaults.of(lm))
     body = ChatBody.model_validate({"model": "fake", "messages": CHAT})
 
     async def leave() -> None:

@@ -55,7 +55,7 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("completions", {"canvas": True, "prompt": ["a"]}, "prompt", "must be one text with holes"),
     ("completions", {"canvas": True, "prompt": "no hole"}, "canvas", "has no hole"),
     ("completions", {"canvas": True, "prompt": "a{mask:33}b"}, "prompt", "reach over 33 tokens"),
-    ("completions", {"min_tokens": 17}, "min_tokens", "min_tokens=17"),
+    ("completions", {"max_tokens": 16, "min_tokens": 17}, "min_tokens", "min_tokens=17 exceeds max_tokens=16"),
     ("completions", {"eos_penalty": -1}, "eos_penalty", "must not be negative"),
     ("completions", {"best_of": 3}, "best_of", "all n choices are returned; use n"),
     ("completions", {"draft": True}, "draft", "needs stream=true"),

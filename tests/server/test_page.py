@@ -75,14 +75,20 @@ def test_the_errors() -> None:
     assert {code for row in rows for code in re.findall(r"`(\w+)`", row[2])} == codes
 
 
+def all_of(parameter: Any) -> list[str]:
+    """An option and its opposite."""
+    return [*parameter.opts, *parameter.secondary_opts]
+
+
 def test_the_options() -> None:
     command: Any = get_command(program)
-    options = {option for parameter in command.commands["serve"].params for option in parameter.opts} - {"--help"}
+    options = {option for parameter in command.commands["serve"].params for option in all_of(parameter)} - {"--help"}
     assert set(re.findall(r"`(--[\w-]+)`", section("Limits and safety"))) == options
     limits = Limits()
     table = section("Limits and safety")
     assert f"| {limits.max_prompt}, {limits.max_tokens} |" in table
-    for value in (limits.default_tokens, limits.choices, f"{limits.timeout:.0f}"):
+    assert f"| {limits.tokens(grows=True)}; {limits.tokens(grows=False)} on a canvas that does not grow |" in table
+    for value in (limits.choices, f"{limits.timeout:.0f}"):
         assert f"| {value} |" in table
 
 

@@ -106,7 +106,7 @@ def test_a_run_is_told_step_by_step(lm: dkv.DiffusionLM) -> None:
     assert events(answer.text) == [
         {
             "event": "start", "cache": "none", "decoder": "confidence", "prompt_rows": prompt_rows, "gen_length": 3,
-            "block_length": 3, "steps": 3, "seed": 7,
+            "block_length": 3, "steps": 3, "grow": True, "cfg_scale": 0.0, "seed": 7,
         },
         {
             "event": "step", "cells": "PCM", "tokens": [[0, c, "c"], [1, b, "b"], [2, MASK, ""]],

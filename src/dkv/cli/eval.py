@@ -63,6 +63,9 @@ _Out = Annotated[
     ),
 ]
 _Markdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
+_Served = Annotated[
+    bool, typer.Option("--served", help="What dkv serve gives a plain request, paired with one token a step, no cache.")
+]
 _FewShot = Annotated[
     int | None,
     typer.Option(
@@ -94,6 +97,8 @@ def evaluate(
     gen_length: _GenLength = None,
     block_length: options.BlockLength = None,
     steps: options.Steps = None,
+    grow: options.Grow = False,
+    served: _Served = False,
     cfg_scale: options.CfgScale = 0.0,
     seed: _Seed = 0,
     count: _Count = None,
@@ -130,7 +135,7 @@ def evaluate(
         count=count, full=full, batch_size=batch_size, out=out, gsm8k=gsm8k,
         humaneval=humaneval, execute_code=execute_code, num_fewshot=num_fewshot, mc_samples=mc_samples,
         include_path=include_path, unconfined_code=unconfined_code, chat=chat, device=device, dtype=dtype,
-        quantize=quantize, compile=compile,
+        quantize=quantize, compile=compile, grow=grow, served=served,
     )  # fmt: skip
     session = Session(wanted)
     with session.store:

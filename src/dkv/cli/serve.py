@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from dkv.errors import SettingError
 
 __all__ = ["serve"]
 
+_REQUESTS = "Settings of requests that do not choose their own"
 _LAST_SECONDS = 10.0
 """For the ranks of a server to end, after the grace."""
 
@@ -23,8 +25,16 @@ def _whole(name: str, meaning: str) -> Any:
     return typer.Option(name, parser=options.whole, metavar="N", help=meaning)
 
 
+def _number(name: str, meaning: str) -> Any:
+    return typer.Option(name, parser=options.number, metavar="X", help=meaning)
+
+
 def _seconds(name: str, meaning: str) -> Any:
     return typer.Option(name, parser=options.number, metavar="S", help=meaning)
+
+
+def _default(name: str, metavar: str, meaning: str, parser: Callable[[str], Any] | None = None) -> Any:
+    return typer.Option(name, parser=parser, metavar=metavar, help=meaning, rich_help_panel=_REQUESTS)
 
 
 _Host = Annotated[
@@ -47,9 +57,47 @@ _Active = Annotated[int, _whole("--active", "The most requests that are stepped 
 _Waiting = Annotated[int, _whole("--waiting", "Requests that may wait for their turn; more are refused (429).")]
 _MaxPrompt = Annotated[int, _whole("--max-prompt", "The most tokens of a prompt.")]
 _MaxTokens = Annotated[int, _whole("--max-tokens", "The most tokens of a choice.")]
-_DefaultTokens = Annotated[int, _whole("--default-tokens", "Tokens of a choice whose request sets no max_tokens.")]
+_DefaultTokens = Annotated[
+    int | None,
+    _whole(
+        "--default-tokens", "Tokens of a choice whose request sets no max_tokens. Default: 1024; 128 without growth."
+    ),
+]
 _MaxChoices = Annotated[int, _whole("--max-choices", "The most choices of a request (n times its prompts).")]
 _MaxMessages = Annotated[int, _whole("--max-messages", "The most messages of a conversation.")]
+
+_Cache = Annotated[
+    str | None,
+    _default("--cache", "SPEC", "The cache. Default: the one that `dkv tune` found, else none."),
+]
+_Decoder = Annotated[
+    str | None,
+    _default("--decoder", "SPEC", "The unmasking rule. Default: the one that `dkv tune` found, else the family's own."),
+]
+_BlockLength = Annotated[
+    int | None,
+    _default("--block-length", "N", "Tokens per block. Default: as tuned, else 64 on a growing canvas.", options.whole),
+]
+_Steps = Annotated[
+    int | None,
+    _default("--steps", "N", "Denoising steps; the canvas then does not grow unless --grow is given.", options.whole),
+]
+_Grow = Annotated[
+    bool | None,
+    typer.Option(
+        "--grow/--no-grow",
+        help="Begin with one block and add blocks as needed, up to max_tokens. Default: --grow without --steps.",
+        rich_help_panel=_REQUESTS,
+    ),
+]
+_Temperature = Annotated[
+    float | None, _default("--temperature", "X", "0, the default, takes the most likely token.", options.number)
+]
+_TopP = Annotated[float | None, _default("--top-p", "X", "Sample from this share of the probability.", options.number)]
+_TopK = Annotated[int | None, _default("--top-k", "N", "Sample from this many tokens.", options.whole)]
+_CfgScale = Annotated[
+    float | None, _default("--cfg-scale", "X", "Strength of classifier-free guidance.", options.number)
+]
 _ParseSpecial = Annotated[
     bool, typer.Option("--parse-special", help="Control tokens in a completion's text prompt count as such.")
 ]
@@ -84,12 +132,21 @@ def serve(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
+    cache: _Cache = None,
+    decoder: _Decoder = None,
+    block_length: _BlockLength = None,
+    steps: _Steps = None,
+    grow: _Grow = None,
+    temperature: _Temperature = None,
+    top_p: _TopP = None,
+    top_k: _TopK = None,
+    cfg_scale: _CfgScale = None,
     memory: _Memory = None,
     active: _Active = 32,
     waiting: _Waiting = 256,
     max_prompt: _MaxPrompt = 4096,
     max_tokens: _MaxTokens = 4096,
-    default_tokens: _DefaultTokens = 128,
+    default_tokens: _DefaultTokens = None,
     max_choices: _MaxChoices = 128,
     max_messages: _MaxMessages = 1024,
     max_per_key: _MaxPerKey = None,
@@ -119,6 +176,7 @@ def serve(
         from dkv.server.listen import check_exposure
     except ModuleNotFoundError as missing:
         raise SettingError(f"serve: needs {missing.name}; pip install 'dkv[serve]'") from None
+    from dkv.defaults import Choices
     from dkv.loading import check_model
     from dkv.models.quantized import check_kind
     from dkv.models.shards import parse_size
@@ -150,6 +208,10 @@ def serve(
             raise SettingError(f"{bound}={number} must be a whole number of at least 1")
     check_kind(quantize, tensor_parallel)
     check_model(model)
+    settings = Choices(cache, decoder, block_length, steps, grow, temperature, top_p, top_k, cfg_scale)
+    settings.check()
+    if block_length is not None and block_length > max_tokens:
+        raise SettingError(f"block_length={block_length} exceeds max_tokens={max_tokens}; use less")
     budget = None if memory is None else parse_size(memory, "memory")
     keys = parse_keys(os.environ.get("DKV_API_KEY"))
     check_exposure(host, keys, no_key)
@@ -157,7 +219,7 @@ def serve(
         model, device, dtype, name, host, port, keys, limits, budget, active, waiting, grace, access_log,
         ranks=tensor_parallel, quantize=quantize, compile=compile, cuda_graphs=cuda_graphs,
         parse_special=parse_special,
-        keep_alive=keep_alive, origins=origins,
+        keep_alive=keep_alive, origins=origins, settings=settings,
     )  # fmt: skip
     if ray:
         serve_on_ray(job, replicas)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from dkv.cli.console import printable, say_loading
+from dkv.defaults import Choices, Defaults, told
 from dkv.server.app import build
 from dkv.server.cors import ANY_ORIGIN
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
 from dkv.server.listen import address_of, listen
 from dkv.server.run import KEEP_ALIVE, run
+
+if TYPE_CHECKING:
+    from dkv.lm import DiffusionLM
 
 __all__ = ["Job", "serve_alone", "serve_on_ranks", "serve_on_ray"]
 
@@ -22,7 +27,7 @@ class Job:
     """What is to be served, and how. memory: bytes of cache at most, None = no limit; grace: seconds that requests have
     once the server is told to end; ranks: processes that share the model; compile, cuda_graphs: as `load` takes
     them; parse_special: as `build` takes it; keep_alive: seconds of an idle connection; origins: of the pages that may
-    use the server."""
+    use the server; settings: of requests that do not choose their own."""
 
     model: str
     device: str
@@ -44,11 +49,16 @@ class Job:
     parse_special: bool = False
     keep_alive: int = KEEP_ALIVE
     origins: tuple[str, ...] = ANY_ORIGIN
+    settings: Choices = field(default_factory=Choices)
 
     def tell(self, where: str, how: str) -> None:
         """Say on standard error what is served where."""
         access = f"{len(self.keys)} API key{'s' * (len(self.keys) > 1)}" if self.keys else "no API key"
         print(printable(f"serving {where}/v1 ({how}, {access}); Ctrl-C ends it"), file=sys.stderr, flush=True)
+
+    def tell_settings(self, lm: DiffusionLM) -> None:
+        """Say on standard error how requests are answered that say nothing else. Raises SettingError."""
+        print(printable(told(Defaults.of(lm, self.settings), lm.name)), file=sys.stderr, flush=True)
 
 
 def serve_alone(job: Job) -> None:
@@ -65,10 +75,11 @@ def serve_alone(job: Job) -> None:
         service = dkv.Service(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting))
         app = build(
             service, lm, job.limits, job.keys, name=job.name, gate=gate, origins=job.origins,
-            parse_special=job.parse_special,
+            parse_special=job.parse_special, settings=job.settings,
         )  # fmt: skip
         kind = str(lm.model.dtype).removeprefix("torch.") + ("" if job.quantize is None else f", {job.quantize}")
         job.tell(f"{lm.name} at {address_of(listening)}", f"{lm.model.device}, {kind}")
+        job.tell_settings(lm)
         run(app, listening, gate, job.grace, job.access_log, job.keep_alive)
 
 
@@ -87,10 +98,11 @@ def serve_on_ranks(job: Job) -> None:
             service = dkv.Service(leader)
             app = build(
                 service, lm, job.limits, job.keys, name=job.name, gate=gate, origins=job.origins,
-                parse_special=job.parse_special,
+                parse_special=job.parse_special, settings=job.settings,
             )  # fmt: skip
             kind = str(lm.model.dtype).removeprefix("torch.")
             job.tell(f"{lm.name} at {address_of(listening)}", f"{job.ranks} ranks, {lm.model.device}, {kind}")
+            job.tell_settings(lm)
             run(app, listening, gate, job.grace, job.access_log, job.keep_alive)
 
     in_lockstep(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting), lead)
@@ -104,6 +116,7 @@ def serve_on_ray(job: Job, replicas: int | None) -> None:
     part = Part(
         job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name, job.quantize,
         job.parse_special,
+        job.settings,
     )  # fmt: skip
     with listen(job.host, job.port) as listening, deployed(part, replicas, job.keys, gate, job.origins) as relay:
         job.tell(f"{job.model} at {address_of(listening)}", "on Ray")

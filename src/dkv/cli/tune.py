@@ -10,6 +10,7 @@ import typer
 from dkv.cli import options
 from dkv.cli.console import printable, say_loading, stderr_console
 from dkv.cli.live import keeping, region
+from dkv.defaults import BLOCK_LENGTH
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from dkv.tune.session import Attempt, Outcomes, Session
 
 __all__ = ["tune"]
+
+_BLOCKS = 4
+"""Blocks of an answer to a task, at most: as many tokens as the longest of them have several times over."""
 
 _Changed = Annotated[
     float | None,
@@ -55,6 +59,13 @@ _Caches = Annotated[
 _Decoders = Annotated[
     list[str] | None, typer.Option("--decoder", metavar="SPEC", help="A decoder to try; may be repeated.")
 ]
+_BlockLength = Annotated[
+    int, typer.Option("--block-length", parser=options.whole, metavar="N", help="Positions that the canvas grows by.")
+]
+_Grow = Annotated[
+    bool,
+    typer.Option("--grow/--no-grow", help="Tune on a canvas that grows, as `dkv serve` has it, or on a whole one."),
+]
 _Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Seed of all random choices.")]
 _Out = Annotated[
     Path,
@@ -75,6 +86,8 @@ def tune(
     held_out: _HeldOut = 100,
     cache: _Caches = None,
     decoder: _Decoders = None,
+    block_length: _BlockLength = BLOCK_LENGTH,
+    grow: _Grow = True,
     seed: _Seed = 0,
     out: _Out = Path("dkv-tune"),
     device: options.Device = "auto",
@@ -99,9 +112,11 @@ def tune(
     budget = (
         Budget("lost", (5 if lost is None else lost) / 100) if changed is None else Budget("changed", changed / 100)
     )
+    block, length = _canvas(block_length, grow, None if prompts is None else gen_length)
     plan = Plan(
-        budget, count, min(8, count), held_out, caches=tuple(cache or CACHES), decoders=tuple(decoder or DECODERS)
-    )
+        budget, count, min(8, count), held_out, caches=tuple(cache or CACHES), decoders=tuple(decoder or DECODERS),
+        block_length=block, gen_length=length,
+    )  # fmt: skip
     suites = suites_of(tasks, prompts, gen_length, count + held_out, budget)
     _check(plan.caches, plan.decoders)
     lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize, compile=compile)
@@ -115,6 +130,19 @@ def tune(
         print_json(_json(outcomes, budget, kept))
     else:
         _print(outcomes, budget, kept, out)
+
+
+def _canvas(block_length: int, grow: bool, gen_length: int | None) -> tuple[int | None, int | None]:
+    """By how many positions the canvas grows, and how far: as far as the answers to prompts may go, in whole blocks, or
+    several blocks for tasks. None and None for a canvas that does not grow. Raises SettingError."""
+    if block_length < 1:
+        raise SettingError(f"block_length={block_length} must be a whole number of at least 1")
+    if not grow:
+        return None, None
+    if gen_length is None:
+        return block_length, _BLOCKS * block_length
+    block = min(block_length, gen_length)
+    return block, -(-gen_length // block) * block if block > 0 else gen_length
 
 
 def _check(caches: tuple[str, ...], decoders: tuple[str, ...]) -> None:

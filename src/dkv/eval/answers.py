@@ -110,6 +110,7 @@ class Asker:
             stop=first.stop,
             chat=first.chat,
             batch_size=len(questions),
+            grow=setting.grow,
         )
 
     def answer(self, question: Question, setting: Setting) -> dict[str, Any]:

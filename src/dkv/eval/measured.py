@@ -91,11 +91,17 @@ def pooled(measured: Sequence[Measured]) -> list[Measured]:
     ]
 
 
-def summaries(measured: Sequence[Measured]) -> list[Row]:
-    """A row for each task and setting with at least one outcome: task by task, else in the order given."""
-    bases = {(m.task, m.metric, m.setting): m for m in measured}
+def summaries(measured: Sequence[Measured], reference: Setting | None = None) -> list[Row]:
+    """A row for each task and setting with at least one outcome: task by task, else in the order given. reference: what
+    every setting is compared with, None = no cache and all else equal."""
+    known = {(m.task, m.metric, m.setting): m for m in measured}
+
+    def base(m: Measured) -> Measured | None:
+        other = m.setting.base if reference is None else reference
+        return None if m.setting == other else known.get((m.task, m.metric, other))
+
     return [
-        _row(m, bases.get((m.task, m.metric, m.setting.base)) if m.setting != m.setting.base else None)
+        _row(m, base(m))
         for task in dict.fromkeys((m.task, m.metric) for m in measured)
         for m in measured
         if m.outcomes and (m.task, m.metric) == task

@@ -38,8 +38,10 @@ class Question:
 
     def under(self, setting: Setting) -> dict[str, Any]:
         """All that decides the answer, as the arguments of `lm.generate` that they become."""
-        length = setting.gen_length or self.gen_length
-        return {**asdict(self), **asdict(setting), "gen_length": length}
+        arguments = {**asdict(self), **asdict(setting), "gen_length": setting.gen_length or self.gen_length}
+        if not setting.grow:
+            del arguments["grow"]  # answers kept before there was such an argument keep their names
+        return arguments
 
 
 def digest(value: Mapping[str, Any]) -> str:

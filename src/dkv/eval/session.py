@@ -9,6 +9,7 @@ from typing import Any
 
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
+from dkv.defaults import Choices, Defaults
 from dkv.errors import SettingError
 from dkv.eval.answers import Asker, common_of, warm_up
 from dkv.eval.gsm8k import gsm8k
@@ -19,6 +20,7 @@ from dkv.eval.run import gather, missing, run
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
 from dkv.eval.suite import EMBEDDED, Suite, embedded
+from dkv.lm import DiffusionLM
 from dkv.loading import load
 
 __all__ = ["CACHES", "FEW", "Session", "Wanted"]
@@ -29,6 +31,8 @@ CACHES = (
 """What is measured unless caches are given."""
 
 
+_SERVED = 1024
+"""Tokens of a served answer, at most."""
 FEW = 24
 """Examples of an embedded task unless `count` or `full` is given: minutes instead of hours."""
 
@@ -36,7 +40,8 @@ FEW = 24
 @dataclass(frozen=True)
 class Wanted:
     """The arguments of `dkv eval`. count: examples of each task (None: FEW of an embedded task, all of others); full:
-    all of the embedded tasks too. Raises SettingError, SpecError: all that can be refused before a model is loaded."""
+    all of the embedded tasks too; served: what `dkv serve` gives a request that says nothing, beside no cache and one
+    token a step on a whole canvas. Raises SettingError, SpecError: all that can be refused before a model is loaded."""
 
     tasks: str | None = None
     model: str = "tiny"
@@ -63,6 +68,8 @@ class Wanted:
     dtype: str = "auto"
     quantize: str | None = None
     compile: bool = False
+    grow: bool = False
+    served: bool = False
 
     def __post_init__(self) -> None:
         for name in ("count", "batch_size", "gen_length", "block_length", "steps", "mc_samples"):
@@ -73,6 +80,10 @@ class Wanted:
             make_cache(cache)
         if self.decoder is not None:
             make_decoder(self.decoder)
+        if self.grow and self.block_length is None:
+            raise SettingError("grow=True needs block_length, by how many positions to grow at a time, such as 64")
+        if self.served and (self.caches, self.decoder, self.block_length, self.steps) != (CACHES, None, None, None):
+            raise SettingError("served: its cache, decoder, blocks and steps are the server's; leave the options out")
         if self.full and self.count is not None:
             raise SettingError(f"count={self.count} and full exclude each other; give one of them")
         if self.tasks is not None and not self.names:
@@ -101,9 +112,28 @@ class Wanted:
     def settings(self, decoder: str) -> list[Setting]:
         """A setting for each cache, no cache first. decoder: where none is given."""
         return [
-            Setting(self.decoder or decoder, cache, self.cfg_scale, self.block_length, self.steps, self.gen_length)
+            Setting(
+                self.decoder or decoder,
+                cache,
+                self.cfg_scale,
+                self.block_length,
+                self.steps,
+                self.gen_length,
+                self.grow,
+            )
             for cache in dict.fromkeys(("none", *self.caches))
         ]
+
+    def served_settings(self, lm: DiffusionLM) -> list[Setting]:
+        """No cache and one token a step on a whole canvas, and what a server gives a request that says nothing. Raises
+        SettingError."""
+        known = Defaults.of(lm)
+        chosen = known.fill(Choices()).choices
+        served = Setting(
+            str(chosen.decoder), str(chosen.cache), self.cfg_scale, chosen.block_length,
+            gen_length=_SERVED, grow=bool(chosen.grow),
+        )  # fmt: skip
+        return [Setting(known.decoder, "none", self.cfg_scale, gen_length=self.gen_length), served]
 
 
 class Session:
@@ -128,7 +158,9 @@ class Session:
         self.common = {**common_of(lm, wanted.seed), "batch_size": wanted.batch_size}
         self.store = Store(wanted.out, self.common)
         self._asker = Asker(lm, self.store, wanted.seed, wanted.batch_size)
-        self._settings = wanted.settings(lm.model.config.default_decoder)
+        self._settings = (
+            wanted.served_settings(lm) if wanted.served else wanted.settings(lm.model.config.default_decoder)
+        )
         self._measured: list[Measured] = []
 
     def run(self, tell: Callable[[str], None]) -> list[Row]:
@@ -138,7 +170,8 @@ class Session:
         if self._tasks.names:
             self._run_foreign(tell)
         own = [m for suite in self._suites for m in gather(self.store, suite, self._settings)]
-        return summaries([*own, *pooled(own), *self._measured])
+        found = [*own, *pooled(own), *self._measured]
+        return summaries(found, self._settings[0] if self._wanted.served else None)
 
     def _run(self, suite: Suite, tell: Callable[[str], None]) -> None:
         total = left = missing(self.store, suite, self._settings)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from dkv.defaults import Choices, Defaults
 from dkv.server.admission import Admission
 from dkv.server.auth import Auth
 from dkv.server.backend import Backend, served_name
@@ -41,17 +42,20 @@ def build(
     gate: Gate | None = None,
     parse_special: bool = False,
     origins: Sequence[str] = ANY_ORIGIN,
+    settings: Choices | None = None,
 ) -> FastAPI:
     """An ASGI application that serves `lm` through `service`, which it starts and stops with its lifespan.
 
     keys: API keys, none = open to all; name: what clients call the model, None = as it was loaded (a directory by its
     last part); gate: give one to close it for a shutdown; parse_special: whether control tokens in a completion's text
-    prompt count as such where a request does not say it. Raises SettingError for a model without a tokenizer.
+    prompt count as such where a request does not say it; settings: of requests that say nothing else, before what
+    `dkv tune` found and the built-in ones. Raises SettingError for a model without a tokenizer, and for settings that
+    no request could have.
     """
     limits = limits or Limits()
     gate = gate or Gate(limits)
     shown = served_name(lm.name) if name is None else name
-    backend = Backend(lm, limits, shown, parse_special, service=service)
+    backend = Backend(lm, limits, shown, parse_special, service=service, defaults=Defaults.of(lm, settings))
     meters = Meters(service)
 
     @asynccontextmanager
@@ -69,7 +73,14 @@ def build(
         redirect_slashes=False,
         strict_content_type=False,  # a body without a content-type is read as JSON
     )
-    page = playground(service, lm, name=backend.name, max_prompt=limits.max_prompt, max_tokens=limits.max_tokens)
+    page = playground(
+        service,
+        lm,
+        name=backend.name,
+        max_prompt=limits.max_prompt,
+        max_tokens=limits.max_tokens,
+        defaults=backend.defaults,
+    )
     for router in (models(backend), completions(backend), chat(backend), probes(backend, gate), meters.router, page):
         app.include_router(router)
     handle_errors(app)

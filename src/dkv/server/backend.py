@@ -6,11 +6,12 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from dkv.defaults import Choices, Defaults, Source, steps_for
 from dkv.encoding import encoded
 from dkv.errors import ContextError, SettingError
 from dkv.server.errors import CONTEXT, ApiError
@@ -62,7 +63,7 @@ class RequestBuilder:
         """Tokens of a choice, at most. A canvas with holes says itself how long it is."""
         if isinstance(body, CompletionBody) and body.canvas:
             return self.limits.max_tokens
-        return body.max_tokens or min(self.limits.default_tokens, self.limits.max_tokens)
+        return body.max_tokens or self.limits.tokens(bool(body.grow), body.min_tokens or 0)
 
     def build(
         self, body: Settings, prompts: Sequence[Prompt], what: str, attend: Callable[[], None] | None = None
@@ -123,6 +124,9 @@ class RequestBuilder:
             if wanted > most:
                 code = CONTEXT if wanted >= self.context else None
                 raise ApiError(400, f"{name}={wanted} exceeds the limit of {most}; use less", name, code)
+        bound = self.bound(body)
+        if (body.min_tokens or 0) > bound and not _infills(body):
+            raise ApiError(400, f"min_tokens={body.min_tokens} exceeds max_tokens={bound}; use less", "min_tokens")
         if (body.steps or 0) > self._gen_length(body):
             message = f"steps={body.steps} exceeds one step a token; use steps={self._gen_length(body)} or fewer"
             raise ApiError(400, message, "steps")
@@ -146,7 +150,7 @@ class RequestBuilder:
     def _request(self, body: Settings, prompt: Prompt, seed: int, what: str, attend: Callable[[], None]) -> Request:
         """The request of a prompt. Raises ApiError where it is too long."""
         attend()
-        if isinstance(body, CompletionBody) and (body.canvas or body.suffix is not None):
+        if isinstance(body, CompletionBody) and _infills(body):
             return self._infilling(body, prompt, seed, what)
         ids = self._ids(body, prompt, what, attend)
         self._check_prompt(len(ids), what)
@@ -159,7 +163,7 @@ class RequestBuilder:
             min_tokens=gen_length if body.ignore_eos else body.min_tokens or 0,
             stop_at_eos=not body.ignore_eos,
             grow=bool(fitted.grow),
-            **_shared(fitted, seed),
+            **_shared(fitted, seed) | {"block_length": fitted.block_length or gen_length},
         )
 
     def _ids(self, body: Settings, prompt: Prompt, what: str, attend: Callable[[], None]) -> list[int]:
@@ -188,11 +192,18 @@ class RequestBuilder:
         return self._shortened(body, room)
 
     def _shortened(self, body: Settings, room: int) -> Settings:
-        """The body with a canvas of at most `room` tokens: whole blocks, or where none fits, a smaller one."""
-        block = body.block_length if body.block_length is not None and body.block_length <= room else None
-        length = min(self.bound(body), room if block is None else room // block * block)
-        steps = None if body.steps is None else min(body.steps, length)
-        changes = {"max_tokens": length, "block_length": block, "steps": steps}
+        """The body with a canvas of at most `room` tokens: whole blocks, smaller ones where these do not hold as many
+        tokens as the body wants, or a single block where none fits."""
+        bound, block = self.bound(body), body.block_length
+        if block is None or block > room:
+            length, block = min(bound, room), None
+        else:
+            length, wanted = room // block * block, bound if bound <= room else min(body.min_tokens or 0, room)
+            if wanted > length:
+                length, block = wanted, next(b for b in range(block, 0, -1) if -(-wanted // b) * b <= room)
+        each = block or length
+        steps = None if body.steps is None else steps_for(body.steps, -(-length // each) * each, each)
+        changes = {"max_tokens": min(bound, length), "block_length": block, "steps": steps}
         return body.model_copy(update=changes if block is not None else {**changes, "grow": None})
 
     def _too_long(self, body: Settings, tokens: int, what: str) -> ApiError:
@@ -225,16 +236,43 @@ class Backend(RequestBuilder):
     """A service with its model, under the name that clients use."""
 
     service: Service = field(kw_only=True)
+    defaults: Defaults = field(kw_only=True)
     created: int = field(default_factory=lambda: int(time.time()), kw_only=True)
     threads: PromptThreads = field(default_factory=PromptThreads, repr=False, kw_only=True)
 
+    def filled(self, body: Settings) -> tuple[Settings, dict[str, Source]]:
+        """The body with every default in its place, and where each of its settings came from. A default gives way where
+        it does not fit what the body says. Raises SettingError for a cache "auto" where nothing was tuned."""
+        asked = Choices(**{part.name: getattr(body, part.name) for part in fields(Choices)})
+        filled = self.defaults.fill(asked, infills=_infills(body))
+        full = body.model_copy(update=filled.choices.said)
+        return full.model_copy(update=self._divided(full, filled.sources)), filled.sources
+
+    def _divided(self, body: Settings, sources: Mapping[str, Source]) -> dict[str, int]:
+        """A block and steps that the client did not choose, so that they go with what it did."""
+        update = dict[str, int]()
+        if body.block_length is not None and sources["block_length"] != "request":
+            update["block_length"] = min(body.block_length, self.limits.max_tokens)
+        full = body.model_copy(update=update)
+        whole = self._gen_length(full)
+        if body.steps is None or sources["steps"] == sources["block_length"] == "request":
+            return update
+        if sources["steps"] != "request" or body.steps <= whole:
+            update["steps"] = steps_for(body.steps, whole, full.block_length or whole)
+        return update
+
     async def requests(self, body: Settings, prompts: Sequence[Prompt], what: str) -> list[Request]:
-        """As `build`, in a thread that stops soon when nobody waits for it any more."""
+        """As `build`, in a thread that stops soon when nobody waits for it any more. body: as `filled` gives it."""
         return await self.threads.run(lambda attend: self.build(body, prompts, what, attend))
 
 
 def _goes_on() -> None:
     """Somebody waits for the work."""
+
+
+def _infills(body: Settings) -> bool:
+    """Whether a gap is to be filled."""
+    return isinstance(body, CompletionBody) and (bool(body.canvas) or body.suffix is not None)
 
 
 def _shared(body: Settings, seed: int) -> dict[str, Any]:
@@ -247,7 +285,7 @@ def _shared(body: Settings, seed: int) -> dict[str, Any]:
         "top_k": body.top_k,
         "cfg_scale": 0.0 if body.cfg_scale is None else body.cfg_scale,
         "seed": seed,
-        "cache": "dkv-decode" if body.cache is None else body.cache,
+        "cache": "none" if body.cache is None else body.cache,
         "decoder": body.decoder,
         "frames": bool(body.draft),
         "eos_penalty": 0.0 if body.eos_penalty is None else body.eos_penalty,

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from dkv.defaults import Choices
 from dkv.server.backend import Backend
 from dkv.server.errors import ApiError
 
@@ -37,10 +38,14 @@ def _card(backend: Backend) -> dict[str, Any]:
     from dkv.caches import known_caches
     from dkv.decoders import known_decoders
 
+    filled = backend.defaults.fill(Choices())
     details = {
         "context": backend.lm.model.config.context,
         "max_prompt": backend.limits.max_prompt,
         "max_tokens": backend.limits.max_tokens,
+        "default_tokens": backend.limits.tokens(bool(filled.choices.grow)),
+        "settings": filled.record,
+        "sources": filled.sources,
         "caches": list(known_caches()),
         "decoders": list(known_decoders()),
     }

@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 import dkv
 from dkv.cluster import TRIES, cluster, one_line, share_of, workers_for
+from dkv.defaults import Choices
 from dkv.engine import Engine, Service, Status
 from dkv.errors import EngineError
 from dkv.extras import module_of
@@ -61,6 +62,7 @@ class Part:
     name: str | None = None
     quantize: str | None = None
     parse_special: bool = False
+    settings: Choices = field(default_factory=Choices)
 
 
 class _Replica:
@@ -71,7 +73,10 @@ class _Replica:
         self._service = Service(Engine(lm, memory=part.memory, active=part.active, waiting=part.waiting))
         limits = replace(part.limits, max_per_key=None)  # the relay knows the keys
         # the relay answers for origins
-        self._app = build(self._service, lm, limits, name=part.name, origins=(), parse_special=part.parse_special)
+        self._app = build(
+            self._service, lm, limits, name=part.name, origins=(), parse_special=part.parse_special,
+            settings=part.settings,
+        )  # fmt: skip
         self._id, self._alive = uuid.uuid4().hex, AsyncExitStack()
         self._starting: asyncio.Future[None] | None = None
 

@@ -8,10 +8,12 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
+from dkv.defaults import Source, ran_with
 from dkv.engine import Update
 from dkv.server.answer import Choice, Ending, Piece, answer
 from dkv.server.backend import Backend, RequestBuilder
@@ -29,8 +31,9 @@ __all__ = ["head_of", "respond", "whole_of"]
 async def respond(backend: Backend, style: Style, body: Settings) -> Response:
     """Answer a request. Raises ApiError and the engine's errors; in a stream, only before its first event."""
     prompts = style.prompts(body)
-    requests = await backend.requests(body, prompts, style.prompt)
-    reply = _Reply(backend, style, body, requests, backend.warnings(body, prompts))
+    full, sources = backend.filled(body)
+    requests = await backend.requests(full, prompts, style.prompt)
+    reply = _Reply(backend, style, full, requests, sources, backend.warnings(body, prompts))
     if body.stream:
         return EventStream(reply.chunks())
     return Response(json.dumps(await reply.whole()), media_type="application/json")
@@ -40,9 +43,16 @@ class _Reply:
     """One answer in the making."""
 
     def __init__(
-        self, backend: Backend, style: Style, body: Settings, requests: Sequence[Request], warnings: Sequence[str]
+        self,
+        backend: Backend,
+        style: Style,
+        body: Settings,
+        requests: Sequence[Request],
+        sources: Mapping[str, Source],
+        warnings: Sequence[str],
     ) -> None:
         self._backend, self._style, self._body, self._requests = backend, style, body, requests
+        self._sources = sources
         self._more = {"dkv": {"warnings": list(warnings)}} if warnings else {}
         self._head = head_of(backend, f"{style.prefix}-{uuid.uuid4().hex}", int(time.time()))
 
@@ -55,8 +65,8 @@ class _Reply:
                 if piece is None:
                     continue
                 texts[piece.index] += piece.text
-                if piece.ending is not None:
-                    endings[piece.index] = piece.ending
+                if (ending := self._ended(piece)) is not None:
+                    endings[piece.index] = ending
         whole = _whole(self._style, self._head, texts, [endings[n] for n in range(len(texts))], self._usage)
         return whole | self._more
 
@@ -91,11 +101,18 @@ class _Reply:
         if piece.text or piece.draft is not None:
             draft = {} if piece.draft is None else {"dkv": {"draft": piece.draft}}
             yield going | self._style.delta(piece.text) | draft
-        if piece.ending is not None:
-            yield going | self._style.delta("") | _end(piece.ending)
+        if (ending := self._ended(piece)) is not None:
+            yield going | self._style.delta("") | _end(ending)
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {"object": kind, **self._head, "choices": choices}
+
+    def _ended(self, piece: Piece) -> Ending | None:
+        """How a choice ended, and what it ran with."""
+        if piece.ending is None:
+            return None
+        ran = {"settings": ran_with(self._requests[piece.index].settings), "sources": dict(self._sources)}
+        return replace(piece.ending, details=piece.ending.details | ran)
 
     def _usage(self, tokens: Mapping[int, int]) -> dict[str, int]:
         return _usage_of(self._requests, self._body.n or 1, tokens.values())

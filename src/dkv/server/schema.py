@@ -136,16 +136,18 @@ class Settings(_Body):
     temperature: _Temperature | None = Field(None, description="default 0: the most likely token")
     top_p: _Share | None = Field(None, description="samples from this share of the probability")
 
-    block_length: _Count | None = Field(None, description="tokens per block; default: one block")
-    cache: str | None = Field(None, description="a cache's spec; default dkv-decode")
+    block_length: _Count | None = Field(None, description="tokens per block; default 64 where the canvas grows")
+    cache: str | None = Field(None, description="a cache's spec; default: as tuned, else none")
     cfg_scale: _Scale | None = Field(None, description="strength of guidance; default 0, none")
-    decoder: str | None = Field(None, description="a decoder's spec; default: the model family's own")
+    decoder: str | None = Field(None, description="a decoder's spec; default: as tuned, else the family's own")
     draft: bool | None = Field(None, description="streams each step's provisional text beside the final text")
     eos_penalty: _Scale | None = Field(None, description="taken from the end-of-text's logits; default 0")
-    grow: bool | None = Field(None, description="the canvas grows by blocks up to max_tokens; default false")
+    grow: bool | None = Field(
+        None, description="the canvas grows by blocks up to max_tokens; default true without steps"
+    )
     ignore_eos: bool | None = Field(None, description="true: no end-of-text, so the answer has max_tokens tokens")
     min_tokens: _Number | None = Field(None, description="no end-of-text among so many first tokens; default 0")
-    steps: _Count | None = Field(None, description="denoising steps; default: one a token")
+    steps: _Count | None = Field(None, description="denoising steps of a whole canvas; default: one a token")
     top_k: _TopK = Field(None, description="samples from this many tokens")
 
     @model_validator(mode="before")

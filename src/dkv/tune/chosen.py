@@ -21,8 +21,9 @@ def keep(lm: DiffusionLM, attempt: Attempt, budget: Budget) -> Path | None:
         return None
     setting, loss = attempt.trial.setting, attempt.trial.loss
     tuned = Tuned(
-        setting.cache, setting.decoder, str(budget), attempt.upper, loss.count, attempt.speedup, installed_version()
-    )
+        setting.cache, setting.decoder, str(budget), attempt.upper, loss.count, attempt.speedup, installed_version(),
+        setting.block_length,
+    )  # fmt: skip
     path = tuned_path(lm.directory, lm.quantize)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,8 @@ _OVERHEAD = 32
 @dataclass(frozen=True)
 class Plan:
     """count: examples of each suite for the race, least: in its first round; held_out: of each suite for the bound,
-    those after them; finalists: settings that may be tried on these. Raises SettingError."""
+    those after them; finalists: settings that may be tried on these; block_length: by how many positions the canvas
+    grows, None = it does not; gen_length: how far, None = as long as the task says. Raises SettingError."""
 
     budget: Budget
     count: int = 32
@@ -41,11 +42,14 @@ class Plan:
     finalists: int = 3
     caches: tuple[str, ...] = CACHES
     decoders: tuple[str, ...] = DECODERS
+    block_length: int | None = None
+    gen_length: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("count", "least", "held_out", "finalists"):
-            if getattr(self, name) < 1:
-                raise SettingError(f"{name}={getattr(self, name)} must be a whole number of at least 1")
+        for name in ("count", "least", "held_out", "finalists", "block_length", "gen_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingError(f"{name}={value} must be a whole number of at least 1")
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ class Session:
         self._held = [replace(s, problems=s.problems[plan.count : plan.count + plan.held_out]) for s in suites]
         self.store = Store(path, common_of(lm, seed), ANSWERS)
         self._asker = Asker(lm, self.store, seed)
-        self._settings = space(lm.model.config.default_decoder, plan.caches, plan.decoders)
+        self._settings = space(
+            lm.model.config.default_decoder, plan.caches, plan.decoders, plan.block_length, plan.gen_length
+        )
         self._trials = dict[Setting, Trial]()
         self._tell: Callable[[str], None] = lambda _: None
 

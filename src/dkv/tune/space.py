@@ -5,6 +5,8 @@ A declared list, so that a rerun tries the same in the same order.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dkv.eval.settings import Setting
 
 __all__ = ["CACHES", "DECODERS", "space"]
@@ -35,9 +37,16 @@ DECODERS: tuple[str, ...] = (
 """One token a step, and several while the model is sure."""
 
 
-def space(reference: str, caches: tuple[str, ...] = CACHES, decoders: tuple[str, ...] = DECODERS) -> list[Setting]:
+def space(
+    reference: str,
+    caches: tuple[str, ...] = CACHES,
+    decoders: tuple[str, ...] = DECODERS,
+    block_length: int | None = None,
+    gen_length: int | None = None,
+) -> list[Setting]:
     """Every cache with every decoder, the reference first: no cache and the decoder `reference` (the family's own),
-    which is what answers are compared with."""
-    first = Setting(reference, "none")
-    every = (Setting(decoder, cache) for decoder in (reference, *decoders) for cache in caches)
+    which is what answers are compared with. All have the same canvas: with a block_length it grows by so many positions
+    up to gen_length, without one it is as long as the task says."""
+    first = Setting(reference, "none", block_length=block_length, gen_length=gen_length, grow=block_length is not None)
+    every = (replace(first, decoder=decoder, cache=cache) for decoder in (reference, *decoders) for cache in caches)
     return list(dict.fromkeys((first, *every)))

@@ -1,7 +1,8 @@
 """What the page is told while a request runs: events start, step and end, or an error.
 
 A step says of each position one letter: C committed, P provisional, M masked, in lower case where the position was
-not computed at this step but read from the cache. Tokens are sent where they changed.
+not computed at this step but read from the cache; a dot where a canvas that grows has none yet. Tokens are sent where
+they changed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Telling:
         self._shown: list[int | None] = [None] * request.settings.gen_length
         self._pieces: dict[int, str] = {}
         self._company = 0
+        self._reach = 0 if request.settings.grow else request.settings.gen_length
 
     def start(self) -> dict[str, Any]:
         """What will run: the settings as they were filled in."""
@@ -43,6 +45,8 @@ class Telling:
             "gen_length": settings.gen_length,
             "block_length": settings.block_length,
             "steps": settings.steps,
+            "grow": settings.grow,
+            "cfg_scale": settings.cfg_scale,
             "seed": self._request.seed,
         }
 
@@ -53,15 +57,23 @@ class Telling:
         return told if update.generation is None else [*told, self._end(update.generation)]
 
     def _step(self, frame: Frame, text: str) -> dict[str, Any]:
-        flags = zip(frame.committed, frame.provisional, frame.computed, strict=True)
+        flags = list(zip(frame.committed, frame.provisional, frame.computed, strict=True))
         return {
             "event": "step",
-            "cells": "".join(_letter(*each) for each in flags),
+            "cells": self._cells(flags),
             "tokens": self._changes(frame),
             "prompt_computed": frame.prompt_computed,
             "text": text,
             "draft": frame.text,
         }
+
+    def _cells(self, flags: list[tuple[bool, bool, bool]]) -> str:
+        """The letters. A position that comes into being is computed at once, with all of its block."""
+        settings = self._request.settings
+        if settings.grow:
+            block, last = settings.block_length, max((p for p, each in enumerate(flags) if any(each)), default=0)
+            self._reach = max(self._reach, (last // block + 1) * block)
+        return "".join(_letter(*each) if p < self._reach else "." for p, each in enumerate(flags))
 
     def _changes(self, frame: Frame) -> list[tuple[int, int, str]]:
         """(position, id, its own text) where the token is another than before; a mask has no text."""

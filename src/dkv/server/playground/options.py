@@ -7,6 +7,7 @@ from typing import Any
 
 from dkv.caches import PRESETS, known_caches
 from dkv.decoders import known_decoders
+from dkv.defaults import Choices, Defaults
 from dkv.lm import DiffusionLM
 from dkv.specs import describe, spell_key
 from dkv.tokens import Tokenizer
@@ -23,6 +24,9 @@ _EMBEDDED = {
 }
 """Tasks of the embedded model, with their names on the page."""
 
+_LENGTH = 128
+"""Of a response unless the page is told otherwise. As a bound it could be longer, but its cells are all drawn."""
+
 _GENERAL = {
     "Word problem": (
         "A baker makes 24 rolls, sells 9 in the morning and twice as many as are left over in the afternoon of the "
@@ -34,11 +38,12 @@ _GENERAL = {
 }
 
 
-def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int) -> dict[str, Any]:
-    """As JSON takes it. name: the model's on the page; max_tokens: of a response, at most."""
+def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int, defaults: Defaults) -> dict[str, Any]:
+    """As JSON takes it. name: the model's on the page; max_tokens: of a response, at most; defaults: what a run gets
+    where it says nothing."""
     config = lm.model.config
     ends = dict.fromkeys((*config.eos_ids, *tokenizer.turn_end_ids))
-    examples, gen_length = _examples(lm)
+    examples, filled = _examples(lm), defaults.fill(Choices())
     return {
         "model": name,
         "family": config.family,
@@ -48,7 +53,10 @@ def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int
         "decoders": _choices(known_decoders()),
         "presets": dict(PRESETS),
         "decoder": config.default_decoder,
-        "gen_length": min(gen_length, max_tokens),
+        "settings": filled.choices.said,
+        "sources": filled.sources,
+        "block_length": defaults.fill(Choices(grow=True)).choices.block_length,
+        "gen_length": min(_LENGTH, max_tokens),
         "max_tokens": max_tokens,
         "examples": [{"name": name, "prompt": prompt} for name, prompt in examples.items()],
     }
@@ -75,11 +83,10 @@ def _whole_spec(entry: Mapping[str, Any]) -> str:
     return f"{entry['name']}:{','.join(pairs)}" if pairs else str(entry["name"])
 
 
-def _examples(lm: DiffusionLM) -> tuple[Mapping[str, str], int]:
-    """Prompts by name, and a response length that suits them."""
+def _examples(lm: DiffusionLM) -> Mapping[str, str]:
+    """Prompts by name."""
     if not lm.name.startswith("tiny"):
-        return _GENERAL, 128
+        return _GENERAL
     from dkv.tiny import load_eval  # the other models need not read its files
 
-    found = {title: load_eval(task)[0] for task, title in _EMBEDDED.items()}
-    return {title: example.prompt for title, example in found.items()}, max(e.gen_length for e in found.values())
+    return {title: load_eval(task)[0].prompt for task, title in _EMBEDDED.items()}

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import fields
 from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +20,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from dkv.defaults import Choices, Defaults, steps_for
 from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, PromptError, RequestError, SettingError
 from dkv.server.playground.events import Telling, error_event
 from dkv.server.playground.options import options_of
@@ -37,19 +39,20 @@ _DRAWN = 1024
 
 
 class _Asked(BaseModel):
-    """The body of a run; the names are those of `lm.generate`."""
+    """The body of a run; the names are those of `lm.generate`, null is the server's default."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: str
-    gen_length: int = 128
+    gen_length: int | None = None
     block_length: int | None = None
     steps: int | None = None
-    temperature: float = 0.0
+    grow: bool | None = None
+    temperature: float | None = None
     seed: int | None = None
-    cache: str = "dkv-decode"
+    cache: str | None = None
     decoder: str | None = None
-    cfg_scale: float = 0.0
+    cfg_scale: float | None = None
 
 
 def playground(
@@ -60,10 +63,12 @@ def playground(
     guard: Callable[..., Any] | None = None,
     max_prompt: int | None = None,
     max_tokens: int | None = None,
+    defaults: Defaults | None = None,
 ) -> APIRouter:
     """The routes, to be included in an app. name: what the page calls the model, None = as it was loaded; guard: a
     dependency that lets a request through or raises an HTTPException (the page itself, which holds nothing, is not
-    guarded); max_prompt, max_tokens: of a run, None = the model's context and what the page draws.
+    guarded); max_prompt, max_tokens: of a run, None = the model's context and what the page draws; defaults: of what a
+    run leaves open, None = those of the model.
 
     Raises SettingError for a model without a tokenizer.
     """
@@ -71,7 +76,8 @@ def playground(
     if tokenizer is None:
         raise SettingError(f"model={lm.name!r} has no tokenizer, and the playground shows text; add its files")
     guards = [] if guard is None else [Depends(guard)]
-    options, (page, policy) = options_of(lm, tokenizer, name or lm.name, most), _page()
+    known = Defaults.of(lm) if defaults is None else defaults
+    options, (page, policy) = options_of(lm, tokenizer, name or lm.name, most, known), _page()
     router, threads = APIRouter(include_in_schema=False), PromptThreads()
 
     @router.get("/")
@@ -86,7 +92,8 @@ def playground(
     async def run(request: Request) -> Response:
         try:
             asked = await _read(request, most)
-            wanted = await threads.run(partial(_requested, lm, asked, max_prompt))
+            work = partial(_requested, lm, asked, max_prompt, known, options["gen_length"])
+            wanted = await threads.run(work)
             return EventStream(_told(service, tokenizer, wanted))
         except RefusedError as refusal:
             return refusal.response
@@ -121,7 +128,7 @@ async def _read(request: Request, most: int) -> _Asked:
         asked = _Asked.model_validate_json(await request.body())
     except ValidationError as error:
         raise RefusedError(400, _first(error)) from None
-    if asked.gen_length > most:
+    if asked.gen_length is not None and asked.gen_length > most:
         raise RefusedError(400, f"gen_length={asked.gen_length} is more than the playground takes; use at most {most}")
     return asked
 
@@ -133,10 +140,18 @@ def _first(error: ValidationError) -> str:
     return f"{name}: {found['msg'][0].lower()}{found['msg'][1:]}"
 
 
-def _requested(lm: DiffusionLM, asked: _Asked, max_prompt: int | None, attend: Callable[[], None]) -> engine.Request:
-    """What the engine is asked for. Raises RefusedError."""
+def _requested(
+    lm: DiffusionLM,
+    asked: _Asked,
+    max_prompt: int | None,
+    defaults: Defaults,
+    gen_length: int,
+    attend: Callable[[], None],
+) -> engine.Request:
+    """What the engine is asked for. gen_length: where the run names none. Raises RefusedError."""
     try:
-        request = lm.request(frames=True, attend=attend, **asked.model_dump())
+        arguments = _arguments(asked, defaults, gen_length if asked.gen_length is None else asked.gen_length)
+        request = lm.request(asked.prompt, seed=asked.seed, frames=True, attend=attend, **arguments)
     except (SettingError, PromptError) as error:
         raise RefusedError(400, str(error)) from None
     except CheckpointError:
@@ -144,6 +159,20 @@ def _requested(lm: DiffusionLM, asked: _Asked, max_prompt: int | None, attend: C
     if max_prompt is not None and len(request.prompt) > max_prompt:
         raise RefusedError(400, f"prompt of {len(request.prompt)} tokens exceeds the limit of {max_prompt}; shorten it")
     return request
+
+
+def _arguments(asked: _Asked, defaults: Defaults, gen_length: int) -> dict[str, Any]:
+    """The arguments of `lm.request`. A block that nobody asked for is no longer than the response, or the canvas
+    reaches to its end."""
+    known = {part.name for part in fields(Choices)}
+    filled = defaults.fill(Choices(**{n: v for n, v in asked.model_dump().items() if n in known}))
+    arguments: dict[str, Any] = {"gen_length": gen_length, **filled.choices.said}
+    if gen_length > 0 and "block_length" in arguments and filled.sources["block_length"] != "request":
+        block = min(arguments["block_length"], gen_length)
+        arguments |= {"block_length": block, "gen_length": -(-gen_length // block) * block}
+        if "steps" in arguments:
+            arguments["steps"] = steps_for(arguments["steps"], arguments["gen_length"], block)
+    return arguments
 
 
 async def _told(
