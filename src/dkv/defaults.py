@@ -54,7 +54,8 @@ class Choices:
 
     def check(self) -> None:
         """Raise SettingError for a value that no request could have."""
-        length = 1 if self.block_length is None else self.block_length
+        steps = self.steps if isinstance(self.steps, int) and self.steps > 0 else 1
+        length = steps if self.block_length is None else self.block_length
         Settings(
             gen_length=max(length, 1),
             block_length=length,

@@ -42,7 +42,7 @@ def test_the_examples_run(tiny: dkv.DiffusionLM, serve: Serve, capsys: pytest.Ca
     names: dict[str, Any] = {}
     exec(compile(client.replace("http://127.0.0.1:8000", address), "serve.md", "exec"), names)
     names["client"].close()
-    whole = tiny.infill("6*7=42 eggs\n42+5=", "\n#### 47", gen_length=3).text
+    whole = tiny.infill("6*7=42 books\n42+5=", "\n#### 47", gen_length=3).text
     assert capsys.readouterr().out == f"{names['answer'].choices[0].message.content}\n{whole}"
     (curl,) = blocks(PAGE, "sh")
     found = re.fullmatch(r"curl http://127.0.0.1:8000(\S+) -H 'content-type: application/json' -d '(.*)'\n", curl, re.S)

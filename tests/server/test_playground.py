@@ -155,7 +155,7 @@ def test_the_engine_gets_the_settings_of_the_body(lm: dkv.DiffusionLM) -> None:
         (ASKED | {"decoder": "threshold:tau=x"}, "decoder='threshold:tau=x': tau='x' is not a value of type float"),
         (ASKED | {"prompt": "  "}, "prompt is empty; give at least one token of text"),
         (ASKED | {"prompt": "long " * 2000}, "prompt of "),
-        (b'{"prompt": "Hi", "temperature": NaN}', "temperature=nan must be 0"),
+        (b'{"prompt": "Hi", "temperature": NaN}', "temperature=nan must be a number"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(lm: dkv.DiffusionLM, body: Any, line: str) -> None:

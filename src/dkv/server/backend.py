@@ -192,17 +192,14 @@ class RequestBuilder:
         return self._shortened(body, room)
 
     def _shortened(self, body: Settings, room: int) -> Settings:
-        """The body with a canvas of at most `room` tokens: whole blocks, smaller ones where these do not hold as many
-        tokens as the body wants, or a single block where none fits."""
-        bound, block = self.bound(body), body.block_length
-        if block is None or block > room:
-            length, block = min(bound, room), None
-        else:
-            length, wanted = room // block * block, bound if bound <= room else min(body.min_tokens or 0, room)
-            if wanted > length:
-                length, block = wanted, next(b for b in range(block, 0, -1) if -(-wanted // b) * b <= room)
-        each = block or length
-        steps = None if body.steps is None else steps_for(body.steps, -(-length // each) * each, each)
+        """The body with a canvas of at most `room` tokens: whole blocks, or a single one where none fits, or where
+        whole ones are fewer tokens than the body asks for at least."""
+        block = body.block_length if body.block_length is not None and body.block_length <= room else None
+        if block is not None and room // block * block < (body.min_tokens or 0):
+            block = None
+        bound = self.bound(body)
+        length = min(bound, room) if block is None else room // block * block
+        steps = None if body.steps is None else steps_for(body.steps, length, block or length)
         changes = {"max_tokens": min(bound, length), "block_length": block, "steps": steps}
         return body.model_copy(update=changes if block is not None else {**changes, "grow": None})
 
