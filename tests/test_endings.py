@@ -126,7 +126,7 @@ def test_company_changes_nothing(lm: dkv.DiffusionLM) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"eos_penalty": -1}, r"eos_penalty=-1 must be 0 \(none\) or a positive number"),
+        ({"eos_penalty": -1}, r"eos_penalty=-1 must not be negative"),
         ({"eos_penalty": float("nan")}, "eos_penalty=nan must"),
         ({"eos_penalty": "much"}, "eos_penalty='much' must"),
         ({"min_tokens": -1}, "min_tokens=-1 must be a whole number from 0 to gen_length=8"),

@@ -61,7 +61,7 @@ def test_other_programs_names_are_understood(name: str, call: Callable[..., Any]
 
 def test_what_is_near_nothing_lists_what_is_known(bare_lm: dkv.DiffusionLM) -> None:
     with pytest.raises(
-        dkv.SettingError, match=r"^zzz=.* is no argument of Engine; it takes lm, memory, active, waiting$"
+        dkv.SettingError, match=r"^zzz=.* is no argument of Engine; it takes lm, memory, active, waiting, patience$"
     ):
         dkv.Engine(bare_lm, zzz="x\n" * 999)  # type: ignore[call-arg]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -65,18 +64,12 @@ def test_every_file_is_named_for_what_it_is(place: str, kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_chat_template_is_named_for_what_it_is_and_not_replaced(
-    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Token ids and plain texts need no template, so the checkpoint loads; chats are refused, in no other format."""
+def test_a_chat_template_is_named_for_what_it_is_and_not_replaced(kind: str, tmp_path: Path) -> None:
     make, message = KINDS[kind]
     directory = write_tokenizer(write_checkpoint(tmp_path / "model"))
     make(directory / "chat_template.jinja")
-    lm = dkv.load(directory, device="cpu", dtype="float32")
-    assert re.search(f"chat_template.jinja: .*{message}", caplog.text)
-    assert lm.generate([[1, 2]], gen_length=2)
     with pytest.raises(DkvError, match=f"chat_template.jinja: .*{message}") as caught:
-        lm.generate("hello", gen_length=2)
+        dkv.load(directory, device="cpu", dtype="float32")
     assert "\n" not in str(caught.value)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -165,7 +164,7 @@ def _whole(name: str, value: object) -> None:
 
 def _not_negative(name: str, value: object, at_zero: str) -> None:
     """Raise SettingError for what is no number in [0, LARGEST]. at_zero: what 0 means."""
-    if not is_number(value) or math.isnan(value):
+    if not is_number(value) or value != value:  # the latter is NaN; math.isnan takes no large integers
         raise SettingError(f"{name}={shown(value)} must be a number; 0: {at_zero}", name)
     if value < 0:
         raise SettingError(f"{name}={shown(value)} must not be negative; 0: {at_zero}", name)

@@ -89,7 +89,9 @@ MISBEHAVIOURS: dict[str, Answer] = {
 
 @contextmanager
 def misbehaving(answer: Answer) -> Iterator[str]:
-    """The endpoint of a server that treats every connection by `answer`."""
+    """The endpoint of a server that treats every connection by `answer`. At the end its connections are cut, so that
+    neither its threads nor those of clients that wait for it go on in later tests."""
+    serving = list[tuple[socket.socket, threading.Thread]]()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve(client: socket.socket) -> None:
@@ -99,10 +101,17 @@ def misbehaving(answer: Answer) -> Iterator[str]:
         def accept() -> None:
             with suppress(OSError):
                 while True:
-                    threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+                    client = server.accept()[0]
+                    one = threading.Thread(target=serve, args=(client,), daemon=True)
+                    serving.append((client, one))
+                    one.start()
 
         thread = threading.Thread(target=accept, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
+        for client, one in serving:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+            one.join(10)

@@ -49,11 +49,12 @@ class Observe:
     """rows = live: no cache, with features kept."""
 
     name: ClassVar[str] = "observe"
+    rules: ClassVar[Rules] = Rules(Keep(), Keep())
 
     def plan(self, step: Step) -> Plan:
         """Compute everything, and keep it."""
         live = step.canvas.live
-        return Plan(live, rules=Rules(Keep(), Keep()), forced=live)
+        return Plan(live, rules=self.rules, forced=live)
 
 
 @dataclass(frozen=True)
