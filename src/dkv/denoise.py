@@ -21,7 +21,7 @@ from dkv.model import Model, best_of
 from dkv.place import At, Bucket, Counted, exact, narrow, pack
 from dkv.plan import CachePolicy, Decoder, Noting, Plan, Step, notes_of
 from dkv.reading import Reading
-from dkv.rules import DENSE, Rules
+from dkv.rules import Rules
 from dkv.sampling import Read, Sampling, choose, draw, log_confidence, noise_key, summit
 
 __all__ = ["Schedule", "State", "Tick", "advance", "finish", "not_finite"]
@@ -130,7 +130,7 @@ def advance(state: State) -> Tick | None:
     """
     step, plan, rows = _plan(state)
     carried = rows.sum(1)
-    picks = carried if plan.rules == DENSE else plan.picks(rows)
+    picks = carried if plan.rules.dense else plan.picks(rows)
     # The only host sync of a step: the shapes, and who is finished.
     told = torch.cat(
         (_read_by(step).sum().view(1), carried, picks, state.done, state.canvas.length, state.broken)
@@ -178,7 +178,7 @@ def _with_new(state: State, plan: Plan) -> Plan:
     return replace(
         plan,
         rows=plan.rows | new,
-        forced=None if plan.rules == DENSE else forced,
+        forced=None if plan.rules.dense else forced,
         frozen=None if plan.frozen is None else plan.frozen & ~new,
         rest=None if plan.rest is None else plan.rest & ~new.any(1),
     )
@@ -187,7 +187,7 @@ def _with_new(state: State, plan: Plan) -> Plan:
 def _places(state: State, plan: Plan, rows: Tensor, counts: Counted, picks: Counted) -> At:
     """Where the rows [B, T] sit, `counts` of them, and the `picks` of layers that pick."""
     at = pack(rows, counts.told, _mask(state, rows, plan), state.bucket, counts.each)
-    if plan.rules == DENSE:
+    if plan.rules.dense:
         return at
     return replace(at, narrow=narrow(at, counts, picks, plan.forced, plan.frozen, state.bucket))
 

@@ -171,9 +171,13 @@ class Memory:
 
     def keep(self, rules: Rules, width: int) -> None:
         """Make sure of the feature buffers [B, 1, T + 1, width] that the rules of the layers ask for."""
+        self.keep_named(rules.buffers, width)
+
+    def keep_named(self, names: tuple[tuple[str, ...], tuple[str, ...]], width: int) -> None:
+        """`keep`, by the names of the buffers of layer 0, and of each other layer."""
         for number, layer in enumerate(self.layers):
-            k, rule = layer.buffers["k"], rules.of(number)
-            for name in () if rule is None else rule.buffers:
+            k = layer.buffers["k"]
+            for name in names[number > 0]:
                 if name not in layer.buffers:
                     layer.buffers[name] = torch.zeros((len(k), 1, k.shape[2], width), dtype=k.dtype, device=k.device)
 

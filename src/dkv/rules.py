@@ -118,6 +118,17 @@ class Rules:
     first: LayerRule | None = None
     rest: LayerRule | None = None
 
+    @property
+    def dense(self) -> bool:
+        """Whether every layer is dense. Unlike a comparison it asks no rule, which another package may have written."""
+        return self.first is None and self.rest is None
+
+    @property
+    def buffers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the feature buffers that layer 0 keeps, and of those that each other layer does."""
+        first, rest = (() if rule is None else rule.buffers for rule in (self.first, self.rest))
+        return first, rest
+
     def of(self, layer: int) -> LayerRule | None:
         """The rule of a layer."""
         return self.rest if layer else self.first

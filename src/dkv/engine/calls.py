@@ -8,12 +8,13 @@ sees copies, has a bounded time, and gets back nothing but what it said of its o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from dkv.engine.equality import alike_rules
 from dkv.engine.faults import failure, is_own, must_stop, name_of
 from dkv.engine.views import checked, checked_plan, read_copy, read_of, step_copy, step_of
 from dkv.engine.watch import OvertimeError, bounded
@@ -67,12 +68,14 @@ class Calls:
 
         def asked(seen: Step) -> Plan:
             plan = checked_plan(policy.plan(seen if own else step_copy(seen)), seen)
-            if self.rules is not None and plan.rules != self.rules:
+            if self.rules is None or plan.rules is self.rules:
+                return plan
+            if not (isinstance(plan.rules, Rules) and alike_rules(plan.rules, self.rules)):
                 raise RequestError(
                     f"cache={name_of(policy)!r} changed its layer rules on the way; requests that share a forward "
                     "cannot; give the same ones as in its attribute `rules`"
                 )
-            return plan
+            return replace(plan, rules=self.rules)
 
         what = f"cache={name_of(policy)!r}: plan"
         found = self._whole(what, own, lambda: asked(step))
@@ -199,7 +202,10 @@ def _everything(step: Step, rules: Rules | None) -> Plan:
     return Plan(live) if rules is None else Plan(live, rules=rules, forced=live)
 
 
-_ABSENT = {"visible": True, "reads": True, "rest": False, "forced": False, "frozen": False, "budget": 0}
+_ABSENT = {
+    "visible": True, "reads": True, "rest": False, "forced": False, "frozen": False, "budget": 0, "commits": False,
+}  # fmt: skip
+"""What a plan's part says of a sequence where it is None."""
 
 
 def _with(whole: Plan, rows: list[int], part: Plan, step: Step) -> Plan:

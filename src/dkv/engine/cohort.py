@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -33,42 +33,67 @@ from dkv.guidance import Guidance
 from dkv.memory import Memory
 from dkv.model import Model
 from dkv.place import Bucket
-from dkv.plan import notes_of
-from dkv.rules import DENSE, Rules
+from dkv.plan import CachePolicy, Decoder, notes_of
+from dkv.rules import Rules
 from dkv.track import Track
 
 __all__ = ["Cohort", "Kind", "Member", "Outcome"]
 
 _MOST_NOTES = 64
 """Numbers of each position that a decoder may keep."""
+_MOST_BUFFERS = 16
+"""Feature buffers that a layer may keep, each as large as the model's width."""
 
 
 @dataclass(frozen=True)
 class Kind:
     """What requests must have in common to share forwards and buffers. width: slots of a sequence, 0 = as many as the
-    longest needs; rules: of the layers; guided: with a guide row each; dtype: of the cache."""
+    longest needs; rules: of the layers; guided: with a guide row each; dtype: of the cache; buffers: names of those
+    that the rules keep, of the first layer and of the others.
+
+    A rule may be another package's code, and a kind is used where nothing may fail: so kinds are equal where their
+    rules are one object, and the buffers are asked for once. Raises RequestError for buffers that are none."""
 
     width: int
-    rules: Rules
+    rules: Rules = field(compare=False)
     guided: bool
     dtype: torch.dtype
+    buffers: tuple[tuple[str, ...], tuple[str, ...]] = field(init=False, compare=False, repr=False)
+    _rules: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_rules", id(self.rules))
+        object.__setattr__(self, "buffers", self.rules.buffers)
+        for names in self.buffers:
+            if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+                raise RequestError("the buffers of a layer rule must be a tuple of names")
+            if len(names) > _MOST_BUFFERS:
+                raise RequestError(f"the buffers of a layer rule must be at most {_MOST_BUFFERS}, not {len(names)}")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether no layer follows another package's rules."""
+        return all(rule is None or is_own(rule) for rule in (self.rules.first, self.rules.rest))
 
 
 @dataclass
 class Member:
-    """A request on its way. It takes one row, or two if guided. frames: how many were told; again: how many of those
-    are still to come once more, where it began again."""
+    """A request on its way. It takes one row, or two if guided. policy, decoder: its settings' own, or equal ones of
+    another member, the same object; frames: how many were told; again: how many of those are still to come once more,
+    where it began again."""
 
     ticket: int
     request: Request
     track: Track
+    policy: CachePolicy
+    decoder: Decoder
     frames: int = 0
     again: int = 0
 
     def __post_init__(self) -> None:
         """Raises RequestError for a decoder whose attributes are no such."""
         self.deltas = Deltas(self.track)
-        decoder = self.track.settings.decoder
+        decoder = self.decoder
         self._ends_early, self.notes = decoder.adaptive, notes_of(decoder)
         if not isinstance(self._ends_early, bool):
             raise RequestError(f"decoder={name_of(decoder)!r}: its attribute adaptive must be True or False")
@@ -158,7 +183,7 @@ class Cohort:
     def _empty(self, width: int) -> Memory:
         """A memory of no rows, for the shapes of its buffers."""
         memory = self._model.remember(0, width, self._kind.dtype)
-        memory.keep(self._kind.rules, self._model.config.width)
+        memory.keep_named(self._kind.buffers, self._model.config.width)
         return memory
 
     def join(self, members: Sequence[Member]) -> list[Outcome]:
@@ -266,10 +291,7 @@ class Cohort:
 
     def _advanced(self, state: State) -> Tick | None:
         """A step, of bounded time where layers follow another package's rules."""
-        rules = self._kind.rules
-        if all(rule is None or is_own(rule) for rule in (rules.first, rules.rest)):
-            return advance(state)
-        return bounded(lambda: advance(state), self._limits.seconds)
+        return bounded(lambda: advance(state), None if self._kind.is_own else self._limits.seconds)
 
     def _singly(self, before: Rows) -> list[Outcome]:
         """The step of each member alone, from where `before` stands, once that of all together has failed."""
@@ -281,7 +303,7 @@ class Cohort:
             memory = self.memory.part(self._each, before.tokens.shape[1], n * self._each)
             try:
                 state = self._state_of([member], rows, memory)
-                if self._kind.rules != DENSE:  # only to see who is at fault
+                if not self._kind.rules.dense:  # only to see who is at fault
                     self._advanced(state)
                     continue
                 outcomes += self._outcomes(state, [member])
@@ -289,7 +311,7 @@ class Cohort:
             except BaseException as error:
                 outcomes.append(self._failed(member, "a step of it", error))
                 parts.append(rows)
-        if self._kind.rules != DENSE:
+        if not self._kind.rules.dense:
             return self._begun_again(outcomes)
         whole = parts[0].join(parts[1:], before.tokens.shape[1])
         self._state = self._state_of(self.members, whole, self._part(whole))
@@ -343,7 +365,7 @@ class Cohort:
             self._kind.guided,
             [request.given],
         )
-        decoder = request.settings.decoder
+        decoder = member.decoder
         if is_own(decoder):
             return Rows.new(canvas, decoder.rank(canvas))
         rank = bounded(lambda: decoder.rank(canvas_copy(canvas)), self._limits.seconds)
@@ -356,8 +378,8 @@ class Cohort:
         settings = [member.track.settings for member in members for _ in range(each)]
         canvas = self._canvas(members, rows)
         calls = Calls(each, len(members), self._kind.rules, self._limits)
-        decoders, deciding = numbered([s.decoder for s in settings])
-        policies, planning = numbered([s.cache for s in settings])
+        decoders, deciding = numbered([member.decoder for member in members for _ in range(each)])
+        policies, planning = numbered([member.policy for member in members for _ in range(each)])
 
         def each_of(values: list[int] | list[bool] | list[float]) -> Tensor:
             return torch.tensor(values, device=device)

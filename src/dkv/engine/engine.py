@@ -10,7 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +21,7 @@ from dkv.ambient import shielded
 from dkv.dtypes import named_dtype
 from dkv.engine.calls import Limits
 from dkv.engine.cohort import Cohort, Kind, Member, Outcome
+from dkv.engine.equality import first_alike, first_alike_rules
 from dkv.engine.faults import failure, must_stop
 from dkv.engine.request import Request, Status, Update
 from dkv.engine.watch import bounded
@@ -88,11 +91,11 @@ class Engine:
         self._check_ids(request)
         try:
             member, kind = bounded(lambda: self._member(request), self._limits.seconds)
+            self._check_fit(member, kind)
         except BaseException as error:
             if must_stop(error, self._lm.model.device):
                 raise
             raise failure("the request", error) from None
-        self._check_fit(member, kind)
         self._tickets += 1
         self._kinds[member.ticket] = kind
         self._queue.append(member)
@@ -111,10 +114,18 @@ class Engine:
             request.trace,
             holed=bool(request.given),
         )
-        member = Member(self._tickets, request, track)
+        policy = first_alike(request.settings.cache, (member.policy for member in self._latest()))
+        decoder = first_alike(request.settings.decoder, (member.decoder for member in self._latest()))
+        member = Member(self._tickets, request, track, policy, decoder)
         kind = self._kind_of(member)
-        hash(kind)
+        hash(kind.rules)
         return member, kind
+
+    def _latest(self) -> Iterator[Member]:
+        """All members, the newest of the queue first."""
+        yield from reversed(self._queue)
+        for cohort in self._cohorts.values():
+            yield from cohort.members
 
     def _check_ids(self, request: Request) -> None:
         vocab = self._lm.model.config.vocab
@@ -216,7 +227,8 @@ class Engine:
             width = max(_SHORTEST, 1 << (member.length - 1).bit_length())
         model = self._lm.model
         dtype = model.dtype if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
-        return Kind(width, rules_of(settings.cache), settings.cfg_scale > 0, dtype)
+        known = (kind.rules for kind in chain(reversed(self._kinds.values()), self._costs))
+        return Kind(width, first_alike_rules(rules_of(member.policy), known), settings.cfg_scale > 0, dtype)
 
     def _check_fit(self, member: Member, kind: Kind) -> None:
         if self._limit is None:

@@ -25,25 +25,15 @@ T = TypeVar("T")
 
 
 def numbered(things: Sequence[T]) -> tuple[tuple[T, ...], list[int]]:
-    """The distinct things in the order of their first place, and for each thing the number of its like."""
+    """The distinct objects in the order of their first place, and for each thing the number of its object."""
     distinct: list[T] = []
     numbers = []
     for thing in things:
-        number = next((n for n, known in enumerate(distinct) if _alike(known, thing)), len(distinct))
+        number = next((n for n, known in enumerate(distinct) if known is thing), len(distinct))
         if number == len(distinct):
             distinct.append(thing)
         numbers.append(number)
     return tuple(distinct), numbers
-
-
-def _alike(one: object, other: object) -> bool:
-    """Whether one stands for the other. Another package's class has a say about its own kind only."""
-    if one is other or type(one) is not type(other):
-        return one is other
-    try:
-        return (one == other) is True
-    except Exception:
-        return False
 
 
 def _own(which: Tensor, answers: Sequence[Tensor]) -> Tensor:

@@ -91,7 +91,7 @@ def checked(value: object, name: str, shape: tuple[int, ...], dtype: torch.dtype
     return value
 
 
-_PARTS = {"visible": 2, "reads": 2, "rest": 1, "forced": 2, "frozen": 2}
+_PARTS = {"visible": 2, "reads": 2, "rest": 1, "forced": 2, "frozen": 2, "commits": 2}
 
 
 def checked_plan(plan: object, step: Step) -> Plan:
