@@ -189,3 +189,26 @@ def test_keys_are_spelled_with_their_defaults() -> None:
     assert spell_key("first_layer", True) == "first_layer=true"
     assert spell_key("rho", 0.25) == "rho=0.25"
     assert spell_key("warmup", None) == "warmup (not set)"
+
+
+def test_keys_have_the_types_that_an_init_says_or_that_its_defaults_have() -> None:
+    class Typed:
+        name = "typed"
+
+        def __init__(self, at: int = 3, share=0.5, on=False, word="x") -> None:  # type: ignore[no-untyped-def]
+            self.values = (at, share, on, word)
+
+    made = make("typed:at=4,share=1,on=true,word=7", {"typed": Typed}, "cache")
+    assert made.values == (4, 1.0, True, "7")
+    with pytest.raises(SpecError, match="at='x' is not a value of type int"):
+        make("typed:at=x", {"typed": Typed}, "cache")
+
+
+def test_annotations_that_name_nothing_are_an_error_of_the_package() -> None:
+    class Odd:
+        name = "odd"
+
+        def __init__(self, at: Nothing = 3) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    with pytest.raises(SpecError, match=r"cache: the annotations of Odd cannot be read \(NameError"):
+        make("odd", {"odd": Odd}, "cache")

@@ -105,7 +105,7 @@ def _made(spec: str, known: Mapping[str, type], what: str) -> Any:
     if name not in known:
         raise SpecError(f"{what}={shown(spec)}: unknown name {shown(name)}; known: {', '.join(known)}")
     kind = known[name]
-    keys, hints = keys_of(kind), get_type_hints(kind)
+    keys, hints = keys_of(kind), _hints(kind, what)
     values: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         key, equals, text = item.partition("=")
@@ -116,6 +116,19 @@ def _made(spec: str, known: Mapping[str, type], what: str) -> Any:
             raise SpecError(f"{what}={shown(spec)}: write {key}=VALUE, once")
         values[key] = _parse(text, hints.get(key, str), f"{what}={shown(spec)}: {key}={shown(text)}")
     return _built(kind, values, f"{what}={shown(spec)}")
+
+
+def _hints(kind: type, what: str) -> dict[str, Any]:
+    """The types of a class's keys: as annotated at its `__init__` or in its body, else those of the defaults. Raises
+    SpecError for annotations of another package that name nothing."""
+    plain = {key: type(value) for key, value in keys_of(kind).items() if type(value) in (bool, int, float)}
+    try:
+        return {**plain, **get_type_hints(kind), **get_type_hints(vars(kind).get("__init__", kind))}
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise SpecError(
+            f"{what}: the annotations of {kind.__name__} cannot be read ({why}); mend that package"
+        ) from None
 
 
 def _built(kind: type, values: dict[str, Any], where: str) -> Any:

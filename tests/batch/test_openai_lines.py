@@ -93,6 +93,7 @@ def test_answers_have_openais_form_and_a_later_run_finds_them(spoken: Path, tmp_
         {"prompt": "Hi", "max_tokens": 4},
         openai_line({**body, "prompt": "Hi", "steps": 5}, name="bad"),
         openai_line({**body, **CHAT}, "/v1/chat/completions", name="chat"),
+        openai_line({**body, "prompt": "Hi", "top_p": 2}, name="unread"),
     ]
     source, output = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
     wanted = Wanted(
@@ -101,8 +102,8 @@ def test_answers_have_openais_form_and_a_later_run_finds_them(spoken: Path, tmp_
     with Job(wanted) as job:
         progress = job.run(lambda _: None)
     found = {number_of(record): record for record in results(output)}
-    assert sorted(found) == [1, 2, 3, 4]
-    assert (progress.failed, progress.tokens) == (1, sum(map(tokens_of, found.values())))
+    assert sorted(found) == [1, 2, 3, 4, 5]
+    assert (progress.failed, progress.tokens) == (2, sum(map(tokens_of, found.values())))
     many, bad, chat = found[1], found[3], found[4]
     assert set(many) == {"id", "custom_id", "response", "error"}
     assert (many["custom_id"], many["error"]) == ("many", None)
@@ -113,11 +114,13 @@ def test_answers_have_openais_form_and_a_later_run_finds_them(spoken: Path, tmp_
     assert chat["response"]["body"]["choices"][0]["message"]["role"] == "assistant"
     assert bad["response"]["status_code"] == 400
     assert "steps=5" in str(failure_of(bad))
+    assert (found[5]["custom_id"], found[5]["response"]["status_code"]) == ("unread", 400)
+    assert "top_p=2" in str(failure_of(found[5]))
     whole = output.read_bytes()
     kept = [line for line in whole.splitlines(keepends=True) if b'"many"' not in line]
     output.write_bytes(b"".join(kept))
     with Job(wanted) as job:
-        assert job.results.count == 3
+        assert job.results.count == 4
         job.run(lambda _: None)
     again = {number_of(record): record for record in results(output)}
     assert [c["text"] for c in again[1]["response"]["body"]["choices"]] == [c["text"] for c in answer["choices"]]

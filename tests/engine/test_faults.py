@@ -18,6 +18,7 @@ from dkv.canvas import Canvas
 from dkv.decoders.base import ReadsBlock, most
 from dkv.engine.watch import OvertimeError, bounded
 from dkv.plan import Plan, Step
+from dkv.rules import Rules
 from dkv.sampling import Read
 from tests.engine.runs import alone, ended, same
 
@@ -109,6 +110,8 @@ PLANS: dict[str, Break] = {
     },
     "visible of numbers": lambda plan: Plan(plan.rows, visible=plan.rows.float()),
     "rest of the wrong shape": lambda plan: Plan(plan.rows, rest=plan.rows),
+    "commits of numbers": lambda plan: Plan(plan.rows, commits=plan.rows.long()),
+    "commits of one row": lambda plan: Plan(plan.rows, commits=plan.rows[0]),
     "budget of booleans": lambda plan: Plan(plan.rows, budget=plan.rows[:, 0]),
     "a text as rules": lambda plan: Plan(plan.rows, rules="dense"),  # type: ignore[arg-type]
 }
@@ -306,6 +309,114 @@ def test_rules_that_raise_or_cannot_be_hashed_are_refused_at_once(lm: dkv.Diffus
 
     with pytest.raises(dkv.RequestError, match="KeyError"):
         dkv.Engine(lm).add(asked(lm, cache=Plans()))
+
+
+class Layer:
+    """A dense layer that keeps a buffer; `buffers` and equality may break."""
+
+    def __init__(self, broken: str, how: Break, at: int = 0) -> None:
+        self.broken, self.how, self.at, self.asked = broken, how, at, 0
+
+    def _may(self, verb: str, value: Any) -> Any:
+        self.asked += verb == self.broken
+        return self.how(value) if verb == self.broken and self.asked > self.at else value
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        return self._may("buffers", ("theirs",))  # type: ignore[no-any-return]
+
+    def __eq__(self, other: object) -> bool:
+        return self._may("eq", isinstance(other, Layer))  # type: ignore[no-any-return]
+
+    def __hash__(self) -> int:
+        return 7
+
+    def projected(self, carried: int, picked: int) -> int:
+        return carried
+
+    def __call__(self, block: Any, x: Tensor, at: Any, turn: Any, memory: Any) -> Tensor:
+        x = x + block.mix(block.norm(x, block.attn_norm), at, turn, memory)
+        return x + block.mlp(x)  # type: ignore[no-any-return]
+
+
+class Layered(Policy):
+    def __init__(self, rule: Layer) -> None:
+        super().__init__()
+        object.__setattr__(self, "rules", Rules(None, rule))
+
+    def plan(self, step: Step) -> Plan:
+        live = step.canvas.live
+        return Plan(live, rules=self.rules, forced=live)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("verb", ["buffers", "eq"])
+@pytest.mark.parametrize("at", [0, 1, 2, 5])
+@pytest.mark.parametrize("how", ["an exception", "a system exit", "None", "a loop"])
+def test_a_layer_rule_that_breaks_when_asked_about_itself_harms_nobody_else(
+    lm: dkv.DiffusionLM, verb: str, at: int, how: str
+) -> None:
+    broken = looping if how == "a loop" else MASKS[how]
+    pair = [asked(lm, cache=Layered(Layer(verb, broken, at))) for _ in range(2)]
+    good = [lm.request([7, n], 8, seed=n, stop_at_eos=False, **options) for n, options in enumerate(NEIGHBOURS)]
+    engine = dkv.Engine(lm, patience=0.2)
+    tickets: dict[int, dkv.Request] = {}
+    for request in (good[0], pair[0], *good[1:3], pair[1], good[3]):
+        try:
+            tickets[engine.add(request)] = request
+        except dkv.RequestError:
+            assert request in pair
+    _, results = ended(engine)
+    for ticket, request in tickets.items():
+        if request in good:
+            assert same(results[ticket], alone(lm, request))
+
+
+@pytest.mark.parametrize("names", [["list"], ("a", 3), tuple(map(str, range(17))), "text"])
+def test_buffers_that_are_none_are_refused_at_once(lm: dkv.DiffusionLM, names: Any) -> None:
+    with pytest.raises(dkv.RequestError, match="the buffers of a layer rule"):
+        dkv.Engine(lm).add(asked(lm, cache=Layered(Layer("buffers", lambda _: names))))
+
+
+@pytest.mark.parametrize("key", ["cache", "decoder"])
+@pytest.mark.parametrize("how", ["an exception", "a system exit", "None", "a loop"])
+def test_an_equality_that_breaks_harms_nobody_else(lm: dkv.DiffusionLM, key: str, how: str) -> None:
+    broken = looping if how == "a loop" else MASKS[how]
+
+    class Odd:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __eq__(self, other: object) -> bool:
+            return broken(True)  # type: ignore[no-any-return]
+
+    kinds = {"cache": Policy, "decoder": Rule}
+    kind = type("Theirs", (Odd, kinds[key]), {})
+    engine = dkv.Engine(lm, patience=0.2)
+    good = [lm.request([7, n], 8, seed=n, stop_at_eos=False, **options) for n, options in enumerate(NEIGHBOURS)]
+    tickets = [engine.add(one) for one in good[:2]]
+    engine.add(asked(lm, **{key: kind()}))
+    with contextlib.suppress(dkv.RequestError):
+        engine.add(asked(lm, **{key: kind()}))
+    tickets += [engine.add(one) for one in good[2:]]
+    errors, results = ended(engine)
+    assert errors == {}
+    for ticket, request in zip(tickets, good, strict=True):
+        assert same(results[ticket], alone(lm, request))
+
+
+def test_what_a_plan_fixes_stays_where_another_one_of_the_policy_fails(lm: dkv.DiffusionLM) -> None:
+    class Fixes(Policy):
+        def plan(self, step: Step) -> Plan:
+            if bool((step.canvas.tokens[:, 0] == 9).any()):
+                raise ValueError("nine")
+            return Plan(step.canvas.live, commits=step.masked)
+
+    policy = Fixes()
+    good, bad = asked(lm, [1, 2], cache=policy), asked(lm, [9, 2], cache=policy)
+    engine = dkv.Engine(lm)
+    tickets = [engine.add(good), engine.add(bad)]
+    errors, results = ended(engine)
+    assert list(errors) == tickets[1:]
+    assert same(results[tickets[0]], alone(lm, good))
 
 
 def test_lm_generate_names_the_policy(lm: dkv.DiffusionLM) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dkv.batch.asking import Asked, Asking, named, read_line
-from dkv.batch.openai_lines import OpenAILine, openai_error
+from dkv.batch.openai_lines import OpenAILine, custom_id_in, openai_error
 from dkv.batch.records import Record, error_record, failure_record
 from dkv.batch.source import Line
 from dkv.engine import Engine
@@ -111,17 +111,19 @@ class _Crew:
             asked = read_line(line)
             requests = self._asking.requests(asked)
         except (SettingError, PromptError) as error:
-            return [self._refused(line.number, asked, error)]
+            return [self._refused(line.number, asked, error, line.text)]
         pending = _Pending(asked, requests, [None] * len(requests))
         self._waiting.extend((pending, index) for index in range(len(requests)))
         return []
 
-    def _refused(self, number: int, asked: Asked | OpenAILine | None, error: Exception) -> Record:
-        """The record of a bad line. Raises SettingError where such a line ends the job."""
+    def _refused(self, number: int, asked: Asked | OpenAILine | None, error: Exception, text: bytes = b"") -> Record:
+        """The record of a bad line, of which `text` is given where it could not be read. Raises SettingError where such
+        a line ends the job."""
         if not self._skip_bad:
             raise named(number, error) from None
-        if isinstance(asked, OpenAILine):
-            return openai_error(number, asked.name, error)
+        name = asked.name if isinstance(asked, OpenAILine) else custom_id_in(text)
+        if isinstance(name, str):
+            return openai_error(number, name, error)
         return error_record(number, number if asked is None else asked.name, error)
 
     def _drop(self, pending: _Pending) -> None:

@@ -7,6 +7,7 @@ out, the job's argument of that name counts.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from dkv.server.backend import RequestBuilder
     from dkv.server.schema import Settings
 
-__all__ = ["OpenAILine", "OpenAILines", "is_openai_line", "openai_error", "read_openai_line"]
+__all__ = ["OpenAILine", "OpenAILines", "custom_id_in", "is_openai_line", "openai_error", "read_openai_line"]
 
 _URLS = ("/v1/chat/completions", "/v1/completions")
 _FIELDS = ("custom_id", "method", "url", "body")
@@ -45,6 +46,18 @@ class OpenAILine:
 def is_openai_line(record: Mapping[str, Any]) -> bool:
     """Whether a line has the form of OpenAI's batch files, if perhaps not all of it."""
     return "custom_id" in record and not record.keys().isdisjoint(("method", "url", "body", "params"))
+
+
+def custom_id_in(text: bytes) -> str | None:
+    """The custom_id of a line of OpenAI's form that may be bad otherwise; None where there is no such."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not is_openai_line(record):
+        return None
+    name = record["custom_id"]
+    return name if isinstance(name, str) and name else None
 
 
 def read_openai_line(number: int, record: Mapping[str, Any]) -> OpenAILine:

@@ -187,7 +187,7 @@ class RequestBuilder:
         room = self.context - tokens
         if self._gen_length(body) <= room:
             return body
-        if room < (body.max_tokens or 1):
+        if room < max(body.max_tokens or 1, body.min_tokens or 0):
             raise self._too_long(body, tokens, what)
         return self._shortened(body, room)
 
@@ -209,6 +209,8 @@ class RequestBuilder:
         message, context = f"{what}{' and suffix' if gap else ''} of {tokens} tokens", self.context
         if tokens >= context:
             message += f" leave no room for an answer in the model's context of {context}; shorten {what}"
+        elif body.max_tokens is None and body.min_tokens:
+            message += f" and min_tokens={body.min_tokens} exceed the model's context of {context}; shorten one"
         elif body.max_tokens is None:
             message += f" and the answer exceed the model's context of {context}; give max_tokens, or shorten it"
         else:

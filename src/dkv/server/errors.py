@@ -143,6 +143,8 @@ def _http_error(request: Request, error: HTTPException) -> Response:
     if error.status_code == 404:
         message = f"there is no {where}; GET /openapi.json lists the routes"
         return ApiError(404, message, code="unknown_url").response
+    if error.status_code == 400 and error.__cause__ is not None:
+        return ApiError(400, _unreadable(error.__cause__)).response
     if error.status_code != 405:
         return ApiError(error.status_code, str(error.detail or HTTPStatus(error.status_code).phrase)).response
     allowed = _allowed((error.headers or {}).get("allow") or (error.headers or {}).get("Allow", ""))
@@ -151,6 +153,15 @@ def _http_error(request: Request, error: HTTPException) -> Response:
     answer = ApiError(405, f"{where} is not allowed; it takes {allowed}", code="method_not_allowed").response
     answer.headers["allow"] = allowed
     return answer
+
+
+def _unreadable(error: BaseException) -> str:
+    """Why a body cannot be read, of which the framework says only that it cannot."""
+    if isinstance(error, RecursionError):
+        return "the body is nested too deeply"
+    if isinstance(error, UnicodeError):
+        return "the body is not text in UTF-8"
+    return "the body is not JSON: a number in it has too many digits, or it does not parse"
 
 
 def _allowed(listed: str) -> str:
