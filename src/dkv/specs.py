@@ -123,7 +123,7 @@ def _hints(kind: type, what: str) -> dict[str, Any]:
     SpecError for annotations of another package that name nothing."""
     plain = {key: type(value) for key, value in keys_of(kind).items() if type(value) in (bool, int, float)}
     try:
-        return {**plain, **get_type_hints(kind), **get_type_hints(vars(kind).get("__init__", kind))}
+        return {**plain, **get_type_hints(kind), **get_type_hints(inspect.getattr_static(kind, "__init__"))}
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         raise SpecError(
