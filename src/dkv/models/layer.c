@@ -132,6 +132,11 @@ static void turn(const Work *w, const Place *p, void *qk) { /* keys into their c
     else turn_b(qk, p->phase, k, p->starts, p->n, heads, kept, p->head, d, w->threads);
 }
 
+static void spread(const Work *w, void *x, const void *source, int64_t n, int64_t c, int64_t s, int64_t pitch) {
+    if (w->layer->size == 4) spread_f(x, source, n, c, s, pitch, w->threads);
+    else spread_b(x, source, n, c, s, pitch, w->threads);
+}
+
 static void moves(const Work *w, const Place *p, const void *value, float *moved, const uint8_t *frozen, int cosine,
                   float least) {
     int64_t heads = w->layer->kv_heads, d = w->layer->head_dim;
@@ -205,7 +210,7 @@ static int lies(const Layer *l, const int64_t *by, int64_t n, int64_t some) {
 
 /* Attention of all carried rows, queries at q and `pitch` numbers apart: [n, heads, head_dim], in w->mixed or where
  * torch left it, which is held. Sequences with as many rows attend together */
-static const char *attend(Work *w, const Place *p, const char *q, int64_t pitch) {
+static char *attend(Work *w, const Place *p, const char *q, int64_t pitch) {
     const Layer *l = w->layer;
     int64_t row = l->heads * l->head_dim * l->size, from = 0, start = w->count;
     int64_t some = p->counts || l->heads != l->kv_heads ? 1 : p->batch;
@@ -214,7 +219,7 @@ static const char *attend(Work *w, const Place *p, const char *q, int64_t pitch)
         if (!n) continue;
         Tensor mask = p->mask ? barred(w, p->mask + s * p->slots, some, p->slots) : NULL;
         const char *found = attend_some(w, p, q + from * pitch * l->size, pitch, n, some, s * p->sequence, mask, &by);
-        if (found && n * some == p->n && lies(l, by, n, some)) return found;
+        if (found && n * some == p->n && lies(l, by, n, some)) return (char *)found;
         for (int64_t b = 0; b < some && found; b++)
             lay(w, found + b * by[0] * l->size, by, n, w->mixed + (from + b * n) * row);
         let_go(w, start);
@@ -228,14 +233,17 @@ static const char *attend(Work *w, const Place *p, const char *q, int64_t pitch)
  * their cells; then they attend. [n, width], held */
 static const char *mixed_in(Work *w, const Place *p, const char *h, int values) {
     const Layer *l = w->layer;
-    int64_t d = l->head_dim, size = d * l->size;
+    int64_t d = l->head_dim, size = d * l->size, both = (l->heads + l->kv_heads) * d;
     Tensor x = rows(w, h, p->n, l->width), qk = product(w, x, l->qk, l->qk_bias, "none");
     char *turned = data(w, qk), *value = values ? data(w, product(w, x, l->v, l->v_bias, "none")) : NULL;
     if (w->failed) return NULL;
+    spread(w, turned, turned, p->n, both, both, both);
     turn(w, p, turned);
     if (values)
         write_rows(w->memory.v, p->starts, value, p->n, l->kv_heads, p->head, size, l->kv_heads * size, w->threads);
-    const char *attended = attend(w, p, turned, (l->heads + l->kv_heads) * d);
+    char *attended = attend(w, p, turned, both);
+    if (w->failed) return NULL;
+    spread(w, attended, turned, p->n, l->heads * d, 1, both);
     return data(w, product(w, rows(w, attended, p->n, l->heads * d), l->out, NULL, "none"));
 }
 

@@ -53,6 +53,23 @@
         }                                                                                                              \
     }
 
+/* x [n, c], NaN throughout the rows in which source [n, s], `pitch` numbers apart, holds NaN or infinity: torch's fused
+ * attention can turn such queries and keys into zeros, and the logits would be finite and wrong */
+#define SPREAD(T, D)                                                                                                   \
+    void spread_##D(T *x, const T *source, int64_t n, int64_t c, int64_t s, int64_t pitch, int threads) {              \
+        _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * s > FEW)")                               \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            float zero = 0;                                                                                            \
+            _Pragma("omp simd reduction(+ : zero)")                                                                    \
+            for (int64_t j = 0; j < s; j++) zero += read_##D(source[i * pitch + j]) * 0;                               \
+            if (zero != zero)                                                                                          \
+                for (int64_t j = 0; j < c; j++) x[i * c + j] = write_##D(zero);                                        \
+        }                                                                                                              \
+    }
+
+SPREAD(float, f)
+SPREAD(uint16_t, b)
+
 /* old [heads, d] = the cells of a row, `apart` numbers from head to head; new takes their place if `renewed` */
 #define GATHER(T, D)                                                                                                   \
     static void gather_##D(T *cells, const T *new, T *old, int64_t heads, int64_t apart, int64_t d, int renewed) {     \
