@@ -314,3 +314,111 @@ def test_a_base_in_the_newer_place_gives_the_same_tokens(tmp_path: Path) -> None
         for place in (old, tmp_path / "new")
     )
     assert one.token_ids == other.token_ids
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_activation": "gelu"},
+        {"activation_function": "gelu"},
+        {"act_fn": "relu"},
+        {"layer_norm_eps": 1e-3},
+        {"norm_eps": 1e-3},
+        {"embed_scale": 2.0},
+        {"emb_scale": 2.0},
+        {"softmax_scale": 0.5},
+        {"attention_logit_cap": 5.0},
+        {"width_mult": 2.0},
+        {"attention_type": "causal"},
+        {"attn_type": "block_causal"},
+        {"attention_mode": "block_diff"},
+        {"bidirectional": False},
+        {"full_attn_mask": False},
+        {"norm_type": "layernorm"},
+        {"normalization": "layernorm"},
+        {"zero_centered_gamma": True},
+        {"rms_norm_add_unit_offset": True},
+        {"model_config": {"qk_norm": True}},
+        {"backbone_config": {"rope_theta": 5.0}},
+    ],
+    ids=str,
+)
+def test_other_programs_words_for_other_mathematics_are_refused_by_name(changes: dict[str, Any], family: str) -> None:
+    (key,) = changes
+    named = next(iter(changes[key])) if isinstance(changes[key], dict) else key
+    with pytest.raises((CheckpointError, UnsupportedModelError), match=rf"^config\.json: .*\b{named}="):
+        configured(family, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_activation": "silu"},
+        {"attention_type": "full"},
+        {"attn_type": "sdpa"},
+        {"norm_type": "rmsnorm"},
+        {"bidirectional": True},
+        {"full_attn_mask": True},
+        {"mup_base_width": None},
+    ],
+    ids=str,
+)
+def test_other_programs_words_for_the_same_mathematics_are_taken(changes: dict[str, Any], family: str) -> None:
+    assert configured(family, **changes) == configured(family)
+
+
+def test_an_epsilon_under_another_name_is_read(family: str) -> None:
+    assert configured(family, rms_norm_eps=None, layer_norm_eps=1e-3).norm_eps == 1e-3
+
+
+def test_a_long_value_is_cut_in_the_error(family: str) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        configured(family, rope_theta=10**400)
+    assert len(str(caught.value)) < 200
+
+
+def _llada_published() -> dict[str, Any]:
+    """The keys of LLaDA-8B-Instruct's config.json."""
+    names = ("configuration_llada.LLaDAConfig", "modeling_llada.LLaDAModelLM", "modeling_llada.LLaDAModelLM")
+    return config_of(
+        alibi_bias_max=8.0,
+        attention_dropout=0.0,
+        attention_layer_norm_with_affine=True,
+        auto_map=dict(zip(("AutoConfig", "AutoModelForCausalLM", "AutoModel"), names, strict=True)),
+        embedding_dropout=0.0,
+        flash_attention=False,
+        init_cutoff_factor=None,
+        init_device="meta",
+        init_fn="mitchell",
+        init_std=0.02,
+        precision="amp_bf16",
+        residual_dropout=0.0,
+        rope_theta=500000.0,
+        transformers_version="4.46.3",
+        use_cache=False,
+    )
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "LLaDA": _llada_published(),
+    "LLaDA, saved again": {
+        **_llada_published(),
+        "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "tie_word_embeddings": True,
+        "cross_attention_hidden_size": None, "add_cross_attention": False, "is_decoder": False, "pruned_heads": {},
+        "repetition_penalty": 1.0, "top_k": 50, "torchscript": False, "dtype": "bfloat16", "use_bfloat16": False,
+    },
+    "Dream": dream_config_of(
+        auto_map={"AutoConfig": "configuration_dream.DreamConfig", "AutoModel": "modeling_dream.DreamModel"},
+        torch_dtype="bfloat16",
+        transformers_version="4.46.2",
+    ),
+    "DiffuCoder": dream_config_of(sliding_window=131072, use_mrope=False, max_window_layers=28),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_configs_load(name: str, tmp_path: Path) -> None:
+    config = PUBLISHED[name]
+    lm = dkv.load(write_checkpoint(tmp_path, config), device="cpu", dtype="float32")
+    assert lm.model.config.rope_theta == config["rope_theta"]
+    assert len(lm.generate([[1, 2]], 4)[0].token_ids) == 4

@@ -125,3 +125,10 @@ def test_a_checkpoint_whose_config_names_none(tmp_path: Path) -> None:
     (directory / "generation_config.json").write_text("[]", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"generation_config\.json: holds list, not an object"):
         loaded(directory)
+
+
+@pytest.mark.parametrize("eos", [7, [1, 7]])
+def test_a_mask_that_ends_the_text_is_refused(eos: Any) -> None:
+    raw = {"vocab_size": 9, "mask_token_id": 7, "eos_token_id": eos, "architectures": ["Other"]}
+    with pytest.raises(CheckpointError, match=r"mask_token_id=7 is also an end-of-text id \(eos_token_id="):
+        complete_ids(raw, {}, {})

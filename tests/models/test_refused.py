@@ -46,3 +46,8 @@ def test_the_mapped_class_stands_in_for_a_missing_name(mapped: dict[str, str]) -
 def test_without_any_name_there_is_no_guess(raw: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="architectures is missing"):
         architecture_of({"model_type": "llada", **raw})
+
+
+def test_a_name_that_is_in_no_list_is_said() -> None:
+    with pytest.raises(CheckpointError, match=r"architectures='LLaDAModelLM' must be a list of names; write \['LLaDA"):
+        architecture_of({"architectures": "LLaDAModelLM"})

@@ -44,6 +44,7 @@ HEAVY = {
     "a list": "{{ range(99999) | list * 10**6 }}",
     "power": "{{ 10**(10**10) }}",
     "shouting": "{% for i in range(10**5 - 1) %}{{ 'a' * 10**4 }}{% endfor %}",
+    "many words of its own": "{{ 'a b ' * 10**6 }}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "size": "a" * 20_000_000,
 }
@@ -224,3 +225,14 @@ def test_a_copy_and_a_pickle_render_too() -> None:
     broken = pickle.loads(pickle.dumps(ChatTemplate.unusable("no")))
     with pytest.raises(CheckpointError, match="no"):
         broken.render(USER)
+
+
+def test_what_a_template_prints_is_bounded_by_the_conversation() -> None:
+    """A long conversation may print much, a short one no more than a template has words."""
+    times = ChatTemplate("{% for m in messages %}{{ m.content | replace('a', 'aaaa') }}{% endfor %}", {})
+    content = "a" * 200_000
+    assert len(times.render([{"role": "user", "content": content}])) == 4 * len(content)
+    many: Conversation = [{"role": "user", "content": "a"}] * 8000
+    assert len(times.render(many)) == 4 * len(many)
+    with pytest.raises(CheckpointError, match=r"prints more than 30[0-9]{4} characters"):
+        ChatTemplate("{{ messages[0].content * 10**6 }}", {}).render(USER)

@@ -144,3 +144,32 @@ def test_long_affixes_are_refused(model: dict[str, str], tmp_path: Path) -> None
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(CheckpointError, match=f"{next(iter(model))} is longer than 64 characters"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"normalizer": replace("x", String="")},
+        {"normalizer": replace("xx", Regex="")},
+        {"normalizer": replace("xx", Regex="b?")},
+        {"decoder": several("decoders", {"type": "Strip", "content": "a", "start": 10**9, "stop": 10**9})},
+    ],
+    ids=["an empty text", "an empty expression", "an optional one", "more than there is"],
+)
+def test_parts_over_which_the_library_panics_are_refused_at_load(parts: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: is not a usable tokenizer \(.+\)$"):
+        load_tokenizer(changed(tmp_path, **parts))
+
+
+def test_a_vocabulary_has_tokens_and_each_its_own_id(tmp_path: Path) -> None:
+    content = json.loads((write_tokenizer(tmp_path) / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab = content["model"]["vocab"]
+    for damaged, message in (
+        ({}, "its vocabulary is empty"),
+        ({**vocab, "b": vocab["a"]}, "the tokens 'a' and 'b' have the same id"),
+    ):
+        (tmp_path / "tokenizer.json").write_text(
+            json.dumps({**content, "model": {**content["model"], "vocab": damaged}}), encoding="utf-8"
+        )
+        with pytest.raises(CheckpointError, match=message):
+            load_tokenizer(tmp_path)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from dkv.errors import CheckpointError, UnsupportedModelError
+from dkv.models.fields import shown
 from dkv.models.ids import with_ids
 from dkv.models.layers import Transformer
 from dkv.models.other_formats import read_config
@@ -55,6 +56,11 @@ def architecture_of(raw: dict[str, Any]) -> ModuleType:
     """The module that implements what a config.json asks for. Raises CheckpointError and UnsupportedModelError."""
     known, name = known_architectures(), named_architecture(raw)
     if name is None:
+        given = raw.get("architectures")
+        if isinstance(given, str):
+            raise CheckpointError(
+                f"config.json: architectures={shown(given)} must be a list of names; write [{given!r}]"
+            )
         raise CheckpointError("config.json: architectures is missing; dkv needs it to tell model families apart")
     if name in REFUSED:
         raise UnsupportedModelError(f"config.json: architectures={name!r} is not supported: {REFUSED[name]}")

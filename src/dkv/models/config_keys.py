@@ -11,11 +11,17 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from dkv.errors import CheckpointError, UnsupportedModelError
-from dkv.models.fields import Fields
+from dkv.models.fields import Fields, shown
 
-__all__ = ["check_switches", "flat_config", "merge_aliases", "rope_theta"]
+__all__ = ["check_switches", "flat_config", "merge_aliases", "other_names", "rope_theta"]
 
-_NESTED = ("text_config", "llm_config", "language_config", "language_model_config")
+_EPS = ("layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon", "rms_eps")
+_ACTIVATION = ("hidden_activation", "activation_function", "act_fn")
+
+_NESTED = (
+    *("text_config", "llm_config", "language_config", "language_model_config"),
+    *("model_config", "backbone_config", "decoder_config", "transformer_config", "decoder"),
+)
 _OF_EACH = re.compile(
     "architectures|auto_map|model_type|_.*|transformers_version|(torch_)?dtype|use_cache|return_dict|output_.*"
 )
@@ -40,13 +46,21 @@ _KNOWN = frozenset(
 
 _LOOKS_LIKE_A_SWITCH = re.compile(
     "soft_?cap|multiplier|logits?_scal|scale_logit|scal(e|ing)_(emb|attn|depth)|attn_scal|attention_scal|"
-    "embedding_scale|scale_embedding|qk_?(layer)?_?norm|query_pre_attn|expert|moe|alibi|rope|rotary|"
+    "embed(ding)?_scale|emb_scale|scale_embedding|softmax_scale|logit_?cap|mup_|width_mult|"
+    "qk_?(layer)?_?norm|query_pre_attn|expert|moe|alibi|rope|rotary|"
     "sliding|attention_window|local_attention|window_size|attention_chunk|sink|"
     "parallel_(residual|attn|block)|clip_qkv|attn_output_gate|cross_attention|bias$|bd_size|"
+    "zero_centered|unit_offset|norm_type|normalization|attention_type|attn_type|attention_mode|"
     "causal|norm_after|norm_reorder|sandwich|post_norm|"
     "(vision|audio|speech|quantization|compression)_config|mrope|nope|no_rope|position_embedding_type"
 )
-_NEUTRAL: tuple[Any, ...] = (None, False, 0, 1, "default", "rope", "rotary", [], {})
+_NEUTRAL: tuple[Any, ...] = (
+    *(None, False, 0, 1, "default", "rope", "rotary", [], {}),
+    *("rms", "rmsnorm", "rms_norm", "RMSNorm", "none"),
+    *("full", "full_attention", "bidirectional", "eager", "sdpa", "flash_attention_2", "flash_attention_3"),
+)
+_MUST_HOLD = ("bidirectional", "is_bidirectional", "full_attn_mask", "use_bidirectional_attention", "pre_norm")
+"""Switches that change the mathematics where they are off."""
 
 
 def flat_config(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +80,11 @@ def flat_config(raw: Mapping[str, Any]) -> dict[str, Any]:
                 )
             flat[key] = value
     return flat
+
+
+def other_names(eps: str, activation: str) -> dict[str, str]:
+    """What other programs call the norms' epsilon and the activation of the MLP, with a family's own names for them."""
+    return {**dict.fromkeys(_EPS, eps), **{name: activation for name in _ACTIVATION if name != activation}}
 
 
 def merge_aliases(raw: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
@@ -133,11 +152,14 @@ def check_switches(raw: Mapping[str, Any], family: str, own: Collection[str]) ->
         if key in own or key in _KNOWN or _is_neutral(value):
             continue
         if _LOOKS_LIKE_A_SWITCH.search(key):
-            raise UnsupportedModelError(f"config.json: {key}={_short(value)} is not supported by {family} in dkv")
+            raise UnsupportedModelError(f"config.json: {key}={shown(value)} is not supported by {family} in dkv")
+    for key in _MUST_HOLD:
+        if raw.get(key) is False:
+            raise UnsupportedModelError(f"config.json: {key}=False is not supported by {family} in dkv")
     kinds = raw.get("layer_types")
     if kinds is not None and kinds != ["full_attention"] * (len(kinds) if isinstance(kinds, list) else 0):
         raise UnsupportedModelError(
-            f"config.json: layer_types={_short(kinds)} is not supported; {family} has full attention everywhere"
+            f"config.json: layer_types={shown(kinds)} is not supported; {family} has full attention everywhere"
         )
     if raw.get("use_sliding_window") is not False and raw.get("sliding_window") is not None:
         raise UnsupportedModelError(
@@ -148,8 +170,3 @@ def check_switches(raw: Mapping[str, Any], family: str, own: Collection[str]) ->
 
 def _is_neutral(value: object) -> bool:
     return value is not True and any(value == neutral for neutral in _NEUTRAL)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."

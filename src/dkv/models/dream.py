@@ -10,7 +10,7 @@ from typing import Any
 
 from dkv.errors import CheckpointError
 from dkv.model import ModelConfig
-from dkv.models.config_keys import check_switches, rope_theta
+from dkv.models.config_keys import check_switches, merge_aliases, other_names, rope_theta
 from dkv.models.fields import MOST_LAYERS, Fields
 from dkv.models.naming import Names
 
@@ -36,14 +36,18 @@ NAMES = Names(
 )
 
 _REQUIRED: dict[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu",),
+    "hidden_act": ("silu", "swish"),
     "mlp_bias": (False, None),
     "use_sliding_window": (False, None),
 }
 
+_ALIASES = other_names("rms_norm_eps", "hidden_act")
+"""What other programs call the keys of this family."""
+
 
 def configure(raw: dict[str, Any]) -> ModelConfig:
     """Read a published config.json. Raises UnsupportedModelError and CheckpointError, naming the key."""
+    raw = merge_aliases(raw, _ALIASES)
     fields = Fields(raw)
     fields.require(_REQUIRED, "Dream")
     check_switches(raw, "Dream", _REQUIRED.keys())

@@ -12,11 +12,12 @@ from typing import Any
 from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.regular_file import read_known
 
-__all__ = ["MOST_LAYERS", "Fields", "read_json"]
+__all__ = ["MOST_LAYERS", "Fields", "read_json", "shown"]
 
 MOST_LAYERS = 4096
 """More is no model but damage, and counting through it would take forever."""
 
+_LONGEST_SHOWN = 100
 _MOST_NUMBER = sys.float_info.max  # an integer of JSON may be larger, and then is no float
 
 
@@ -49,6 +50,15 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def shown(value: object) -> str:
+    """A value in an error, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = "a number of thousands of digits"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
 @dataclass(frozen=True)
 class Fields:
     """Typed reads of a config.json; every method raises CheckpointError naming the key."""
@@ -64,7 +74,7 @@ class Fields:
             value = self.raw.get(key, allowed[-1])
             if not any(value is a or (a is not None and value == a and type(value) is type(a)) for a in allowed):
                 raise UnsupportedModelError(
-                    f"config.json: {key}={value!r} is not supported; {family} has {allowed[0]!r}"
+                    f"config.json: {key}={shown(value)} is not supported; {family} has {allowed[0]!r}"
                 )
 
     def flag(self, key: str, default: bool) -> bool:
@@ -72,7 +82,7 @@ class Fields:
         value = self.raw.get(key)
         value = default if value is None else value
         if type(value) is not bool:
-            raise CheckpointError(f"config.json: {key}={value!r} must be true or false")
+            raise CheckpointError(f"config.json: {key}={shown(value)} must be true or false")
         return value
 
     def size(self, key: str, default: int | None = None, most: int = (1 << 31) - 1) -> int:
@@ -80,7 +90,9 @@ class Fields:
         value = self.raw.get(key)
         value = default if value is None else value
         if type(value) is not int or not 0 < value <= most:
-            raise CheckpointError(f"config.json: {key}={value!r} must be a positive whole number of at most {most}")
+            raise CheckpointError(
+                f"config.json: {key}={shown(value)} must be a positive whole number of at most {most}"
+            )
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -88,7 +100,7 @@ class Fields:
         value = self.raw.get(key)
         value = default if value is None else value
         if type(value) not in (int, float) or not 0 < value <= _MOST_NUMBER:
-            raise CheckpointError(f"config.json: {key}={value!r} must be a positive number")
+            raise CheckpointError(f"config.json: {key}={shown(value)} must be a positive number")
         return float(value)
 
     def ids(self, key: str, vocab: int, default: int | None = None) -> tuple[int, ...]:
@@ -97,5 +109,5 @@ class Fields:
         value = default if value is None else value
         listed = value if isinstance(value, list) else [value]
         if not listed or any(type(v) is not int or not 0 <= v < vocab for v in listed):
-            raise CheckpointError(f"config.json: {key}={value!r} must be a token id below {vocab}")
+            raise CheckpointError(f"config.json: {key}={shown(value)} must be a token id below {vocab}")
         return tuple(listed)

@@ -46,6 +46,7 @@ def complete_ids(
     raw = flat_config(raw)
     ids = {key: _found(key, raw, generation_config, added_tokens) for key in _NAMES}
     ids["eos_token_id"] = _with_turn_ends(ids["eos_token_id"], raw, added_tokens)
+    _check_apart(ids["mask_token_id"], ids["eos_token_id"])
     pad = raw.get("pad_token_id")
     if pad is None:
         pad = _fitting(generation_config.get("pad_token_id"), raw)
@@ -73,6 +74,16 @@ def _with_turn_ends(eos: Any, raw: Mapping[str, Any], added_tokens: Mapping[str,
     listed = eos if isinstance(eos, list) else [eos]
     more = [end for end in ends if _fitting(end, raw) is not None and end not in listed]
     return [*listed, *more] if more else eos
+
+
+def _check_apart(mask: Any, eos: Any) -> None:
+    """What is decided is never the mask, so that an end-of-text of the same id would never come."""
+    masks, ends = (value if isinstance(value, list) else [value] for value in (mask, eos))
+    if masks and masks[0] in ends:
+        raise CheckpointError(
+            f"config.json: mask_token_id={masks[0]!r} is also an end-of-text id (eos_token_id={eos!r}); "
+            "set mask_token_id to the mask's own"
+        )
 
 
 def _published(key: str, raw: Mapping[str, Any], added_tokens: Mapping[str, int]) -> int | None:

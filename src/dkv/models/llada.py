@@ -10,7 +10,7 @@ from typing import Any
 
 from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.model import ModelConfig
-from dkv.models.config_keys import check_switches, merge_aliases, rope_theta
+from dkv.models.config_keys import check_switches, merge_aliases, other_names, rope_theta
 from dkv.models.fields import MOST_LAYERS, Fields
 from dkv.models.naming import Names
 
@@ -63,6 +63,7 @@ _ALIASES = {
     "hidden_act": "activation_type",
     "attention_bias": "include_qkv_bias",
     "mlp_bias": "include_bias",
+    **other_names("rms_norm_eps", "activation_type"),
 }
 """What other programs call the keys of this family."""
 

@@ -23,7 +23,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 __all__ = ["MEMORY", "MOST_OUTPUT", "PROCESSOR_SECONDS", "environment", "one_line", "rendered"]
 
 MOST_OUTPUT = 8_000_000
-"""Characters that a template may print."""
+"""Characters that a template may print, whatever the conversation; `_most_output` has the bound for each."""
+_OWN_WORDS, _TIMES, _WORDS_A_MESSAGE = 300_000, 8, 1_000
 MEMORY = 512 << 20
 """Bytes of address space, where the system can limit it."""
 PROCESSOR_SECONDS = 2.0
@@ -44,20 +45,30 @@ def environment() -> Environment:
 
 
 def rendered(template: Template, messages: Sequence[Mapping[str, Any]], names: Mapping[str, Any]) -> str:
-    """The conversation as one string. Raises whatever the template raises, and MemoryError beyond MOST_OUTPUT."""
-    pieces, size = list[str](), 0
+    """The conversation as one string. Raises whatever the template raises, and MemoryError where it prints too much."""
+    pieces, size, most = list[str](), 0, _most_output(messages)
     variables = {**names, "messages": messages, "add_generation_prompt": True, "tools": None, "documents": None}
     for piece in template.generate(variables):
         pieces.append(piece)
         size += len(piece)
-        if size > MOST_OUTPUT:
-            raise MemoryError(f"it prints more than {MOST_OUTPUT} characters")
+        if size > most:
+            raise MemoryError(f"it prints more than {most} characters")
     text = "".join(pieces)
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError("it prints half a surrogate pair") from None
     return text
+
+
+def _most_output(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Characters that a template may print for a conversation.
+
+    What is printed is tokenized in the process of the engine, at some microseconds and some hundred bytes a character:
+    so a template of a few words must not make millions of a short message.
+    """
+    given = sum(len(value) for message in messages for value in message.values() if isinstance(value, str))
+    return min(MOST_OUTPUT, _OWN_WORDS + _TIMES * given + _WORDS_A_MESSAGE * len(messages))
 
 
 def one_line(error: BaseException) -> str:

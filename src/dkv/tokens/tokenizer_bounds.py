@@ -12,7 +12,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def check_bounds(content: dict[str, Any], path: Path) -> None:
     try:
         parts = {name: list(_leaves(content.get(name), inner)) for name, inner in _PARTS.items()}
         _check_parts(parts, path)
+        _check_vocabulary(content["model"]["vocab"], {token["content"] for token in content["added_tokens"]}, path)
         _check_model(content["model"], path)
         usual = all(_is_usual(part) for several in parts.values() for part in several)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
@@ -109,6 +110,17 @@ def _growth(part: dict[str, Any]) -> float:
     return 1.0
 
 
+def _check_vocabulary(vocab: Any, added: Collection[str], path: Path) -> None:
+    """Text has tokens, each with an id of its own; added tokens may take the place of others."""
+    own = {name: n for name, n in vocab.items() if name not in added} if isinstance(vocab, dict) else vocab
+    if not own:
+        raise CheckpointError(f"{path}: its vocabulary is empty; fetch the file again")
+    if isinstance(own, dict) and len(set(own.values())) < len(own):
+        first = dict[int, str]()
+        one, other = next((first[n], name) for name, n in own.items() if first.setdefault(n, name) != name)
+        raise CheckpointError(f"{path}: the tokens {one!r} and {other!r} have the same id; fetch the file again")
+
+
 def _check_model(model: dict[str, Any], path: Path) -> None:
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if len(model.get(name) or "") > _LONGEST_AFFIX:
@@ -118,7 +130,20 @@ def _check_model(model: dict[str, Any], path: Path) -> None:
 
 
 def _is_usual(part: dict[str, Any]) -> bool:
+    """Whether a part is known to be cheap and not to fail: the library panics over some parts, which a trial shows."""
+    if part["type"] == "Replace" and (part["pattern"].get("String") == "" or any(map(_may_be_empty, _patterns(part)))):
+        return False
+    if part["type"] == "Strip" and max(part.get("start") or 0, part.get("stop") or 0) > 1:
+        return False
     return part["type"] in _USUAL and all(_is_cheap(pattern) for pattern in _patterns(part))
+
+
+_OPTIONAL = re.compile(r"[*?{|(^$]|\\[bBAzZGK]")
+
+
+def _may_be_empty(pattern: str) -> bool:
+    """Whether a regular expression may match nothing at all; cautious, as below."""
+    return not pattern or _OPTIONAL.search(pattern) is not None
 
 
 def _patterns(part: dict[str, Any]) -> list[str]:
