@@ -44,6 +44,8 @@ def test_an_endpoint_that_misbehaves_is_one_line(behaviour: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("behaviour", "message"),
     [
+        ("silent", "the hub does not answer in time .*HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT change that"),
+        ("no object", "does not answer as a hub does"),
         ("dripping body", "the hub does not answer in time .no answer within 0.8 s; HF_HUB_ETAG_TIMEOUT and"),
         ("page", "does not answer as a hub does .a web page, perhaps.; check HF_ENDPOINT"),
         ("503", "the hub answered with status 503; try again later"),
@@ -121,3 +123,14 @@ def test_a_slow_but_steady_answer_is_waited_for(tmp_path: Path) -> None:
             patch.setattr("dkv.models.transfer._SLOWEST", 1)
             receive(url, out, 200, 0.4, lambda count: None)
     assert out.getvalue() == b"x" * 200
+
+
+def test_an_endpoint_of_one_s_own_is_named_where_it_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for behaviour in ("reset", "503"):
+        with misbehaving(MISBEHAVIOURS[behaviour]) as endpoint:
+            monkeypatch.setenv("HF_ENDPOINT", endpoint)
+            with pytest.raises(HubError, match=r"try again.*, check HF_ENDPOINT"):
+                Hub(endpoint, tmp_path).directory(REPO)
+            monkeypatch.delenv("HF_ENDPOINT")
+            with pytest.raises(HubError, match=r"^(?!.*HF_ENDPOINT)"):
+                Hub(endpoint, tmp_path).directory(REPO)

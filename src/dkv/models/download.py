@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -202,13 +203,22 @@ def explain(model: str, error: Exception) -> HubError:
     if status in (401, 403):
         return HubError(f"model={model!r}: the hub refuses access ({status}); {log_in}")
     if status is not None:
-        return HubError(f"model={model!r}: the hub answered with status {status}; try again later")
+        return HubError(f"model={model!r}: the hub answered with status {status}; try again later{_elsewhere()}")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubError(f"model={model!r}: is not in the cache, and HF_HUB_OFFLINE is set; unset it to fetch the model")
-    if isinstance(error, StalledError):
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, (StalledError, TimeoutError)) or "Timeout" in type(error).__name__:  # of either HTTP library
         return HubError(
-            f"model={model!r}: the hub does not answer in time ({error}; HF_HUB_ETAG_TIMEOUT and "
+            f"model={model!r}: the hub does not answer in time ({reason}; HF_HUB_ETAG_TIMEOUT and "
             "HF_HUB_DOWNLOAD_TIMEOUT change that); try again, check HF_ENDPOINT, or give a directory"
         )
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return HubError(f"model={model!r}: cannot be fetched from the hub ({reason}); try again, or give a directory")
+    if isinstance(error, (AttributeError, LookupError, TypeError)):  # the client stumbles over an answer of its own
+        reason = f"it does not answer as a hub does: {reason}"
+    return HubError(
+        f"model={model!r}: cannot be fetched from the hub ({reason}); try again{_elsewhere()}, or give a directory"
+    )
+
+
+def _elsewhere() -> str:
+    """What to do beside, where the hub is another than the client's own."""
+    return ", check HF_ENDPOINT" if os.environ.get("HF_ENDPOINT") else ""
