@@ -51,16 +51,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return torch.matmul(scores.softmax(dim=-1), v)
 
 
-def _spread(x: Tensor, source: Tensor) -> Tensor:
-    """x [N, ...] with NaN in the rows where source [N, ...] holds NaN or infinity, written over.
+def _spread(x: Tensor, numbers: Tensor) -> Tensor:
+    """x [N, ...] with NaN in the rows where one of numbers [N, S] is NaN or infinity, written over.
 
     The CPU's fused attention can turn such queries and keys into zeros, and the text would be wrong without an error;
     so they are made to reach the logits, which are checked. Finite rows keep their numbers.
     """
     if x.device.type != "cpu":
         return x
-    largest = torch.linalg.vector_norm(source, torch.inf, dim=tuple(range(1, source.dim())), keepdim=True)
-    return x.add_(largest.mul_(0).view(-1, *(1,) * (x.dim() - 1)))
+    if numbers.shape[1] > 1:
+        numbers = torch.linalg.vector_norm(numbers, torch.inf, dim=1, keepdim=True)
+    return x.add_(numbers * 0)
 
 
 def has_tiles() -> bool:
@@ -93,8 +94,8 @@ class Block:
     def qk(self, h: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
         """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]; NaN throughout a row that is not finite."""
         c = self.config
-        heads = linear(h, self.qk_weight, self.qk_bias).view(-1, c.heads + c.kv_heads, c.head_dim)
-        heads = _spread(heads, heads)
+        both = linear(h, self.qk_weight, self.qk_bias)
+        heads = _spread(both, both).view(-1, c.heads + c.kv_heads, c.head_dim)
         q, k = torch.split(self.passes.turn(heads, turn), [c.heads, c.kv_heads], dim=1)
         return q, k
 
@@ -120,7 +121,7 @@ class Block:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
         if k.dtype != q.dtype:
             k, v = k.to(q.dtype), v.to(q.dtype)
-        return linear(_spread(at.attend(q, k, v, attention), q), self.out_weight)
+        return linear(_spread(at.attend(q, k, v, attention), q[:, 0, :1]), self.out_weight)
 
     def mix(self, h: Tensor, at: At, turn: Turn, memory: LayerMemory, values: bool = True) -> Tensor:
         """What attention adds to the carried rows, h [N, C] once normed, after their keys (and values) went into their
