@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dkv.models.layers import attention
+from dkv.models.naming import can_overflow
 
 LARGEST = 32
 
@@ -23,3 +24,12 @@ def test_in_float32_company_changes_attention_by_rounding_at_most(rows: int, slo
     beside = attention(q, k, v, seen)[1:, :, :rows]
     alone = attention(q[1:, :, :rows], k[1:, :, :slots], v[1:, :, :slots], None)
     torch.testing.assert_close(beside, alone, rtol=2e-6, atol=2e-6)
+
+
+def test_queries_are_checked_only_where_they_could_leave_the_range_of_their_dtype() -> None:
+    ordinary, large, broken = torch.tensor(1.0), torch.tensor(1e4), torch.tensor(torch.nan)
+    assert not can_overflow([ordinary], torch.float32)
+    assert not can_overflow([ordinary], torch.bfloat16)
+    assert can_overflow([ordinary], torch.float16)
+    for bound in (large, broken):
+        assert can_overflow([ordinary, bound], torch.float32)

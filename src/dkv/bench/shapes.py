@@ -10,7 +10,7 @@ import torch
 from dkv.errors import SpecError
 from dkv.model import ModelConfig
 from dkv.models.layers import Block, Transformer
-from dkv.models.naming import kept
+from dkv.models.naming import can_overflow, kept
 from dkv.models.rotary import Rotary
 
 __all__ = ["SHAPES", "named_shape", "random_model", "shape"]
@@ -131,6 +131,7 @@ def random_model(
             down_weight=held("down_weight", c.width, c.mlp_width),
             qk_bias=bias(inner + keys),
             v_bias=bias(keys),
+            guarded=torch.device(device).type == "cpu" and can_overflow((), dtype),
         )
         for _ in range(c.layers)
     )

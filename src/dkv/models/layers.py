@@ -57,8 +57,6 @@ def _spread(x: Tensor, numbers: Tensor) -> Tensor:
     The CPU's fused attention can turn such queries and keys into zeros, and the text would be wrong without an error;
     so they are made to reach the logits, which are checked. Finite rows keep their numbers.
     """
-    if x.device.type != "cpu":
-        return x
     if numbers.shape[1] > 1:
         numbers = torch.linalg.vector_norm(numbers, torch.inf, dim=1, keepdim=True)
     return x.add_(numbers * 0)
@@ -73,7 +71,7 @@ def has_tiles() -> bool:
 class Block:
     """One layer. attn_norm, mlp_norm [C]; qk [(H + G) * D, C], the channels of each head in pairs (`rotary.paired`);
     v [G * D, C]; out [C, H * D]; gate_up [2 F, C]; down [C, F]; biases of qk and v or None; passes: what is done
-    between products."""
+    between products; guarded: whether queries and keys could be NaN or infinite, and are checked for it."""
 
     config: ModelConfig
     attn_norm: Tensor
@@ -86,6 +84,7 @@ class Block:
     qk_bias: Tensor | None = None
     v_bias: Tensor | None = None
     passes: Passes = COMPOSED
+    guarded: bool = True
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm of x [N, C]."""
@@ -95,7 +94,8 @@ class Block:
         """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]; NaN throughout a row that is not finite."""
         c = self.config
         both = linear(h, self.qk_weight, self.qk_bias)
-        heads = _spread(both, both).view(-1, c.heads + c.kv_heads, c.head_dim)
+        both = _spread(both, both) if self.guarded else both
+        heads = both.view(-1, c.heads + c.kv_heads, c.head_dim)
         q, k = torch.split(self.passes.turn(heads, turn), [c.heads, c.kv_heads], dim=1)
         return q, k
 
@@ -121,7 +121,8 @@ class Block:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
         if k.dtype != q.dtype:
             k, v = k.to(q.dtype), v.to(q.dtype)
-        return linear(_spread(at.attend(q, k, v, attention), q[:, 0, :1]), self.out_weight)
+        attended = at.attend(q, k, v, attention)
+        return linear(_spread(attended, q[:, 0, :1]) if self.guarded else attended, self.out_weight)
 
     def mix(self, h: Tensor, at: At, turn: Turn, memory: LayerMemory, values: bool = True) -> Tensor:
         """What attention adds to the carried rows, h [N, C] once normed, after their keys (and values) went into their

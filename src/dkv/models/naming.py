@@ -5,8 +5,8 @@ Here stands what the tables share: the shape of each tensor, and which of them t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,10 @@ from dkv.models.weights import Weights, check_room
 from dkv.parallel.cut import Cut
 from dkv.parallel.team import Team
 
-__all__ = ["Names", "kept"]
+__all__ = ["Names", "can_overflow", "kept"]
+
+_ORDINARY = 1e3
+"""Published weights of blocks are smaller than this by far."""
 
 
 @dataclass(frozen=True)
@@ -95,20 +98,26 @@ class Names:
         )
         cuts = {} if team is None else {name: Cut(dim, team.rank, team.ranks) for name, dim in DIMENSIONS.items()}
 
+        bounds = list[Tensor]()
+
         def read_one(field: str, parts: dict[str, Shape]) -> Any:
             fused = weights.fuse(parts, cuts.get(field))
+            bounds.append(torch.linalg.vector_norm(fused, torch.inf))
             return kept(field, paired(fused, c.head_dim) if field in _TURNED else fused, quantize, arrange)
 
         def read(fields: dict[str, dict[str, Shape]]) -> dict[str, Any]:
             return {field: read_one(field, parts) for field, parts in fields.items()}
 
         outer = read(self._outer(c))
+        bounds.clear()  # attention sees neither the embedding nor the head
         block: Callable[..., Block] = Block if team is None else partial(ShardedBlock, team=team)
         network: Callable[..., Transformer] = Transformer if team is None else partial(ShardedTransformer, team=team)
+        blocks = [block(config=own, **read(self._layer(c, layer))) for layer in range(c.layers)]
+        guarded = weights.device.type == "cpu" and can_overflow(bounds, weights.dtype)
         return network(
             config=c,
             embedding=outer["embedding"],
-            blocks=tuple(block(config=own, **read(self._layer(c, layer))) for layer in range(c.layers)),
+            blocks=tuple(replace(one, guarded=guarded) for one in blocks),
             final_norm=outer["final_norm"],
             head_weight=outer["embedding" if c.tied else "head_weight"],
             rotary=Rotary(c, weights.device),
@@ -183,3 +192,13 @@ def kept(field: str, weight: Tensor, quantize: str | None, arrange: bool) -> Any
 
 def _split(fused: Tensor, parts: dict[str, Shape]) -> Iterator[tuple[str, Tensor]]:
     return zip(parts, torch.split(fused, [shape[0] for shape in parts.values()]), strict=True)
+
+
+def can_overflow(bounds: Iterable[Tensor], dtype: torch.dtype) -> bool:
+    """Whether a forward could leave the range of its dtype, or starts from weights that are not finite. bounds: the
+    largest magnitude in each weight of the blocks, NaN where one is NaN.
+
+    In float32 and bfloat16 it cannot with weights of ordinary size: normed rows, products of 10**5 channels with such
+    weights, and their products in attention stay below 10**36. float16 ends at 65,504.
+    """
+    return dtype == torch.float16 or not all(float(bound) <= _ORDINARY for bound in bounds)
