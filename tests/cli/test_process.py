@@ -19,7 +19,10 @@ from tests.cli.conftest import Shell
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["eval", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["generate", "--help"], ["eval", "--help"], ["serve", "--help"], ["tune", "--help"], ["--version"]],
+)
 def test_help_imports_no_torch(arguments: list[str]) -> None:
     code = f"import sys, dkv.cli; sys.argv = {['dkv', *arguments]!r}; dkv.cli.main(); print('torch' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)

@@ -10,8 +10,8 @@ import typer
 from dkv.cli import options
 from dkv.cli.console import printable, say_loading, stderr_console
 from dkv.cli.live import keeping, region
-from dkv.defaults import BLOCK_LENGTH
 from dkv.errors import SettingError
+from dkv.growth import BLOCK_LENGTH
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
