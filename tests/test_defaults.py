@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 import dkv
-from dkv.defaults import BLOCK_LENGTH, NAMES, Choices, Defaults, steps_for, told
+from dkv.defaults import NAMES, Choices, Defaults, steps_for, told
 from dkv.errors import SettingError
+from dkv.growth import BLOCK_LENGTH
 from dkv.tuned import Tuned
 
 TUNED = Tuned("dkv-fill:rows=8", "threshold:tau=0.99", "budget", 0.01, 100, 9.0, "0", 32)

@@ -24,6 +24,12 @@ def fenced(code: str, tag: str = "python", fence: str = "```", close: bool = Tru
 
 
 SAMPLE = '    """\n    ```\n    area(1)\n    ```\n    """'
+DOCTEST = 'def area(r):\n    """\n    >>> import math\n    """\n    return math.pi * r ** 2'
+SESSION = ">>> def area(r):\n...     return math.pi * r ** 2\n...\n>>> area(1)\n3.14159"
+STUB = "def area(r):\n    ..."
+TABLE = "T = {}\nT[2] = math.pi * 4\ndef area(r):\n    return T[r]\narea(1) if T is None else 0"
+LIST = "T = []\nfor r in range(3):\n    T.append(math.pi * r * r)\ndef area(r):\n    return T[r]"
+LATER = "def mine(r):\n    return math.pi * r ** 2\nprint(mine(1), area(2) / 0)"
 SHELL = fenced("pip install numpy", "bash")
 ANSWERS = {
     **{f"tag {tag}": fenced(WHOLE, tag) for tag in ("python", "python3", "py", "Python", "", "{.python}", "text")},
@@ -66,6 +72,26 @@ ANSWERS = {
     "a lambda": "area = lambda r: math.pi * r ** 2",
     "two of them": f"{fenced(WHOLE)}\nor\n{fenced('def area(r):' + chr(10) + '    return math.pi * r * r')}",
     "examples below": fenced(f"{WHOLE}\n\nprint(area(1))"),
+    "a wrong test of its own": fenced(f"{WHOLE}\nassert area(1) == 7\nfor r in [1]:\n    assert area(r) == 7"),
+    "input and output below": fenced(f"{WHOLE}\nr = float(input())\nprint(area(r))"),
+    "input above, by a parameter's name": fenced(f"r = float(input())\n{WHOLE}"),
+    "a future import": fenced(f"from __future__ import annotations\n{WHOLE}"),
+    "helper in a later block": f"{fenced('def area(r):' + chr(10) + '    return mine(r)')}\nwith\n{fenced(LATER)}",
+    "constant in a block of its own": f"{fenced('PI = math.pi')}\n{fenced(WHOLE.replace('math.pi', 'PI'))}",
+    "a table that is filled": fenced(TABLE),
+    "a list that grows": fenced(LIST),
+    "a name given later": fenced("def mine(r):\n    return math.pi * r * r\narea = mine\nprint(area(1) / 0)"),
+    "a lambda with a type": "from typing import Callable\narea: Callable = lambda r: math.pi * r ** 2",
+    "a stub first": f"{fenced(STUB)}\nso\n{fenced(WHOLE)}",
+    "a documented stub first": f"def area(r):\n{SAMPLE}\n    pass\n\nThat is to be written.\n{WHOLE}",
+    "thoughts first": f"<think>\n{fenced(STUB)}\n</think>\n{fenced(WHOLE)}",
+    "a session": SESSION,
+    "a session, fenced": fenced(f">>> import math\n{SESSION}"),
+    "a session below": fenced(f"{WHOLE}\n>>> area(1)\n3.14"),
+    "a session in the docstring": fenced(DOCTEST),
+    "quoted": "\n".join(f"> {line}" for line in fenced(WHOLE).split("\n")),
+    "old mac lines": fenced(WHOLE).replace("\n", "\r"),
+    "hard spaces": fenced(WHOLE).replace("    ", "\u00a0" * 4),
     "tabs": "def area(r):\n\ts = r\n\treturn math.pi * s ** 2",
     "body": BODY,
     "body without its first indent": LEFT,
@@ -102,6 +128,8 @@ def test_a_right_function_is_found(name: str) -> None:
         "def area(r):\n    return 1 +",
         fenced("ls", "sh"),
         "def other(r):\n    return 1",
+        fenced("def area(r):\n    return missing(r)") + fenced("print(missing)"),
+        fenced(STUB),
     ],
 )
 def test_a_wrong_answer_stays_wrong(text: str) -> None:

@@ -12,16 +12,24 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dkv.tiny.tasks.dependencies import bound_by, needed
+
 __all__ = ["Block", "fenced_blocks", "program_of"]
 
 _FENCE = re.compile(r"^(?P<before>.*?)(?P<fence>`{3,}|~{3,})[^\S\n]*(?P<info>[^`\n]*)$")
-_INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
+_INDENT = re.compile(r"^[ \t\u00a0]+", re.MULTILINE)
+_THOUGHTS = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_SESSION = re.compile(r"^ *>>> ?(?:async +def|def|class|import|from|@)", re.MULTILINE)
+_TYPED = re.compile(r"^ *(?:(?:>>>|\.\.\.) ?|(?=```|~~~))(?P<typed>.*)$", re.MULTILINE)
+_FUTURE = re.compile(r"^from __future__ import .*$", re.MULTILINE)
+_QUOTE = re.compile(r"^ *> ?(?=```|~~~|(?:async +)?def )", re.MULTILINE)
 _OPENS = re.compile(r"(?:async\s+def|def|class|import|from|@|[A-Za-z_]\w*\s*(?::[^=\n]+)?=[^=])\s*")
 _NEXT = re.compile(r"^(?:def|class|if|print|assert|#|@|```)", re.MULTILINE)
 """Where a completed body ends: the next thing at the left margin, as in HumanEval's stop sequences."""
 _ATTEMPTS, _MOST_LINES, _STARTS = 16, 600, 100
 """Bounds on what is tried: an answer may be anything."""
-_DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+_DEFINES = (*_FUNCTIONS, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
 
 
 @dataclass(frozen=True)
@@ -36,20 +44,43 @@ def program_of(head: str, entry: str, text: str) -> str:
     """The whole program that an answer makes of a prompt. head: the prompt's own code, which ends with the function
     `entry` to be completed, or has none.
 
-    In this order: the first fenced block that compiles and defines the function; the longest stretch of lines that
-    does, fenced or not; the answer as the function's body.
+    In this order: the first fenced block that compiles and defines the function (one with a body before one without),
+    with what it needs of the other blocks; the longest stretch of lines that does, fenced or not; the answer as the
+    function's body. What the answer runs beside its definitions (its own tests, examples, input) is left out.
     """
-    text = _INDENT.sub(lambda found: found[0].expandtabs(4), text.replace("\r\n", "\n"))
-    blocks = fenced_blocks(text)
-    before = _before(head, entry)
-    for number, block in enumerate(blocks):
-        if _defines(block.code, entry):
-            helpers = [b.code for b in blocks[:number] if _only_defines(b.code) and not _defines(b.code, entry)]
-            return "\n".join([before, *helpers, block.code])
-    for code in (*(block.code for block in blocks), text):
+    text = _plain(text)
+    for way in (text, _unquoted(text)):
+        if (found := _whole(head, entry, way)) is not None:
+            return found
+    return _completed(head, entry, fenced_blocks(text), text)
+
+
+def _whole(head: str, entry: str, text: str) -> str | None:
+    """The program where the answer has the whole function."""
+    before, codes = _before(head, entry), [block.code for block in fenced_blocks(text)]
+    defining = [number for number, code in enumerate(codes) if _defines(code, entry)]
+    if defining:
+        chosen = next((n for n in defining if not _is_stub(codes[n], entry)), defining[0])
+        return _joined(before, _needed(codes, chosen, entry, bound_by(before)))
+    for code in (*codes, text):
         if (found := _stretch(code, entry)) is not None:
-            return f"{before}\n{found}"
-    return _completed(head, entry, blocks, text)
+            return _joined(before, _needed([found], 0, entry, bound_by(before)))
+    return None
+
+
+def _plain(text: str) -> str:
+    """The answer after a model's thoughts, with plain line ends, and spaces as indents."""
+    text = _THOUGHTS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return _INDENT.sub(lambda found: found[0].replace("\u00a0", " ").expandtabs(4), text)
+
+
+def _unquoted(text: str) -> str:
+    """What stands in a quotation (`> `), and what was typed in a session of the interpreter (`>>> `)."""
+    if _QUOTE.search(text):
+        text = re.sub(r"^ *>(?!>) ?", "", text, flags=re.MULTILINE)
+    if _SESSION.search(text):
+        text = "\n".join(found["typed"] for found in _TYPED.finditer(text))
+    return text
 
 
 def fenced_blocks(text: str) -> list[Block]:
@@ -114,14 +145,43 @@ def _defines(code: str, entry: str) -> bool:
 
 
 def _binds(node: ast.stmt, entry: str) -> bool:
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+    if isinstance(node, _FUNCTIONS):
         return node.name == entry
-    return isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == entry for t in node.targets)
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    bound = isinstance(node, ast.Assign) or (isinstance(node, ast.AnnAssign) and node.value is not None)
+    return bound and any(isinstance(target, ast.Name) and target.id == entry for target in targets)
 
 
-def _only_defines(code: str) -> bool:
+def _is_stub(code: str, entry: str) -> bool:
+    """Whether the function has no body yet: a docstring, `pass`, `...` or NotImplementedError alone."""
     tree = _parsed(code)
-    return isinstance(tree, ast.Module) and all(isinstance(node, _DEFINES[:-1]) for node in tree.body)
+    found = [n for n in getattr(tree, "body", []) if isinstance(n, _FUNCTIONS) and n.name == entry]
+    empty = (ast.Pass, ast.Raise)
+    return bool(found) and all(
+        isinstance(node, empty) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        for node in found[-1].body
+    )
+
+
+def _needed(codes: Sequence[str], chosen: int, entry: str, bound: set[str]) -> str:
+    """The code of the chosen block, with what it needs of the others and without what it does not: as it was written
+    where that is all of it."""
+    if len(codes) > _ATTEMPTS:
+        codes, chosen = codes[chosen : chosen + 1], 0
+    parsed = [_parsed(code) for code in codes]
+    trees = [tree if isinstance(tree, ast.Module) else ast.Module([], []) for tree in parsed]
+    try:
+        nodes = needed(trees, chosen, entry, bound)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # as `_parsed`, and `nonlocal` at a wrong place
+        return codes[chosen]
+    return codes[chosen] if nodes == trees[chosen].body else ast.unparse(ast.Module(nodes, []))
+
+
+def _joined(before: str, code: str) -> str:
+    """Both, with `from __future__` imports at the top, where alone they may stand."""
+    whole = f"{before}\n{code}"
+    first = [found[0] for found in _FUTURE.finditer(whole)]
+    return "\n".join([*first, _FUTURE.sub("", whole)]) if first else whole
 
 
 def _stretch(text: str, entry: str) -> str | None:
@@ -132,7 +192,7 @@ def _stretch(text: str, entry: str) -> str | None:
     if not mine:
         inner = _outdented(text, entry)
         return None if inner is None else _stretch(inner, entry)
-    best = max(mine, key=lambda n: len(ast.unparse(found[n])))
+    best = max(mine, key=lambda n: (not _is_stub(code := ast.unparse(found[n]), entry), len(code)))
     kept = [run for n, run in enumerate(found[: best + 1]) if n == best or n not in mine]
     nodes: list[ast.stmt] = [node for run in kept for node in run.body if isinstance(node, _DEFINES)]
     return ast.unparse(ast.Module(nodes, []))
