@@ -143,7 +143,7 @@ def test_the_example_of_the_lengths_page_runs(capsys: pytest.CaptureFixture[str]
     assert names["long"].stats.new_tokens >= 24
     assert len(names["short"].token_ids) == 96
     assert names["short"].text == "3*4=12 eggs\n12+5=17 eggs\n#### 17"
-    assert (names["filled"].text, len(names["filled"].token_ids)) == ("47 eggs", 3)
+    assert (names["filled"].text, len(names["filled"].token_ids)) == ("34 boxes", 3)
     assert names["canvas"].texts == ["12", "17", "17"]
     assert str(names["canvas"].texts) in capsys.readouterr().out
 

@@ -157,6 +157,11 @@ DROPPED: Final = frozenset(
 anyway unless it is switched off."""
 
 OTHER_NAMES: Final[dict[str, str]] = {
+    "block_size": "block_length",
+    "cfg": "cfg_scale",
+    "diffusion_steps": "steps",
+    "gen_length": "max_tokens",
+    "guidance_scale": "cfg_scale",
     "max_completion_tokens": "max_tokens",
     "max_gen_len": "max_tokens",
     "max_gen_toks": "max_tokens",
@@ -165,14 +170,18 @@ OTHER_NAMES: Final[dict[str, str]] = {
     "max_output_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
     "n_predict": "max_tokens",
+    "num_inference_steps": "steps",
     "num_predict": "max_tokens",
     "num_return_sequences": "n",
+    "num_steps": "steps",
     "random_seed": "seed",
+    "remasking": "decoder",
     "sampling_seed": "seed",
     "stop_sequences": "stop",
     "stop_strings": "stop",
     "temp": "temperature",
     "typical": "typical_p",
+    "until": "stop",
 }
 """What other programs call a field, and what OpenAI's API calls it."""
 

@@ -45,6 +45,8 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("completions", {"prompt": [999]}, "prompt", "999 is not a token id"),
     ("completions", {"prompt": {"a": 1}}, "prompt", "must be a text, a list of token ids"),
     ("completions", {"prompt": "x" * 41}, "prompt", "prompt of 41 tokens exceeds the limit of 40"),
+    ("chat/completions", {"gen_length": 4}, "gen_length", "there is no such field; did you mean max_tokens?"),
+    ("completions", {"remasking": "random"}, "remasking", "there is no such field; did you mean decoder?"),
     ("completions", {"temprature": 1}, "temprature", "there is no such field; did you mean temperature?"),
     ("completions", {"messages": []}, "messages", "/v1/chat/completions has it"),
     ("completions", {"echo": True}, "echo", "echo: repeating the prompt is not supported by this server"),

@@ -37,6 +37,7 @@ ARGUMENTS = (
 _WHOLE = ("gen_length", "block_length", "steps", "top_k", "seed", "min_tokens")
 _SWITCHES = ("stop_at_eos", "chat", "grow", "parse_special")
 _ALIKE = 0.85
+_SHOWN = 40
 _LONG = 6
 """Letters of a name: shorter ones are near too many others."""
 _OTHER_NAMES = {
@@ -53,20 +54,32 @@ _OTHER_NAMES = {
     "stop_sequences": "stop",
     "stop_strings": "stop",
     "temp": "temperature",
+    "until": "stop",
 }
 """What other programs call an argument. A line may use these names; errors then use them too."""
 _SEVERAL = "one answer a line; repeat the line, or use OpenAI's form with n in its body"
 _REFUSED = {
+    "alg": "give decoder",
     "best_of": _SEVERAL,
+    "block_size": "give block_length",
+    "cfg": "give cfg_scale",
+    "denoising_steps": "give steps",
+    "diffusion_steps": "give steps",
+    "guidance_scale": "give cfg_scale",
     "ignore_eos": "give stop_at_eos=false, and min_tokens where no end of the text may come",
     "max_length": "counts the prompt too in other programs; give gen_length, the length of the answer",
     "n": _SEVERAL,
+    "num_inference_steps": "give steps",
     "num_return_sequences": _SEVERAL,
     "num_samples": _SEVERAL,
+    "num_steps": "give steps",
+    "remasking": "give decoder",
     "system": "give messages, the first one of the role system",
     "system_prompt": "give messages, the first one of the role system",
 }
 """Arguments of other programs that a line cannot have, and what to do instead. Null, 1 and false change nothing."""
+_NESTED = ("gen_kwargs", "generation_config", "generation_kwargs", "options", "parameters", "sampling_params")
+"""Where other programs keep arguments together."""
 _COLUMNS = frozenset(
     {"audio", "documents", "grammar", "image_data", "json_schema", "priority", "regex", "store", "suffix", "tools"}
 )
@@ -163,12 +176,20 @@ def _check_names(record: Mapping[str, Any]) -> None:
     that would change the answer. Raises SettingError."""
     for name, value in record.items():
         if name in _REFUSED and not (value is False or (value is not True and value == 1)):
-            raise SettingError(f"{name}={str(value)[:40]!r}: {_REFUSED[name]}", name)
+            raise SettingError(f"{name}={_shown(value)}: {_REFUSED[name]}", name)
         if name in NEUTRAL and name not in _COLUMNS | _REFUSED.keys() and not is_neutral(name, value):
-            raise SettingError(f"{name}={str(value)[:40]!r}: {refusal(name)}", name)
+            raise SettingError(f"{name}={_shown(value)}: {refusal(name).replace(' by this server', '')}", name)
+        if name in _NESTED and isinstance(value, dict) and value.keys() & {*ARGUMENTS, *_OTHER_NAMES}:
+            raise SettingError(f"{name}={_shown(value)}: arguments are fields of the line itself; put them there", name)
         meant = _meant(name)
         if meant is not None:
             raise SettingError(f"unknown field {name!r}; spell it {meant!r}, or leave it out", name)
+
+
+def _shown(value: Any) -> str:
+    """A value as the line has it, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 @lru_cache(maxsize=1024)  # a file has few names and many lines

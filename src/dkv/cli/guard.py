@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from dkv.cli.console import is_terminal, printable
 from dkv.errors import DkvError
+from dkv.keywords import nearest
 
 __all__ = ["forgive_encoding", "guarded"]
 
@@ -76,10 +77,23 @@ def _explain(error: Exception) -> int:
     if message is not None:
         context = getattr(error, "ctx", None)
         path = getattr(context, "command_path", "dkv")
-        return _fail(f"{message().strip().rstrip('.')}; see {path} --help", 2)
+        said = _unknown_option(error) or message().strip().rstrip(".")
+        return _fail(f"{said}; see {path} --help", 2)
     if os.environ.get("DKV_TRACEBACK"):
         raise error
     return _fail(f"unexpected {type(error).__name__}: {error}; set DKV_TRACEBACK=1 to see where, and report it", 1)
+
+
+def _unknown_option(error: Exception) -> str | None:
+    """The line for an option that the command does not have, with the one that was probably meant, other programs'
+    names included; None for another error."""
+    name, command = getattr(error, "option_name", None), getattr(getattr(error, "ctx", None), "command", None)
+    if not isinstance(name, str) or not hasattr(error, "possibilities"):
+        return None
+    known = [option for param in getattr(command, "params", []) for option in param.opts if option.startswith("--")]
+    options = {option.removeprefix("--").replace("-", "_"): option for option in [*known, "--help"]}
+    meant = nearest(name.lstrip("-"), list(options))
+    return f"no such option: {name}" if meant is None else f"no such option: {name}; did you mean {options[meant]}?"
 
 
 def _fail(message: str, code: int) -> int:

@@ -17,6 +17,7 @@ from dkv.engine.request import Request, Status, Update
 from dkv.errors import BusyError, DkvError, EngineError
 from dkv.generation import Generation
 from dkv.heap import give_back
+from dkv.keywords import checked_keywords
 
 if TYPE_CHECKING:
     from dkv.parallel.lockstep import Leader
@@ -36,6 +37,7 @@ class Service:
     failed: what the engine's step raised, if it did; then every request ends with EngineError.
     """
 
+    @checked_keywords
     def __init__(self, engine: Engine | Leader) -> None:
         self._engine = engine
         self._orders: deque[Callable[[], object]] = deque()

@@ -21,6 +21,7 @@ from dkv.eval.harness import HarnessModel
 from dkv.eval.measured import Measured, Outcome
 from dkv.eval.settings import Setting
 from dkv.eval.store import Store
+from dkv.eval.suite import EMBEDDED
 from dkv.lm import DiffusionLM
 from dkv.loading import load
 
@@ -89,7 +90,11 @@ class Tasks:
 
         Raises SettingError for a name that is in neither, and where lm-eval is not installed.
         """
-        maker = _import("lm_eval.tasks").TaskManager
+        try:
+            maker = _import("lm_eval.tasks").TaskManager
+        except SettingError as error:
+            own = ", ".join(EMBEDDED)
+            raise SettingError(f"tasks: {self.names[0]!r} is no task of dkv ({own}); {error}") from None
         if self.include_path is not None:
             if not self.include_path.is_dir():
                 raise SettingError(f"include_path={str(self.include_path)!r} must be a directory of YAML files")
@@ -154,4 +159,4 @@ def _import(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "lm_eval":
             raise
-        raise SettingError("tasks: lm-eval is not installed; install dkv with its extra: 'dkv[eval]'") from None
+        raise SettingError("lm-eval, which has others, is not installed: pip install 'dkv[eval]'") from None

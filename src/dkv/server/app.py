@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from dkv.defaults import Choices, Defaults
+from dkv.keywords import checked_keywords
 from dkv.server.admission import Admission
 from dkv.server.auth import Auth
 from dkv.server.backend import Backend, served_name
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 
+@checked_keywords
 def build(
     service: Service,
     lm: DiffusionLM,
