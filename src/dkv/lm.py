@@ -442,7 +442,8 @@ def _policy(cache: str | CachePolicy) -> CachePolicy:
         return make_cache(cache)
     cache = plain_fields(cache)
     if not isinstance(cache, CachePolicy):
-        raise SettingError(f"cache={cache!r} is neither a spec nor a CachePolicy; give it a method plan(step)", "cache")
+        fix = "give 'none' for no cache" if cache is None else "give it a method plan(step)"
+        raise SettingError(f"cache={cache!r} is neither a spec nor a CachePolicy; {fix}", "cache")
     return cache
 
 

@@ -25,7 +25,7 @@ def test_prompts_are_tuned_on_and_auto_uses_it(cli: Cli, checkpoint: Path, tmp_p
     options = ["--model", str(checkpoint), "--prompts", str(prompts), "--gen-length", "6", "--changed", "90", *FEW]
     result = cli("tune", *options, "--out", str(out))
     assert result.exit_code == 0, result.output
-    assert "budget: at most 90% of answers may change, at 95%, told by 2 held-out examples" in result.stdout
+    assert "budget: at most 90% of answers may change, at 95%, measured on 2 held-out examples" in result.stdout
     assert (out / "tune.png").exists()
     first = json.loads(cli("tune", *options, "--out", str(out), "--json").stdout)
     again = json.loads(cli("tune", *options, "--out", str(tmp_path / "other"), "--json").stdout)

@@ -174,11 +174,11 @@ def _keep(lm: DiffusionLM, outcomes: Outcomes, budget: Budget, out: Path) -> Pat
 
 def _print(outcomes: Outcomes, budget: Budget, kept: Path | None, out: Path) -> None:
     examples = outcomes.reference.loss.count
-    print(printable(f"budget: {budget}, at 95%, told by {examples} held-out examples"))
+    print(printable(f"budget: {budget}, at 95%, measured on {examples} held-out examples"))
     for attempt in outcomes.attempts:
         print(printable(_line(attempt, budget)))
     if kept is None:
-        print("no setting passed; nothing was kept")
+        print("no setting passed, nothing was kept; try more examples (--held-out), or a larger budget")
     else:
         print(printable(f"kept for this model: use --cache auto ({kept})"))
     if (out / "tune.png").exists():  # without matplotlib there is none
