@@ -8,8 +8,6 @@ from collections.abc import Collection, Iterator, Sequence
 
 __all__ = ["bound_by", "needed"]
 
-_SIDE = (ast.Import, ast.ImportFrom, ast.Expr)
-"""Statements before the function that are kept unless they only print: `sys.setrecursionlimit(10000)`."""
 _TALK = frozenset({"print", "input", "help", "display"})
 
 
@@ -20,7 +18,8 @@ def needed(trees: Sequence[ast.Module], chosen: int, entry: str, bound: Collecti
     last = max((n for n, node in enumerate(own) if entry in _binds(node)), default=0)
     has = set(bound).union(*map(_binds, own))
     groups = [own if n == chosen else _lent(tree, entry, has) for n, tree in enumerate(trees)]
-    side = {id(node) for node in own[:last] if isinstance(node, _SIDE) and not _talks(node)}
+    side = {id(node) for node in own[:last] if isinstance(node, ast.Expr)}  # such as `sys.setrecursionlimit(10000)`
+    side |= {id(node) for node in own if isinstance(node, ast.ImportFrom) and _brings_more(node)}
     nodes = [node for group in groups for node in group if not isinstance(node, ast.Assert) and not _talks(node)]
     kept = _reachable(nodes, entry, side)
     return [node for node in nodes if id(node) in kept]
@@ -35,11 +34,8 @@ def bound_by(code: str) -> set[str]:
 
 
 def _lent(tree: ast.Module, entry: str, has: Collection[str]) -> list[ast.stmt]:
-    """What another block defines and the chosen one lacks. Imports come along."""
-    return [
-        node for node in tree.body
-        if isinstance(node, (ast.Import, ast.ImportFrom)) or ((names := _binds(node)) and not names & {entry, *has})
-    ]  # fmt: skip
+    """What another block defines and the chosen one lacks."""
+    return [node for node in tree.body if (names := _binds(node)) and not names & {entry, *has}]
 
 
 def _reachable(nodes: Sequence[ast.stmt], entry: str, kept: set[int]) -> set[int]:
@@ -67,6 +63,11 @@ def _reachable(nodes: Sequence[ast.stmt], entry: str, kept: set[int]) -> set[int
 
 def _defines_only(node: ast.stmt) -> bool:
     return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom))
+
+
+def _brings_more(node: ast.ImportFrom) -> bool:
+    """Whether an import does more than bind its names."""
+    return node.module == "__future__" or any(alias.name == "*" for alias in node.names)
 
 
 def _talks(node: ast.stmt) -> bool:
