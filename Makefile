@@ -148,6 +148,7 @@ results: setup
 	$(BIN)/dkv bench --out $(RESULTS)/bench/bench.jsonl
 	$(BIN)/dkv report $(RESULTS)/bench/bench.jsonl --out $(RESULTS)/bench/bench.html
 	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.tiny.jsonl --markdown $(EVAL) > $(RESULTS)/eval/table.md
+	$(BIN)/dkv eval --served --count 120 --out $(RESULTS)/eval/answers.served.jsonl --markdown > $(RESULTS)/eval/served.md
 	$(BIN)/dkv study all --out $(RESULTS)/study --count 30
 	$(BIN)/dkv study parallel fill --compile --out $(RESULTS)/speed --count 120
 

@@ -17,7 +17,7 @@ __all__ = ["KEEP_ALIVE", "Server", "run"]
 KEEP_ALIVE = 75
 """Seconds; more than the 60 for which proxies keep their connections, so that none sends into one that closes."""
 
-_LAST_WORDS = 2
+_LAST_WORDS = 5
 """Seconds for what is sent after the grace."""
 
 
