@@ -61,6 +61,7 @@ GROWS = """
 import asyncio, json, random, sys, time
 import dkv
 from dkv.engine import service
+from dkv.loading import bound_memory
 
 service._IDLE = 0.5
 
@@ -69,6 +70,7 @@ def resident():
         return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) / 1024
 
 async def main(count):
+    bound_memory("cpu", "float32")  # as `dkv serve` does
     lm, noise = dkv.load("tiny", device="cpu", dtype="float32"), random.Random(0)
     caches = ["none", "dkv-decode", "dkv-greedy", "dllm-cache", "dkv-fill", "fast-dual", "dpad"]
     async with dkv.Service(dkv.Engine(lm)) as serving:

@@ -1,5 +1,5 @@
 """What of its memory this process keeps: what forwards free is kept while they follow one another, and given back once
-the engine is idle; and kernels that were built for a shape are kept in a bounded number.
+the engine is idle; and of kernels that were built for a shape a server may keep fewer.
 
 Every forward takes and frees the same large blocks. By default glibc gives such blocks back to the system, which hands
 out empty pages again: for eight sequences of 768 tokens, 512 wide, that is up to 100,000 page faults and a fifth of a

@@ -29,7 +29,7 @@ from dkv.settings import drawn_seed
 from dkv.tokens import load_tokenizer
 from dkv.values import as_count
 
-__all__ = ["arranged", "built", "check_model", "find_device", "find_dtype", "find_model", "load"]
+__all__ = ["arranged", "bound_memory", "built", "check_model", "find_device", "find_dtype", "find_model", "load"]
 
 
 @checked_keywords
@@ -71,7 +71,6 @@ def load(
         device, team = rank_device(device, tensor_parallel), join(tensor_parallel)
         draw = partial(Random(team.share(drawn_seed())).getrandbits, 32)  # noqa: S311 - the same seeds on every rank
     place = find_device(device)
-    bound_kernels()
     if cuda_graphs and place.type != "cuda":
         raise SettingError(f"cuda_graphs=True needs device='cuda', not {str(place)!r}; leave cuda_graphs out")
     kind = find_dtype(dtype, place)
@@ -123,6 +122,15 @@ def find_device(device: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise SettingError(f"device={device!r} is not available here; use 'auto' or 'cpu'") from None
     return place
+
+
+def bound_memory(device: str, dtype: str) -> None:
+    """Have this process keep fewer kernels, where each number of rows has kernels of its own: in float32 on a CPU. For
+    servers, which meet all numbers of rows; elsewhere to build kernels again would cost more than it saves. Call it
+    before `load`, with its arguments. Raises SettingError."""
+    place = find_device(device)
+    if place.type == "cpu" and find_dtype(dtype, place) == torch.float32:
+        bound_kernels()
 
 
 def find_dtype(dtype: str, device: torch.device) -> torch.dtype:

@@ -71,7 +71,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no architectures": (lambda d: write_config(d, "{}"), "architectures is missing"),
     "architectures is a name": (
         lambda d: write_config(d, '{"architectures": "LLaDAModelLM"}'),
-        "architectures is missing",
+        "architectures='LLaDAModelLM' must be a list of names",
     ),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), r"no \*.safetensors"),
     "pickle only": (only_pickle, "only pickled weights, which dkv never loads; convert"),

@@ -64,10 +64,12 @@ class Job:
 def serve_alone(job: Job) -> None:
     """From this process. Raises SettingError, CheckpointError and EngineError."""
     import dkv
+    from dkv.loading import bound_memory
 
     gate = Gate(job.limits)
     with listen(job.host, job.port) as listening:  # a port in use should not cost the loading
         say_loading(job.model, to_log=True)
+        bound_memory(job.device, job.dtype)
         lm = dkv.load(
             job.model, device=job.device, dtype=job.dtype, quantize=job.quantize, compile=job.compile,
             cuda_graphs=job.cuda_graphs,
@@ -86,10 +88,12 @@ def serve_alone(job: Job) -> None:
 def serve_on_ranks(job: Job) -> None:
     """On each of the ranks that share the model: the first one listens, the others follow its engine."""
     import dkv
+    from dkv.loading import bound_memory
     from dkv.parallel.lockstep import Leader, in_lockstep
 
     if os.environ["RANK"] == "0":
         say_loading(job.model, to_log=True)
+    bound_memory(job.device, job.dtype)
     lm = dkv.load(job.model, device=job.device, dtype=job.dtype, tensor_parallel=job.ranks)
     gate = Gate(job.limits)
 

@@ -25,7 +25,7 @@ from dkv.defaults import Choices
 from dkv.engine import Engine, Service, Status
 from dkv.errors import EngineError
 from dkv.extras import module_of
-from dkv.loading import find_device
+from dkv.loading import bound_memory, find_device
 from dkv.server.admission import Admission
 from dkv.server.app import build
 from dkv.server.auth import Auth
@@ -69,6 +69,7 @@ class _Replica:
     """What Ray Serve runs: the application, in a process of its own."""
 
     def __init__(self, part: Part) -> None:
+        bound_memory(part.device, part.dtype)
         lm = dkv.load(part.model, device=part.device, dtype=part.dtype, quantize=part.quantize)
         self._service = Service(Engine(lm, memory=part.memory, active=part.active, waiting=part.waiting))
         limits = replace(part.limits, max_per_key=None)  # the relay knows the keys
