@@ -87,7 +87,7 @@ def test_while_it_ends_it_says_so_and_a_second_signal_hurries_it(checkpoint: Pat
 
 def test_the_grace_is_bounded(checkpoint: Path) -> None:
     with serving("--model", str(checkpoint), "--name", "checkpoint", "--grace", "0") as (process, address):
-        body = {**body_of(SECRET, 4000, True), "grow": False}  # a whole canvas, so that it does not end by itself before
+        body = {**body_of(SECRET, 4000, True), "grow": False}  # a whole canvas, which does not end by itself before
         with httpx.stream("POST", f"{address}/completions", json=body, timeout=60) as answer:
             lines = answer.iter_lines()
             next(lines)
