@@ -69,7 +69,7 @@ def test_a_signal_lets_running_requests_finish(checkpoint: Path, number: signal.
 
 def test_while_it_ends_it_says_so_and_a_second_signal_hurries_it(checkpoint: Path) -> None:
     with serving("--model", str(checkpoint), "--name", "checkpoint", "--grace", "60") as (process, address):
-        endless = body_of(SECRET, 4000, True)
+        endless = {**body_of(SECRET, 4000, True), "grow": False}  # a whole canvas, which does not end by itself before
         with httpx.stream("POST", f"{address}/completions", json=endless, timeout=60) as answer:
             lines = answer.iter_lines()
             next(lines)

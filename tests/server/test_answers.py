@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 import dkv
 from dkv.defaults import NAMES
+from dkv.engine import Request, Update
 from dkv.errors import BusyError, EngineError
+from dkv.server.answer import answer
+from dkv.server.backend import Backend
 from tests.server.fakes import FakeService, app_of, error_of, events_of, post
 
 
@@ -232,3 +238,31 @@ def test_a_long_silence_is_filled_with_comments(lm: dkv.DiffusionLM, monkeypatch
     assert response.text.startswith(": wait\n\n")
     assert texts(events_of(response)) == "ab"
     assert post(app, "completions", {}).json()["choices"][0]["text"] == "ab"
+
+
+class Endless:
+    """A service whose answers have an update at every turn of the event loop, for ever."""
+
+    async def stream(self, request: Request) -> AsyncIterator[Update]:
+        while True:
+            await asyncio.sleep(0)
+            yield Update(0, text="a")
+
+
+@pytest.mark.parametrize("turns", range(3))
+def test_a_cancellation_that_meets_a_piece_is_not_lost(lm: dkv.DiffusionLM, turns: int) -> None:
+    async def consume(backend: Backend) -> None:
+        async for _ in answer(backend, [lm.request("Hi", gen_length=8)], 8):
+            pass
+
+    async def cancel() -> None:
+        backend = cast(Backend, SimpleNamespace(service=Endless(), lm=lm))
+        consuming = asyncio.create_task(consume(backend))
+        for _ in range(20 + turns):
+            await asyncio.sleep(0)
+        consuming.cancel()
+        done, _ = await asyncio.wait([consuming], timeout=2)
+        consuming.cancel()
+        assert done, "the answer goes on"
+
+    asyncio.run(cancel())

@@ -125,7 +125,8 @@ async def answer(backend: Backend, requests: Sequence[Request], bound: int) -> A
 
 async def _next(queue: asyncio.Queue[_Found]) -> _Found | None:
     with suppress(TimeoutError):
-        return await asyncio.wait_for(queue.get(), _SILENCE)
+        async with asyncio.timeout(_SILENCE):  # Python 3.11's wait_for drops a cancellation that meets a result
+            return await queue.get()
     return None
 
 
