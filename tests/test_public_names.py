@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import pkgutil
 import subprocess
@@ -39,18 +40,32 @@ def test_all_is_sorted_unique_and_there(name: str) -> None:
         assert getattr(module, exported) is not None
 
 
+@functools.cache
+def tree_of(name: str) -> ast.Module:
+    """A module's source, parsed."""
+    return ast.parse(Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8"))
+
+
+@functools.cache
+def importers() -> dict[str, list[tuple[str, set[str]]]]:
+    """For each module that something is imported from: by whom, and which names."""
+    found: dict[str, list[tuple[str, set[str]]]] = {}
+    for name in ["dkv", *MODULES]:
+        for node in ast.walk(tree_of(name)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                found.setdefault(node.module, []).append((name, {alias.name for alias in node.names}))
+    return found
+
+
 @pytest.mark.parametrize("name", ["dkv", *MODULES])
 def test_public_definitions_are_exported_or_private(name: str) -> None:
     """A function or class without a leading underscore that other modules import is in `__all__`."""
     module = importlib.import_module(name)
-    for other in ["dkv", *MODULES]:
-        source = Path(str(importlib.import_module(other).__file__)).read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.ImportFrom) and node.module == name:
-                submodules = {m.name for m in pkgutil.iter_modules(getattr(module, "__path__", []))}
-                imported = {alias.name for alias in node.names} - submodules
-                assert not {n for n in imported if n.startswith("_")}, f"{other} takes private names of {name}"
-                assert imported <= set(module.__all__), f"{other} takes names that {name} does not export"
+    submodules = {m.name for m in pkgutil.iter_modules(getattr(module, "__path__", []))}
+    for other, names in importers().get(name, []):
+        imported = names - submodules
+        assert not {n for n in imported if n.startswith("_")}, f"{other} takes private names of {name}"
+        assert imported <= set(module.__all__), f"{other} takes names that {name} does not export"
 
 
 @pytest.mark.parametrize("name", ["dkv", *MODULES])
@@ -91,8 +106,7 @@ def room_of(name: str) -> str:
 @pytest.mark.parametrize("name", [n for n in MODULES if room_of(n) != "core"])
 def test_rooms_know_nothing_of_each_other(name: str) -> None:
     """A model knows nothing of caches, a cache nothing of models, a decoder nothing of either."""
-    source = Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree_of(name)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dkv."):
             assert room_of(str(node.module)) in ("core", room_of(name))
             assert str(node.module) not in ("dkv.lm", "dkv.generation", "dkv.denoise")
@@ -103,6 +117,5 @@ CORE = ("dkv.canvas", "dkv.plan", "dkv.memory", "dkv.sampling", "dkv.model", "dk
 
 @pytest.mark.parametrize("name", CORE)
 def test_the_core_imports_no_room(name: str) -> None:
-    source = Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8")
-    modules = [node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    modules = [node.module or "" for node in ast.walk(tree_of(name)) if isinstance(node, ast.ImportFrom)]
     assert not [m for m in modules if room_of(m) != "core"]
