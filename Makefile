@@ -57,9 +57,7 @@ LIMITS_oldest := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE
 LIMITS_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
 LIMITS_zen4 := ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 MKL_ENABLE_INSTRUCTIONS=AVX2
 # Where two ways of computing the same meet: with and without company, in C and not, by caches that must agree.
-KERNELS := tests/caches tests/engine tests/models/test_dream.py tests/models/test_layers.py tests/models/test_layout.py \
-	tests/models/test_llada.py tests/models/test_native.py tests/models/test_quantized.py tests/models/test_whole.py tests/test_denoise.py \
-	tests/test_families.py tests/test_memory.py tests/test_verify.py
+KERNELS := tests/accel tests/caches tests/core tests/engine tests/layers tests/models tests/test_families.py
 test-dispatch: $(LEVELS:%=test-dispatch-%)
 test-dispatch-%: setup
 	$(LIMITS_$*) $(BIN)/python -m pytest $(PARALLEL) -m 'not slow' $(KERNELS)
@@ -72,7 +70,7 @@ test-transformers: .venv-transformers4/ready .venv-transformers5/ready
 	done
 
 CHECK_RELEASE := import sys; from transformers import __version__ as v; print('transformers', v); assert v[0] == sys.argv[1]
-BESIDE_TRANSFORMERS := $(PARALLEL) -m 'not slow' tests/tokens tests/models tests/tiny/test_tiny_tokenizer.py
+BESIDE_TRANSFORMERS := $(PARALLEL) -m 'not slow' tests/tokenizer tests/models tests/checkpoints tests/tiny/test_embedded_tokenizer.py
 .venv-transformers4/ready: RELEASE := transformers==4.57.*
 .venv-transformers5/ready: RELEASE := transformers>=5,<6
 
@@ -104,7 +102,7 @@ PURELIB := import sysconfig; print(sysconfig.get_path('purelib'))
 test-lm-eval: .venv-lm-eval/ready
 	.venv-lm-eval/bin/python -c "import lm_eval; print('lm-eval', lm_eval.__version__)"
 	HF_HOME=.venv-lm-eval/huggingface HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
-		.venv-lm-eval/bin/python -m pytest $(PARALLEL) -m 'not slow' tests/eval
+		.venv-lm-eval/bin/python -m pytest $(PARALLEL) -m 'not slow' tests/lab/eval
 
 .venv-lm-eval/ready: .venv/ready
 	$(PYTHON) -m venv $(@D)

@@ -33,19 +33,19 @@ from sampled import Stub, again
 from torch import Tensor
 from torch.nn import functional as F
 
+from dkv.accel.malloc import keep_freed
+from dkv.accel.native.fused_layers import Whole, whole
+from dkv.accel.native.rowwise_ops import Native, native
 from dkv.caches import make_cache
-from dkv.canvas import lay_out
+from dkv.core.canvas import lay_out
+from dkv.core.kv_cache import LayerMemory
+from dkv.core.layer_rules import DENSE, Turn
+from dkv.core.loop import Schedule, State, Tick, advance
+from dkv.core.packing import At, pack
+from dkv.core.sampling import Sampling
 from dkv.decoders import make_decoder
-from dkv.denoise import Schedule, State, Tick, advance
-from dkv.heap import keep_freed
-from dkv.memory import LayerMemory
-from dkv.models.layers import Block, Transformer, bucket_for, dense
-from dkv.models.native import Native, native
-from dkv.models.passes import COMPOSED, Passes
-from dkv.models.whole import Whole, whole
-from dkv.place import At, pack
-from dkv.rules import DENSE, Turn
-from dkv.sampling import Sampling
+from dkv.layers.ops import COMPOSED, Passes
+from dkv.layers.transformer import Block, Transformer, bucket_for, dense
 
 POLICIES = (
     "none", "dkv-decode", "dkv-prefill", "dkv-pd", "dkv-greedy", "dkv-greedy:refresh=8,window=4", "dllm-cache",

@@ -1,4 +1,4 @@
-/* Functions of torch's C interface that keep how long they took: what `layer.c` is given in place of them to see where
+/* Functions of torch's C interface that keep how long they took: what `layer_parts.c` is given in place of them to see where
  * a step's time goes */
 #include <stdint.h>
 #include <time.h>

@@ -23,16 +23,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import dkv
-from dkv.bench.shapes import named_shape, random_model
-from dkv.heap import keep_freed
-from dkv.memory import LayerMemory
-from dkv.model import ModelConfig
-from dkv.models.compiled import Compiled
-from dkv.models.layers import Block, Rule, Transformer, attention
-from dkv.models.native import native
-from dkv.models.whole import whole
-from dkv.place import At, pack
-from dkv.rules import DENSE, Turn
+from dkv.accel.inductor import Compiled
+from dkv.accel.malloc import keep_freed
+from dkv.accel.native.fused_layers import whole
+from dkv.accel.native.rowwise_ops import native
+from dkv.core.kv_cache import LayerMemory
+from dkv.core.layer_rules import DENSE, Turn
+from dkv.core.model import ModelConfig
+from dkv.core.packing import At, pack
+from dkv.lab.bench.shapes import named_shape, random_model
+from dkv.layers.transformer import Block, Rule, Transformer, attention
 
 SLOTS = 768
 ROWS = (8, 32, 128, 640)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from dkv import DiffusionLM, Generation, load
-from dkv.eval.statistics import Difference, Share
+from dkv.lab.eval.statistics import Difference, Share
 from dkv.tiny import TASKS, Example, load_eval
 
 N = 4

@@ -21,17 +21,17 @@ from typing import Any
 import torch
 from sampled import Case, Kind, measure
 
-from dkv.bench.roofline import Rates, measure_rates, weight_bytes
-from dkv.bench.shapes import named_shape, random_model
+from dkv.accel.cuda_graphs import CudaCapture, Graphed
+from dkv.accel.inductor import Compiled
 from dkv.caches import make_cache
-from dkv.engine.graphs import CudaCapture, Graphed
+from dkv.core.cache_size import cache_bytes
+from dkv.core.model import Model, ModelConfig
 from dkv.errors import DkvError
-from dkv.footprint import cache_bytes
+from dkv.lab.bench.roofline import Rates, measure_rates, weight_bytes
+from dkv.lab.bench.shapes import named_shape, random_model
+from dkv.layers.transformer import Transformer
 from dkv.lm import DiffusionLM
 from dkv.loading import find_device, find_dtype
-from dkv.model import Model, ModelConfig
-from dkv.models.compiled import Compiled
-from dkv.models.layers import Transformer
 
 CACHES = ("none", "dkv-decode", "dkv-pd", "fast-dual", "dllm-cache", "dkv-greedy", "dkv-fill")
 WAYS = ("eager", "graphs", "compile", "compile+graphs")

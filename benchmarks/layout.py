@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from dkv.models.layout import laid_out, linear
+from dkv.layers.cpu_linear import laid_out, linear
 
 ROWS = (1, 8, 16, 24, 32, 48, 64, 128, 320, 1280)
 

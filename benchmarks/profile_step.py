@@ -24,11 +24,11 @@ from random_model import random_model, shape
 from sampled import again
 from torch.profiler import ProfilerActivity, profile
 
-from dkv.denoise import advance
-from dkv.heap import keep_freed
-from dkv.models.layers import Transformer
-from dkv.models.native import Native, build, native
-from dkv.models.whole import Calls, Whole, torchs, whole
+from dkv.accel.malloc import keep_freed
+from dkv.accel.native.fused_layers import Calls, Whole, torchs, whole
+from dkv.accel.native.rowwise_ops import Native, build, native
+from dkv.core.loop import advance
+from dkv.layers.transformer import Transformer
 
 PRODUCTS = ("mkldnn::_linear_pointwise", "mkldnn::_linear_pointwise.binary", "aten::addmm", "aten::bmm", "aten::mm")
 ATTENTION = ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_softmax")

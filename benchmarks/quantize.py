@@ -15,18 +15,18 @@ from pathlib import Path
 import torch
 
 from dkv import DiffusionLM, load
-from dkv.bench.grid import Cell
-from dkv.bench.measure import interleave
-from dkv.bench.runners import runner_of
-from dkv.bench.shapes import named_shape, random_model
-from dkv.eval.answers import Asker, common_of, warm_up
-from dkv.eval.settings import Setting
-from dkv.eval.statistics import Difference, Share
-from dkv.eval.store import Store
-from dkv.eval.suite import Suite, embedded
+from dkv.lab.bench.grid import Cell
+from dkv.lab.bench.measure import interleave
+from dkv.lab.bench.runners import runner_of
+from dkv.lab.bench.shapes import named_shape, random_model
+from dkv.lab.eval.answers import Asker, common_of, warm_up
+from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.statistics import Difference, Share
+from dkv.lab.eval.store import Store
+from dkv.lab.eval.suite import Suite, embedded
+from dkv.layers.quantized import KINDS
 from dkv.loading import find_dtype
 from dkv.models.llada import NAMES
-from dkv.models.quantized import KINDS
 
 SETTINGS = [Setting("confidence", "none"), Setting("confidence", "dkv-decode")]
 BATCH = 20

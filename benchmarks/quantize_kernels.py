@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.dtypes import DTYPES
+from dkv.core.dtypes import DTYPES
 from dkv.errors import SettingError
-from dkv.extras import module_of
-from dkv.models.quantized import GROUP, pack
+from dkv.layers.quantized import GROUP, pack
+from dkv.storage.extras import module_of
 
 SECONDS = 0.3
 

@@ -1,5 +1,5 @@
 """Random-weight models of a given shape, for timing; they are `dkv bench`'s own."""
 
-from dkv.bench.shapes import random_model, shape
+from dkv.lab.bench.shapes import random_model, shape
 
 __all__ = ["random_model", "shape"]

@@ -15,18 +15,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from dkv.bench.flops import work_of
-from dkv.bench.roofline import Rates, bound_seconds, synchronize
 from dkv.caches import make_cache
-from dkv.canvas import lay_out
+from dkv.core.canvas import lay_out
+from dkv.core.kv_cache import Memory
+from dkv.core.layer_rules import Rules
+from dkv.core.loop import Schedule, State, Tick, advance
+from dkv.core.model import Model, ModelConfig
+from dkv.core.packing import At, Bucket
+from dkv.core.sampling import Sampling
 from dkv.decoders import make_decoder
-from dkv.denoise import Schedule, State, Tick, advance
+from dkv.lab.bench.flops import work_of
+from dkv.lab.bench.roofline import Rates, bound_seconds, synchronize
 from dkv.lm import DiffusionLM
-from dkv.memory import Memory
-from dkv.model import Model, ModelConfig
-from dkv.place import At, Bucket
-from dkv.rules import Rules
-from dkv.sampling import Sampling
 
 __all__ = ["Case", "Kind", "Stub", "again", "kinds_of", "measure"]
 

@@ -29,9 +29,9 @@ import httpx
 import torch
 
 import dkv
+from dkv.layers.cpu_linear import gated, linear
+from dkv.layers.transformer import attention
 from dkv.models import Transformer
-from dkv.models.layers import attention
-from dkv.models.layout import gated, linear
 from dkv.tiny import TASKS, load_eval
 
 CACHES = ("none", "dkv-decode:refresh=4", "dkv-pd", "dllm-cache:kp=10,kr=5", "fast-dual", "dkv-greedy")

@@ -16,7 +16,7 @@ from typing import TextIO
 import torch
 from bare import Case, begin, seconds
 
-from dkv.denoise import advance
+from dkv.core.loop import advance
 from dkv.loading import load
 from dkv.models import Transformer
 

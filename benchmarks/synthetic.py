@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 import dkv
-from dkv.dtypes import DTYPES
+from dkv.checkpoints.safetensors_header import Shape
+from dkv.checkpoints.safetensors_writer import Planned, parse_size, write_shards
+from dkv.core.dtypes import DTYPES
 from dkv.models import architecture_of
-from dkv.models.headers import Shape
-from dkv.models.new import new_directory
-from dkv.models.shards import Planned, parse_size, write_shards
+from dkv.storage.atomic import new_directory
 
 __all__ = ["CONFIGS", "config_of", "measure", "write"]
 

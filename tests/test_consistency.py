@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dkv.caches import known_caches, make_cache
-from dkv.canvas import NEVER
+from dkv.core.canvas import NEVER
+from dkv.core.policy import CachePolicy, Plan, Step
 from dkv.models import Transformer
-from dkv.plan import CachePolicy, Plan, Step
 from tests.support.runs import start_and_play
 
 PROMPTS = st.lists(st.lists(st.integers(0, 251), min_size=1, max_size=6), min_size=1, max_size=2)

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 import dkv
 from dkv.caches import known_caches
-from dkv.cli.app import app
-from dkv.specs import keys_of
+from dkv.cli.commands import app
+from dkv.core.registry import keys_of
 from dkv.tiny import TASKS
-from dkv.tokens.chat import ChatTemplate
-from dkv.tokens.formats import FORMATS
+from dkv.tokenizer.chat import ChatTemplate
+from dkv.tokenizer.chat_formats import FORMATS
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs" / "caches").glob("*.md"))

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dkv
 from dkv.caches import known_caches, make_cache
+from dkv.core.registry import keys_of
 from dkv.decoders import known_decoders, make_decoder
 from dkv.errors import SettingError
-from dkv.specs import keys_of
 from tests.support.checkpoints import MASK
 
 EDGES = [
@@ -156,7 +156,7 @@ def test_a_long_spec_gets_a_short_line(spec: str) -> None:
 
 
 def test_a_class_that_cannot_be_made_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dkv.specs import make
+    from dkv.core.registry import make
 
     class Odd:
         name = "odd"

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dkv.core.loop import State, Tick
+from dkv.core.policy import readers_of
 from dkv.decoders import known_decoders
-from dkv.denoise import State, Tick
 from dkv.models import Transformer
-from dkv.plan import readers_of
 from tests.support.runs import POLICIES, start_and_play
 
 DECODERS = (

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import dkv
 from dkv.caches import make_cache
+from dkv.core.policy import Plan, Step
 from dkv.decoders import RandomOrder, make_decoder
 from dkv.errors import AuditError
-from dkv.plan import Plan, Step
 from tests.support.checkpoints import (
     EOS,
     MASK,

@@ -35,12 +35,12 @@ warnings.filterwarnings("ignore", message="Failed to initialize NumPy", category
 
 if TYPE_CHECKING:
     from dkv import caches, decoders
+    from dkv.core.policy import CachePolicy, Decoder, Plan, Step
     from dkv.engine import Engine, Request, Service, Status, Update
-    from dkv.generation import Frame, Generation, Stats
-    from dkv.infill import Infilling
+    from dkv.engine.infill import Infilling
     from dkv.lm import DiffusionLM
     from dkv.loading import load
-    from dkv.plan import CachePolicy, Decoder, Plan, Step
+    from dkv.outputs import Frame, Generation, Stats
 
 __all__ = [
     "AuditError",
@@ -77,19 +77,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "CachePolicy": "dkv.plan",
-    "Decoder": "dkv.plan",
+    "CachePolicy": "dkv.core.policy",
+    "Decoder": "dkv.core.policy",
     "DiffusionLM": "dkv.lm",
     "Engine": "dkv.engine",
-    "Frame": "dkv.generation",
-    "Generation": "dkv.generation",
-    "Infilling": "dkv.infill",
-    "Plan": "dkv.plan",
+    "Frame": "dkv.outputs",
+    "Generation": "dkv.outputs",
+    "Infilling": "dkv.engine.infill",
+    "Plan": "dkv.core.policy",
     "Request": "dkv.engine",
     "Service": "dkv.engine",
-    "Stats": "dkv.generation",
+    "Stats": "dkv.outputs",
     "Status": "dkv.engine",
-    "Step": "dkv.plan",
+    "Step": "dkv.core.policy",
     "Update": "dkv.engine",
     "load": "dkv.loading",
 }

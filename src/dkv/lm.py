@@ -10,31 +10,31 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from dkv.accel.compile_report import Warmth
+from dkv.accel.cuda_graphs import Graphed
+from dkv.accel.inductor import Compiled
+from dkv.accel.native.rowwise_ops import Native
 from dkv.caches import make_cache
+from dkv.checkpoints.safetensors_writer import parse_size
+from dkv.checkpoints.tuned_settings import AUTO, find_tuned
+from dkv.core.dtypes import named_dtype
+from dkv.core.keywords import checked_keywords
+from dkv.core.model import Model
+from dkv.core.packing import Bucket
+from dkv.core.policy import CachePolicy, Decoder
+from dkv.core.values import ArrayLike, as_count, plain, plain_fields
 from dkv.decoders import make_decoder
-from dkv.dtypes import named_dtype
-from dkv.encoding import Prompt, encoded, listed
 from dkv.engine import Engine, Request
-from dkv.engine.graphs import Graphed
+from dkv.engine.infill import Infilling, Part, canvas_ids, infilled, region_of
 from dkv.errors import CheckpointError, SettingError
-from dkv.generation import Frame, Generation
-from dkv.infill import Infilling, Part, canvas_ids, infilled, region_of
-from dkv.keywords import checked_keywords
-from dkv.model import Model
+from dkv.layers.tensor_parallel import ShardedTransformer
+from dkv.layers.transformer import bucket_for
 from dkv.models import Transformer
-from dkv.models.compiled import Compiled
-from dkv.models.layers import bucket_for
-from dkv.models.native import Native
 from dkv.models.saving import save
-from dkv.models.sharded import ShardedTransformer
-from dkv.models.shards import parse_size
-from dkv.place import Bucket
-from dkv.plan import CachePolicy, Decoder
-from dkv.settings import Settings, drawn_seed, seed_of, texts_of
-from dkv.tokens import Tokenizer
-from dkv.tuned import AUTO, find_tuned
-from dkv.values import ArrayLike, as_count, plain, plain_fields
-from dkv.warmth import Warmth
+from dkv.outputs import Frame, Generation
+from dkv.params import Settings, drawn_seed, seed_of, texts_of
+from dkv.tokenizer import Tokenizer
+from dkv.tokenizer.prompts import Prompt, encoded, listed
 
 __all__ = ["DiffusionLM"]
 
@@ -287,7 +287,7 @@ class DiffusionLM:
         min_tokens: int | None = None,
     ) -> Infilling:
         """Fill the holes of a canvas: a text with `{mask}` or `{mask:12}` in it, or a list of texts (read literally),
-        whole numbers (holes of so many positions) and lists of token ids. See `dkv.infill` and docs/lengths.md.
+        whole numbers (holes of so many positions) and lists of token ids. See `dkv.engine.infill` and docs/lengths.md.
 
         Blocks divide what lies between the first hole's start and the last one's end. steps: None = one for each
         position to fill. Other arguments and errors as in `infill`.
@@ -324,7 +324,8 @@ class DiffusionLM:
         min_tokens: int | None = None,
         frames: bool = False,
     ) -> Request:
-        """A canvas with holes, checked, for an Engine or a Service; `dkv.infill.infilled` reads its result. Arguments
+        """A canvas with holes, checked, for an Engine or a Service; `dkv.engine.infill.infilled` reads its result.
+        Arguments
         and errors as in `infill_canvas`; frames: whether each update carries a Frame."""
         ids = canvas_ids(canvas, self.tokenizer, self.model.config)
         block_length = plain(block_length)

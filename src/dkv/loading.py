@@ -9,25 +9,25 @@ from random import Random
 
 import torch
 
-from dkv.ambient import shielded
-from dkv.dtypes import named_dtype
-from dkv.engine.graphs import CudaCapture, Graphed
+from dkv.accel.cuda_graphs import CudaCapture, Graphed
+from dkv.accel.inductor import Compiled
+from dkv.accel.malloc import bound_kernels, keep_freed
+from dkv.accel.native.fused_layers import whole
+from dkv.accel.native.rowwise_ops import native
+from dkv.checkpoints.config_fields import read_json
+from dkv.checkpoints.hub import find_directory, is_hub_id
+from dkv.core.dtypes import named_dtype
+from dkv.core.keywords import checked_keywords
+from dkv.core.model import Model
+from dkv.core.torch_settings import shielded
+from dkv.core.values import as_count
+from dkv.distributed.group import join, rank_device
 from dkv.errors import SettingError
-from dkv.heap import bound_kernels, keep_freed
-from dkv.keywords import checked_keywords
+from dkv.layers.quantized import check_extra, check_kind
 from dkv.lm import DiffusionLM
-from dkv.model import Model
 from dkv.models import Transformer, architecture_of, load_model
-from dkv.models.compiled import Compiled
-from dkv.models.fields import read_json
-from dkv.models.hub import find_directory, is_hub_id
-from dkv.models.native import native
-from dkv.models.quantized import check_extra, check_kind
-from dkv.models.whole import whole
-from dkv.parallel.team import join, rank_device
-from dkv.settings import drawn_seed
-from dkv.tokens import load_tokenizer
-from dkv.values import as_count
+from dkv.params import drawn_seed
+from dkv.tokenizer import load_tokenizer
 
 __all__ = ["arranged", "bound_memory", "built", "check_model", "find_device", "find_dtype", "find_model", "load"]
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dkv.caches import make_cache
-from dkv.canvas import GIVEN, NEVER
+from dkv.core.canvas import GIVEN, NEVER
+from dkv.core.loop import State, Tick, _observe, advance
 from dkv.decoders import RandomOrder
-from dkv.denoise import State, Tick, _observe, advance
 from dkv.errors import SpecError
 from dkv.models import Transformer
 from tests.support.runs import positions, start, start_and_play

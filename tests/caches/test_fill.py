@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dkv.caches import make_cache
+from dkv.core.loop import Tick
 from dkv.decoders import RandomOrder
-from dkv.denoise import Tick
 from dkv.errors import SpecError
 from dkv.models import Transformer
 from tests.support.runs import positions, start_and_play

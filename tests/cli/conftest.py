@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from typer.testing import CliRunner, Result
 
-from dkv.cli.app import app
+from dkv.cli.commands import app
 
 WIDTH, MLP, LAYERS, VOCAB = 32, 64, 2, 259
 EOS, MASK = 256, 257

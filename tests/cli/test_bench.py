@@ -132,7 +132,7 @@ def test_report_without_matplotlib_says_what_to_install(
 ) -> None:
     assert cli(*MICRO, "--repeats", "0", "--out", str(tmp_path / "b.jsonl")).exit_code == 0
     for name in ("report", "plots", "drawing"):
-        monkeypatch.delitem(sys.modules, f"dkv.bench.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"dkv.lab.bench.{name}", raising=False)
     for name in ("matplotlib", "matplotlib.axes", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     assert "pip install 'dkv[plots]'" in one_error(cli("report", str(tmp_path / "b.jsonl")))

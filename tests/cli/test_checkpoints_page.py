@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dkv.models import known_architectures
-from dkv.models.refused import REFUSED
+from dkv.models.unsupported import REFUSED
 from tests.cli.conftest import Cli
 from tests.cli.test_inspect import LLADA_8B
 

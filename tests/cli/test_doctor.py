@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dkv.doctor import finding
-from dkv.doctor.finding import Threshold
+from dkv.lab.doctor import finding
+from dkv.lab.doctor.finding import Threshold
 from tests.cli.conftest import Cli, one_error
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "doctor.md").read_text(encoding="utf-8")

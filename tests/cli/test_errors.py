@@ -115,7 +115,7 @@ def test_a_bug_is_one_line_too(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(room: str) -> None:
         raise RuntimeError("first line\nsecond \x1b[31mline")
 
-    monkeypatch.setattr("dkv.listing.listed", broken)
+    monkeypatch.setattr("dkv.core.spec_listing.listed", broken)
     result = cli("caches")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: unexpected RuntimeError: first line second \\x1b[31mline;")

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from dkv.eval.measured import ALL
-from dkv.eval.session import FEW, Wanted
+from dkv.lab.eval.eval_session import FEW, Wanted
+from dkv.lab.eval.measured import ALL
 from dkv.tiny import TASKS
 from dkv.tiny.tasks.sandbox import can_cut_network
 from tests.cli.conftest import Cli, one_error

@@ -143,7 +143,7 @@ def test_what_becomes_of_a_chat_template_is_a_fact(
     directory = write_llada(write_checkpoint(tmp_path), template)
     found = facts(cli, str(directory))
     assert (found["template"], found["chat_format"]) == (True, form)
-    lines = [record.getMessage() for record in caplog.records if record.name == "dkv.tokens"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "dkv.tokenizer"]
     if note is None:
         assert (found["chat_note"], lines) == (None, [])
     else:

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from rich.console import Console
 
-from dkv.agreement import agreement
 from dkv.cli.live import View, watch
-from dkv.generation import Frame, Generation
-from dkv.specs import spec_of
+from dkv.core.registry import spec_of
+from dkv.lab.common.agreement import agreement
+from dkv.outputs import Frame, Generation
 from tests.cli.conftest import Cli
 
 FRAME = Frame(

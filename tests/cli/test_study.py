@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dkv.study.registry import STUDIES
+from dkv.lab.study.study_list import STUDIES
 from tests.cli.conftest import Cli, one_error
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "study.md").read_text(encoding="utf-8")

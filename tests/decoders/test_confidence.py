@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dkv.canvas import NEVER
+from dkv.core.canvas import NEVER
 from dkv.models import Transformer
 from tests.support.runs import Scripted, positions, start_and_play
 

@@ -11,7 +11,7 @@ from dkv.decoders import make_decoder
 from dkv.decoders.credit import _raised
 from dkv.errors import SpecError
 from dkv.models import Transformer
-from tests.decoders.changing import commits
+from tests.support.changing_decoders import commits
 
 SURE, LIKELY, UNLIKE = (5, 0.99), (5, 0.8), (5, 0.3)
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from dkv.canvas import Canvas, lay_out
+from dkv.core.canvas import Canvas, lay_out
 from dkv.decoders import RandomOrder, make_decoder
 from dkv.errors import SettingError, SpecError
 from dkv.models import Transformer

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import dkv
 from dkv.caches.dllm_cache import DllmCache
+from dkv.core.layer_rules import Rules
+from dkv.core.policy import Plan, Step
 from dkv.decoders import RandomOrder
-from dkv.plan import Plan, Step
-from dkv.rules import Rules
-from tests.engine.runs import alone, ended, finished, same
+from tests.support.engine_runs import alone, ended, finished, same
 from tests.support.runs import POLICIES
 
 SHAPES = [(8, 8, 8), (8, 4, 8), (8, 4, 4), (9, 3, 12), (3, 3, 3)]

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from dkv.core.packing import pack
 from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.models import Transformer, known_architectures, load_model
 from dkv.models.llada import configure
-from dkv.place import pack
 from tests.support.checkpoints import EOS, MASK, VOCAB, config_of, tensors_of, write_checkpoint
 from tests.support.oracle import Oracle
 

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 import dkv
+from dkv.checkpoints.safetensors_writer import parse_size
 from dkv.errors import CheckpointError, SettingError
 from dkv.models.saving import convert
-from dkv.models.shards import parse_size
 from tests.support.checkpoints import CONFIG, config_of, dream_config_of, tensors_of, write_checkpoint, write_tokenizer
 
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 import dkv
 from dkv.server import Gate, Limits
 from dkv.server.listen import address_of, listen
-from dkv.server.run import Server
+from dkv.server.uvicorn_server import Server
 
 Serve = Callable[[FastAPI], str]
 

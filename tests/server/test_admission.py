@@ -14,7 +14,7 @@ import pytest
 import dkv
 from dkv.server import Gate, Limits
 from tests.server.conftest import Serve
-from tests.server.fakes import FakeService, app_of, ask, client_of, error_of, events_of, post
+from tests.support.fake_service import FakeService, app_of, ask, client_of, error_of, events_of, post
 
 BODY = {"model": "fake", "prompt": "Hi", "max_tokens": 16}
 

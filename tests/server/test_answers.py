@@ -10,12 +10,12 @@ from typing import Any, cast
 import pytest
 
 import dkv
-from dkv.defaults import NAMES
 from dkv.engine import Request, Update
 from dkv.errors import BusyError, EngineError
-from dkv.server.answer import answer
-from dkv.server.backend import Backend
-from tests.server.fakes import FakeService, app_of, error_of, events_of, post
+from dkv.server.choices import answer
+from dkv.server.requests import Backend
+from dkv.server.served_defaults import NAMES
+from tests.support.fake_service import FakeService, app_of, error_of, events_of, post
 
 
 def test_a_chat_completion_has_openais_shape(lm: dkv.DiffusionLM) -> None:
@@ -231,7 +231,7 @@ def test_an_engine_that_ends_without_a_result_is_an_error(lm: dkv.DiffusionLM) -
 
 
 def test_a_long_silence_is_filled_with_comments(lm: dkv.DiffusionLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dkv.server.answer._SILENCE", 0.02)
+    monkeypatch.setattr("dkv.server.choices._SILENCE", 0.02)
     service = FakeService(lm, "ab", slow=0.1)
     app = app_of(service, lm)
     response = post(app, "completions", {"stream": True})

@@ -6,7 +6,7 @@ import pytest
 
 import dkv
 from dkv.server.auth import parse_keys
-from tests.server.fakes import FakeService, app_of, ask, error_of
+from tests.support.fake_service import FakeService, app_of, ask, error_of
 
 
 @pytest.mark.parametrize(

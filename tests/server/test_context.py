@@ -8,7 +8,7 @@ import pytest
 
 import dkv
 from dkv.server import Limits
-from tests.server.fakes import FakeService, app_of, error_of, post
+from tests.support.fake_service import FakeService, app_of, error_of, post
 
 ROOMY = Limits(max_prompt=4096, max_tokens=4096, default_tokens=32)
 

@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 import dkv
+from dkv.core.policy import Plan, Step
 from dkv.engine import Engine, Service
-from dkv.plan import Plan, Step
 from dkv.server import Limits, build
 from tests.server.conftest import Serve
-from tests.server.fakes import events_of
+from tests.support.fake_service import events_of
 
 
 class Theirs:

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import dkv
-from tests.server.fakes import FakeService, app_of, client_of
+from tests.support.fake_service import FakeService, app_of, client_of
 
 
 def scraped(lm: dkv.DiffusionLM, limit: int | None = None) -> dict[str, float]:

@@ -15,7 +15,7 @@ from dkv.engine import Engine, Service
 from dkv.errors import BusyError, EngineError
 from dkv.server import Limits, build
 from tests.server.conftest import Serve, served
-from tests.server.fakes import FakeService, app_of
+from tests.support.fake_service import FakeService, app_of
 
 QUESTION = "Tom has 3 boxes with 4 pens in each. Tom finds 5 more pens. How many pens does Tom have now?"
 CHAT: Any = [{"role": "user", "content": QUESTION}]

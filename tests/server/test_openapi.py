@@ -11,7 +11,7 @@ from schemathesis.checks import not_a_server_error
 
 import dkv
 from dkv.server import Limits
-from tests.server.fakes import FakeService, app_of, ask
+from tests.support.fake_service import FakeService, app_of, ask
 
 OPERATIONS = (
     "GET /v1/models",

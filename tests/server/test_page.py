@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.main import get_command
 
 import dkv
-from dkv.cli.app import app as program
-from dkv.client_fields import DROPPED, NEUTRAL
+from dkv.cli.commands import app as program
 from dkv.engine import Engine, Service
 from dkv.server import Limits, build, schema
+from dkv.server.client_fields import DROPPED, NEUTRAL
 from tests.server.conftest import Serve
-from tests.server.fakes import FakeService, app_of, ask
+from tests.support.fake_service import FakeService, app_of, ask
 from tests.test_docs import ROOT, blocks
 
 PAGE = ROOT / "docs" / "serve.md"

@@ -13,9 +13,9 @@ import dkv
 from dkv.errors import SettingError
 from dkv.server import build
 from dkv.server.cors import parse_origins
-from dkv.server.run import KEEP_ALIVE
+from dkv.server.uvicorn_server import KEEP_ALIVE
 from tests.server.conftest import Serve
-from tests.server.fakes import FakeService, app_of, ask, error_of
+from tests.support.fake_service import FakeService, app_of, ask, error_of
 
 PAGE = {"origin": "http://page.example"}
 ASKED = {
@@ -140,7 +140,7 @@ def test_the_seconds_of_an_idle_connection_reach_the_server(
     from dkv.server.gate import Gate
     from dkv.server.limits import Limits
     from dkv.server.listen import listen
-    from dkv.server.run import Server, run
+    from dkv.server.uvicorn_server import Server, run
 
     seen = list[uvicorn.Config]()
 

@@ -23,7 +23,7 @@ from dkv.caches import PRESETS, known_caches, make_cache
 from dkv.decoders import known_decoders, make_decoder
 from dkv.engine import Update
 from dkv.errors import BusyError, DkvError, EngineError, SettingError
-from dkv.generation import Frame, Generation, Stats
+from dkv.outputs import Frame, Generation, Stats
 from dkv.server.playground import playground
 from tests.support.checkpoints import EOS, MASK
 from tests.support.web import serving

@@ -10,10 +10,10 @@ import pytest
 from fastapi import FastAPI, HTTPException, Request
 
 import dkv
-from dkv.agreement import agreement
 from dkv.engine import Engine, Service, Update
 from dkv.errors import BusyError, EngineError
-from dkv.generation import Frame
+from dkv.lab.common.agreement import agreement
+from dkv.outputs import Frame
 from dkv.server.playground import playground
 from tests.support.browser import CONTROL, Browser, browsers_at, open_browser
 from tests.support.web import serving

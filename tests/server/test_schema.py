@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import dkv
-from dkv.client_fields import DROPPED, NEUTRAL
+from dkv.server.client_fields import DROPPED, NEUTRAL
 from dkv.server.schema import ChatBody, CompletionBody
-from tests.server.fakes import FakeService, app_of, error_of, events_of, post
+from tests.support.fake_service import FakeService, app_of, error_of, events_of, post
 
 PATHS = ("completions", "chat/completions")
 KNOWN = {"completions": CompletionBody.model_fields, "chat/completions": ChatBody.model_fields}

@@ -11,12 +11,12 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import dkv
-from dkv.defaults import Choices
 from dkv.engine import Engine, Service
 from dkv.errors import SettingError
 from dkv.server import Limits, build
+from dkv.server.served_defaults import Choices
 from dkv.tiny import TASKS, load_eval
-from tests.server.fakes import events_of
+from tests.support.fake_service import events_of
 
 PROBLEM = load_eval("words")[0]
 """The demonstration's."""
@@ -149,7 +149,7 @@ def lm_of_wide_context(tiny: dkv.DiffusionLM) -> dkv.DiffusionLM:
 
 def settings_of(lm: dkv.DiffusionLM, body: dict[str, Any], **operator: Any) -> Any:
     """What the engine would be asked for."""
-    from tests.server.fakes import FakeService, post
+    from tests.support.fake_service import FakeService, post
 
     service = FakeService(lm)
     limits = Limits()
@@ -161,7 +161,7 @@ def settings_of(lm: dkv.DiffusionLM, body: dict[str, Any], **operator: Any) -> A
 
 def test_a_prompt_near_the_context_is_answered_in_what_is_left(tiny: dkv.DiffusionLM) -> None:
     """No default makes a request too long that is not: 37 tokens are less than a block."""
-    from tests.server.fakes import FakeService, post
+    from tests.support.fake_service import FakeService, post
 
     service = FakeService(tiny)
     app = build(service, tiny, name="fake")  # type: ignore[arg-type]
@@ -174,7 +174,7 @@ def test_a_prompt_near_the_context_is_answered_in_what_is_left(tiny: dkv.Diffusi
 
 
 def test_the_block_is_no_longer_than_the_servers_limit(tiny: dkv.DiffusionLM) -> None:
-    from tests.server.fakes import FakeService, post
+    from tests.support.fake_service import FakeService, post
 
     service = FakeService(tiny)
     app = build(service, tiny, Limits(max_tokens=16), name="fake")  # type: ignore[arg-type]

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from dkv.caches import make_cache
-from dkv.canvas import lay_out
+from dkv.core.canvas import lay_out
+from dkv.core.guidance import Guidance
+from dkv.core.kv_cache import Memory
+from dkv.core.layer_rules import Rules
+from dkv.core.loop import Schedule, State, Tick, advance
+from dkv.core.model import Model, ModelConfig
+from dkv.core.packing import At, Bucket, exact
+from dkv.core.policy import CachePolicy, Decoder, Plan, Step
+from dkv.core.sampling import Sampling
 from dkv.decoders import make_decoder
-from dkv.denoise import Schedule, State, Tick, advance
-from dkv.guidance import Guidance
-from dkv.memory import Memory
-from dkv.model import Model, ModelConfig
-from dkv.place import At, Bucket, exact
-from dkv.plan import CachePolicy, Decoder, Plan, Step
-from dkv.rules import Rules
-from dkv.sampling import Sampling
 
 __all__ = ["POLICIES", "Recorder", "Scripted", "Watched", "play", "positions", "start", "start_and_play"]
 

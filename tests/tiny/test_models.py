@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import dkv
-from dkv.models.shards import parse_size
+from dkv.checkpoints.safetensors_writer import parse_size
 from dkv.tiny import MODEL_DIR, MODELS, load_eval
 from dkv.tiny.tasks import EVALUATED
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dkv.checkpoints.tuned_settings import find_tuned, kept_for, tuned_path
 from dkv.errors import SettingError
 from dkv.tiny import MODELS
-from dkv.tuned import find_tuned, kept_for, tuned_path
 
 
 def test_the_embedded_model_comes_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

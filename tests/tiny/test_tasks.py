@@ -8,10 +8,10 @@ import re
 import pytest
 
 from dkv.tiny import TASKS, load_eval
-from dkv.tiny.freeze import draw
-from dkv.tiny.neighbours import score
 from dkv.tiny.tasks import ALL, EVALUATED, Example, is_held_out
 from dkv.tiny.tasks.code_templates import TEMPLATES
+from recipes.tiny.freeze import draw
+from recipes.tiny.neighbours import score
 
 NAMES = sorted(ALL)
 
@@ -62,7 +62,7 @@ def test_frozen_sets_are_the_generators_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(EVALUATED))
 def test_a_neighbour_does_not_answer(name: str) -> None:
-    """A small stand-in for `python -m dkv.tiny.neighbours`, which uses 20,000 examples."""
+    """A small stand-in for `python -m recipes.tiny.neighbours`, which uses 20,000 examples."""
     assert score(EVALUATED[name], load_eval(name)[:40], count=2000) < 0.2
 
 

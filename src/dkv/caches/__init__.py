@@ -3,10 +3,10 @@
 import sys
 
 from dkv.caches.presets import PRESETS
+from dkv.core.policy import CachePolicy
+from dkv.core.registry import discover, make
+from dkv.core.wording import shown
 from dkv.errors import SpecError
-from dkv.plan import CachePolicy
-from dkv.specs import discover, make
-from dkv.wording import shown
 
 __all__ = ["PRESETS", "known_caches", "make_cache"]
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.canvas import NEVER, lowest
+from dkv.core.canvas import NEVER, lowest
+from dkv.core.policy import Plan, Step, readers_of
+from dkv.core.values import as_index
+from dkv.core.wording import shown
 from dkv.errors import SpecError
-from dkv.plan import Plan, Step, readers_of
-from dkv.values import as_index
-from dkv.wording import shown
 
 __all__ = ["Decode", "Greedy", "Prefill", "PrefillAndDecode", "expected", "live_rows", "require", "unsettled"]
 

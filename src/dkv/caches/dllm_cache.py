@@ -9,11 +9,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from dkv.core.layer_rules import Rules
+from dkv.core.policy import Plan, Step
+from dkv.core.wording import is_number, shown
 from dkv.errors import SpecError
-from dkv.plan import Plan, Step
-from dkv.rules import Rules
-from dkv.verify import Verify
-from dkv.wording import is_number, shown
+from dkv.layers.v_verify import Verify
 
 __all__ = ["DllmCache"]
 

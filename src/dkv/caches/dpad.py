@@ -20,9 +20,9 @@ from torch import Tensor
 
 from dkv.caches.dkv_cache import require
 from dkv.caches.fast_dllm import Prefix, opening
-from dkv.plan import Plan, Step
-from dkv.sampling import keyed_uniform, noise_key
-from dkv.wording import require_number
+from dkv.core.policy import Plan, Step
+from dkv.core.sampling import keyed_uniform, noise_key
+from dkv.core.wording import require_number
 
 __all__ = ["Dpad"]
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dkv.plan import Plan, Step
+from dkv.core.policy import Plan, Step
 
 __all__ = ["Dual", "Prefix", "opening"]
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.caches.dkv_cache import expected, require
-from dkv.canvas import GIVEN, NEVER, lowest
+from dkv.core.canvas import GIVEN, NEVER, lowest
+from dkv.core.policy import Plan, Step, readers_of
+from dkv.core.wording import shown
 from dkv.errors import SpecError
-from dkv.plan import Plan, Step, readers_of
-from dkv.wording import shown
 
 __all__ = ["Fill"]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dkv.plan import Plan, Step
+from dkv.core.policy import Plan, Step
 
 __all__ = ["NoCache"]
 

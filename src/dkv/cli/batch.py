@@ -17,8 +17,8 @@ from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
-    from dkv.batch.job import Job
-    from dkv.batch.progress import Progress
+    from dkv.jobs.job import Job
+    from dkv.jobs.progress import Progress
 
 __all__ = ["line_of", "run_batch"]
 
@@ -44,7 +44,7 @@ def run_batch(
     if output is None:
         raise SettingError("output: none is given; give --output FILE, or --output - for standard output")
     say_loading(model)
-    from dkv.batch.job import Job, Wanted
+    from dkv.jobs.job import Job, Wanted
 
     seed = arguments.pop("seed")
     wanted = Wanted(

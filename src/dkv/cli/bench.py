@@ -12,8 +12,8 @@ from dkv.cli.console import say_loading
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
-    from dkv.bench.rows import Row
-    from dkv.model import ModelConfig
+    from dkv.core.model import ModelConfig
+    from dkv.lab.bench.rows import Row
 
 __all__ = ["bench"]
 
@@ -108,10 +108,10 @@ def bench(
     say_loading(model if shape is None else shape, as_json)
     import torch
 
-    from dkv.bench.grid import Grid
-    from dkv.bench.session import Session
     from dkv.cli.benchrun import run
     from dkv.cli.benchtable import print_tables
+    from dkv.lab.bench.bench_session import Session
+    from dkv.lab.bench.grid import Grid
     from dkv.loading import find_device, find_dtype
 
     config, place = _config(model, shape), find_device(device)
@@ -144,8 +144,8 @@ def bench(
 
 
 def _config(model: str, shape: str | None) -> ModelConfig:
-    from dkv.bench.session import config_of
-    from dkv.bench.shapes import named_shape
+    from dkv.lab.bench.bench_session import config_of
+    from dkv.lab.bench.shapes import named_shape
 
     return config_of(model) if shape is None else named_shape(shape)
 
@@ -162,8 +162,8 @@ def _whole_numbers(name: str, text: str) -> list[int]:
 def _print_json(out: Path, rows: list[Row]) -> None:
     from dataclasses import asdict
 
-    from dkv.bench.exponents import growths
     from dkv.cli.record import print_json
+    from dkv.lab.bench.exponents import growths
 
     exponents = [asdict(growth) for growth in growths(rows)]
     print_json({"file": str(out), "rows": [row.record for row in rows], "exponents": exponents})

@@ -14,15 +14,15 @@ from dkv.cli.console import printable, stderr_console
 from dkv.cli.live import region
 
 if TYPE_CHECKING:
-    from dkv.bench.grid import Cell
-    from dkv.bench.session import Session
+    from dkv.lab.bench.bench_session import Session
+    from dkv.lab.bench.grid import Cell
 
 __all__ = ["Progress", "run", "spelled"]
 
 
 def run(session: Session) -> None:
     """Measure what is outstanding."""
-    from dkv.bench.session import cost_of
+    from dkv.lab.bench.bench_session import cost_of
 
     groups = session.outstanding
     progress = Progress([cost_of(group) for group in groups])

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from dkv.bench.columns import COLUMNS, growth_lines
-from dkv.bench.exponents import growths
-from dkv.bench.rows import Row
 from dkv.cli.console import printable, stdout_console
+from dkv.lab.bench.columns import COLUMNS, growth_lines
+from dkv.lab.bench.exponents import growths
+from dkv.lab.bench.rows import Row
 
 __all__ = ["print_tables"]
 

@@ -16,7 +16,7 @@ embedded model: --cache dkv-fill:rows=40 --decoder threshold:tau=0.999. `dkv tun
 
 def caches(as_json: options.Json = False) -> None:
     """List the caches and decoders with their keys and meaning."""
-    from dkv.listing import listed
+    from dkv.core.spec_listing import listed
 
     rooms = {room: listed(room) for room in ("caches", "decoders")}
     if as_json:
@@ -33,7 +33,7 @@ def _print_table(heading: str, found: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from dkv.specs import spell_key
+    from dkv.core.registry import spell_key
 
     table = Table(show_lines=True)
     for title in (heading, "keys and defaults", "meaning"):

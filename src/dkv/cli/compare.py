@@ -11,7 +11,7 @@ from dkv.cli.prompt import read_prompt, read_stops
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
-    from dkv.cli.measure import Measured
+    from dkv.cli.compare_timing import Measured
     from dkv.lm import DiffusionLM
 
 __all__ = ["compare"]
@@ -60,7 +60,7 @@ def compare(
     given = read_prompt(prompt, ids)
     say_loading(model, as_json)
     import dkv
-    from dkv.cli.measure import measure
+    from dkv.cli.compare_timing import measure
 
     specs = list(cache or _DEFAULT)
     for spec in specs:

@@ -30,10 +30,10 @@ def convert(source: _Source, destination: _Destination, dtype: _Dtype = None, ma
 
     DST is complete or not there at all; one tensor is in memory at a time.
     """
-    from dkv.dtypes import named_dtype
+    from dkv.checkpoints.safetensors_writer import parse_size
+    from dkv.core.dtypes import named_dtype
     from dkv.loading import find_model
     from dkv.models import saving
-    from dkv.models.shards import parse_size
 
     kind, most = None if dtype is None else named_dtype("dtype", dtype), parse_size(max_shard_size)
     saving.convert(find_model(source), destination, kind, most)

@@ -15,7 +15,7 @@ from dkv.cli.live import region
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
-    from dkv.doctor.examine import Diagnosis
+    from dkv.lab.doctor.examine import Diagnosis
 
 __all__ = ["doctor"]
 
@@ -63,8 +63,8 @@ def doctor(
     specs = list(cache or _DEFAULT)
     say_loading(model, as_json)
     import dkv
-    from dkv.doctor.examine import Asked, examine
-    from dkv.doctor.prompts import default_prompts, read_prompts
+    from dkv.lab.doctor.doctor_prompts import default_prompts, read_prompts
+    from dkv.lab.doctor.examine import Asked, examine
 
     for spec in specs:
         dkv.caches.make_cache(spec)  # a misspelled one should not cost the loading

@@ -13,8 +13,8 @@ from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
-    from dkv.eval.measured import Row
-    from dkv.eval.session import Session
+    from dkv.lab.eval.eval_session import Session
+    from dkv.lab.eval.measured import Row
 
 __all__ = ["evaluate"]
 
@@ -127,7 +127,7 @@ def evaluate(
     if markdown and as_json:
         raise SettingError("markdown and json exclude each other; give one of them")
     say_loading(model, as_json)
-    from dkv.eval.session import CACHES, Session, Wanted
+    from dkv.lab.eval.eval_session import CACHES, Session, Wanted
 
     wanted = Wanted(
         tasks=tasks, model=model, caches=tuple(cache or CACHES), decoder=decoder, gen_length=gen_length,
@@ -142,7 +142,7 @@ def evaluate(
         rows = _run(session, out)
     if as_json:
         from dkv.cli.record import print_json
-        from dkv.eval.table import as_json as json_of
+        from dkv.lab.eval.eval_table import as_json as json_of
 
         print_json({**session.common, "out": str(out), "results": [json_of(row) for row in rows]})
     else:
@@ -159,8 +159,8 @@ def _run(session: Session, out: Path) -> list[Row]:
 
 
 def _print(rows: list[Row], markdown: bool) -> None:
-    from dkv.eval.table import HEADINGS, cells
-    from dkv.eval.table import markdown as markdown_of
+    from dkv.lab.eval.eval_table import HEADINGS, cells
+    from dkv.lab.eval.eval_table import markdown as markdown_of
 
     if markdown:
         print(printable(markdown_of(rows)))

@@ -12,20 +12,20 @@ from typing import Any
 
 import torch
 
-from dkv.dtypes import DTYPES
+from dkv.checkpoints.config_fields import read_json
+from dkv.checkpoints.hub import Hub, is_hub_id
+from dkv.checkpoints.other_formats import read_config
+from dkv.checkpoints.safetensors_header import Stored, problems_of, read_headers, unknown_tensors
+from dkv.checkpoints.special_tokens import complete_ids, with_ids
+from dkv.checkpoints.weight_files import INDEX, WeightFiles, find_files
+from dkv.core.dtypes import DTYPES
+from dkv.core.model import ModelConfig
 from dkv.errors import CheckpointError, SettingError, UnsupportedModelError
+from dkv.layers.quantized import check_kind
 from dkv.loading import find_model
-from dkv.model import ModelConfig
 from dkv.models import architecture_of, named_architecture
-from dkv.models.fields import read_json
-from dkv.models.headers import Stored, problems_of, read_headers, unknown_tensors
-from dkv.models.hub import Hub, is_hub_id
-from dkv.models.ids import complete_ids, with_ids
-from dkv.models.other_formats import read_config
-from dkv.models.quantized import check_kind
-from dkv.models.weight_files import INDEX, WeightFiles, find_files
-from dkv.regular_file import exists
-from dkv.tokens import load_tokenizer
+from dkv.storage.regular_file import exists
+from dkv.tokenizer import load_tokenizer
 
 __all__ = ["Length", "facts_of"]
 
@@ -173,7 +173,7 @@ def _dtype(raw: Mapping[str, Any], stored: Mapping[str, Stored]) -> torch.dtype:
 def _memory(c: ModelConfig, module: ModuleType, length: Length, dtype: torch.dtype) -> dict[str, Any]:
     """Bytes of the weights and of each cache; caches whose keys have no defaults are left out."""
     from dkv.caches import known_caches
-    from dkv.footprint import cache_bytes
+    from dkv.core.cache_size import cache_bytes
 
     slots = length.batch * (length.prompt + length.gen + 1)
     caches: dict[str, int] = {}

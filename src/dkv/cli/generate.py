@@ -16,8 +16,8 @@ from dkv.errors import SettingError
 
 if TYPE_CHECKING:
     from dkv.cli.live import View
-    from dkv.generation import Frame, Generation
     from dkv.lm import DiffusionLM
+    from dkv.outputs import Frame, Generation
 
 __all__ = ["generate"]
 
@@ -96,8 +96,8 @@ def generate(
     if tensor_parallel == 1:
         _run(job, live, svg, as_json)
         return
-    from dkv.models.quantized import check_kind
-    from dkv.parallel.launch import launch
+    from dkv.distributed.launch import launch
+    from dkv.layers.quantized import check_kind
 
     check_kind(quantize, tensor_parallel)
     launch(tensor_parallel, _run_rank, job, live, svg, as_json)

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 
 from dkv.cli.console import is_terminal, printable
+from dkv.core.keywords import nearest
 from dkv.errors import DkvError
-from dkv.keywords import nearest
 
 __all__ = ["forgive_encoding", "guarded"]
 

@@ -37,7 +37,7 @@ def inspect(
     Sizes, dtypes, token ids, chat template, memory, and what of it is not supported; no weights are loaded.
     """
     from dkv.cli.facts import Length, facts_of
-    from dkv.dtypes import named_dtype
+    from dkv.core.dtypes import named_dtype
 
     kind = None if dtype == "auto" else named_dtype("dtype", dtype, ("auto",))
     facts = facts_of(path, Length(prompt_length, gen_length, batch, kind, quantize))

@@ -24,8 +24,8 @@ from rich.text import Text
 from dkv.cli.console import printable
 
 if TYPE_CHECKING:
-    from dkv.generation import Frame
     from dkv.lm import DiffusionLM
+    from dkv.outputs import Frame
 
 __all__ = ["View", "keeping", "region", "watch"]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dkv.regular_file import expanded
+from dkv.storage.regular_file import expanded
 
 __all__ = [
     "BatchSize",

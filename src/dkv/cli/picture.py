@@ -14,7 +14,7 @@ from dkv.errors import SettingError
 
 if TYPE_CHECKING:
     from dkv.cli.live import View
-    from dkv.generation import Frame
+    from dkv.outputs import Frame
 
 __all__ = ["save_picture"]
 

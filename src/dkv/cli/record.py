@@ -6,11 +6,11 @@ import json
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from dkv.specs import spec_of
+from dkv.core.registry import spec_of
 
 if TYPE_CHECKING:
-    from dkv.generation import Generation, Stats
-    from dkv.settings import Settings
+    from dkv.outputs import Generation, Stats
+    from dkv.params import Settings
 
 __all__ = ["print_json", "record_of", "share_of", "shown_text", "summary_of"]
 

@@ -29,7 +29,7 @@ def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json
     """Turn benchmark FILEs into one HTML page with plots."""
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise SettingError(f"out={str(out)!r} must be a file in a directory that exists")
-    from dkv.bench.records import read_rows
+    from dkv.lab.bench.rows_file import read_rows
 
     for path in files:
         if not path.exists():
@@ -38,7 +38,7 @@ def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json
     if not rows:
         raise SettingError(f"file={str(files[0])!r} holds no rows; let `dkv bench` finish a group first")
     try:
-        from dkv.bench.report import write_report
+        from dkv.lab.bench.bench_report import write_report
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise

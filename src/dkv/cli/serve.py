@@ -176,10 +176,10 @@ def serve(
         from dkv.server.listen import check_exposure
     except ModuleNotFoundError as missing:
         raise SettingError(f"serve: needs {missing.name}; pip install 'dkv[serve]'") from None
-    from dkv.defaults import Choices
+    from dkv.checkpoints.safetensors_writer import parse_size
+    from dkv.layers.quantized import check_kind
     from dkv.loading import check_model
-    from dkv.models.quantized import check_kind
-    from dkv.models.shards import parse_size
+    from dkv.server.served_defaults import Choices
 
     limits = Limits(
         parse_size(max_body, "max_body"),
@@ -226,7 +226,7 @@ def serve(
     elif tensor_parallel == 1:
         serve_alone(job)
     else:
-        from dkv.parallel.launch import launch
+        from dkv.distributed.launch import launch
 
         launch(tensor_parallel, serve_on_ranks, job, patience=grace + _LAST_SECONDS)
     print("stopped", file=sys.stderr)

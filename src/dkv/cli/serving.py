@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dkv.cli.console import printable, say_loading
-from dkv.defaults import Choices, Defaults, told
 from dkv.server.app import build
 from dkv.server.cors import ANY_ORIGIN
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
 from dkv.server.listen import address_of, listen
-from dkv.server.run import KEEP_ALIVE, run
+from dkv.server.served_defaults import Choices, Defaults, told
+from dkv.server.uvicorn_server import KEEP_ALIVE, run
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
@@ -88,8 +88,8 @@ def serve_alone(job: Job) -> None:
 def serve_on_ranks(job: Job) -> None:
     """On each of the ranks that share the model: the first one listens, the others follow its engine."""
     import dkv
+    from dkv.engine.lockstep import Leader, in_lockstep
     from dkv.loading import bound_memory
-    from dkv.parallel.lockstep import Leader, in_lockstep
 
     if os.environ["RANK"] == "0":
         say_loading(job.model, to_log=True)
@@ -114,7 +114,7 @@ def serve_on_ranks(job: Job) -> None:
 
 def serve_on_ray(job: Job, replicas: int | None) -> None:
     """From replicas on Ray; None = as many as there are GPUs, else 2. Raises SettingError without the extra."""
-    from dkv.server.ray import Part, deployed
+    from dkv.server.ray_serve import Part, deployed
 
     gate = Gate(job.limits)
     part = Part(

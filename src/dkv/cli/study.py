@@ -15,9 +15,9 @@ from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
-    from dkv.study.base import Effort, Study
-    from dkv.study.kit import Kit
-    from dkv.study.session import Finished, Session
+    from dkv.lab.study.base import Effort, Study
+    from dkv.lab.study.context import Kit
+    from dkv.lab.study.study_session import Finished, Session
 
 __all__ = ["study"]
 
@@ -63,8 +63,8 @@ def study(
 
     Without a NAME the studies are listed.
     """
-    from dkv.study.base import Effort
-    from dkv.study.registry import STUDIES, named
+    from dkv.lab.study.base import Effort
+    from dkv.lab.study.study_list import STUDIES, named
 
     if not names:
         _list(named(list(STUDIES)), as_json)
@@ -72,7 +72,7 @@ def study(
     studies = named(names)
     say_loading(model, as_json)
     _need_matplotlib()
-    from dkv.study.kit import Kit
+    from dkv.lab.study.context import Kit
 
     number = (_QUICK if quick else _COUNT) if count is None else count
     effort = Effort(quick, number, seed, model)
@@ -107,7 +107,7 @@ def _list(studies: list[Study], as_json: bool) -> None:
 
 def _run(studies: list[Study], effort: Effort, kit: Kit, out: Path) -> list[Finished]:
     """Run what is missing."""
-    from dkv.study.session import Session
+    from dkv.lab.study.study_session import Session
 
     command = shlex.join(["dkv", *sys.argv[1:]])
     with (
@@ -148,7 +148,7 @@ def _json(finished: Finished) -> dict[str, Any]:
 
 
 def _print(finished: list[Finished], out: Path) -> None:
-    from dkv.study.page import standing
+    from dkv.lab.study.study_page import standing
 
     for one in finished:
         print(printable(f"{one.study.name}: {standing(one.verdict)}. {one.verdict.sentence}"))

@@ -10,13 +10,13 @@ import typer
 from dkv.cli import options
 from dkv.cli.console import printable, say_loading, stderr_console
 from dkv.cli.live import keeping, region
+from dkv.core.growth import BLOCK_LENGTH
 from dkv.errors import SettingError
-from dkv.growth import BLOCK_LENGTH
 
 if TYPE_CHECKING:
+    from dkv.lab.tune.budget import Budget
+    from dkv.lab.tune.tune_session import Attempt, Outcomes, Session
     from dkv.lm import DiffusionLM
-    from dkv.tune.budget import Budget
-    from dkv.tune.session import Attempt, Outcomes, Session
 
 __all__ = ["tune"]
 
@@ -104,10 +104,10 @@ def tune(
         raise SettingError("changed and lost exclude each other; give one of them")
     say_loading(model, as_json)
     import dkv
-    from dkv.tune.budget import Budget
-    from dkv.tune.prompts import suites_of
-    from dkv.tune.session import Plan, Session
-    from dkv.tune.space import CACHES, DECODERS
+    from dkv.lab.tune.budget import Budget
+    from dkv.lab.tune.search_space import CACHES, DECODERS
+    from dkv.lab.tune.tune_prompts import suites_of
+    from dkv.lab.tune.tune_session import Plan, Session
 
     budget = (
         Budget("lost", (5 if lost is None else lost) / 100) if changed is None else Budget("changed", changed / 100)
@@ -166,7 +166,7 @@ def _run(session: Session, out: Path) -> Outcomes:
 
 def _keep(lm: DiffusionLM, outcomes: Outcomes, budget: Budget, out: Path) -> Path | None:
     """The figure, and the settings where `--cache auto` finds them: None where nothing passed."""
-    from dkv.tune.chosen import draw, keep
+    from dkv.lab.tune.chosen import draw, keep
 
     draw(outcomes, budget, out / "tune.png")
     return None if outcomes.chosen is None else keep(lm, outcomes.chosen, budget)

@@ -2,9 +2,9 @@
 
 import sys
 
+from dkv.core.policy import Decoder
+from dkv.core.registry import discover, make
 from dkv.decoders.random_order import RandomOrder
-from dkv.plan import Decoder
-from dkv.specs import discover, make
 
 __all__ = ["Decoder", "RandomOrder", "known_decoders", "make_decoder"]
 

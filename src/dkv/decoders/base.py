@@ -1,13 +1,13 @@
-"""What decoders share. The protocol itself is `dkv.plan.Decoder`."""
+"""What decoders share. The protocol itself is `dkv.core.policy.Decoder`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from dkv.canvas import NEVER, Canvas, lowest
-from dkv.plan import Step
-from dkv.sampling import Read
+from dkv.core.canvas import NEVER, Canvas, lowest
+from dkv.core.policy import Step
+from dkv.core.sampling import Read
 
 __all__ = ["ReadsBlock", "entropy", "most"]
 

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from dkv.core.policy import Step
+from dkv.core.sampling import Read
 from dkv.decoders.base import ReadsBlock, most
-from dkv.plan import Step
-from dkv.sampling import Read
 
 __all__ = ["Confidence"]
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dkv.core.policy import Step
+from dkv.core.sampling import Read
+from dkv.core.wording import require_number
 from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
-from dkv.plan import Step
-from dkv.sampling import Read
-from dkv.wording import require_number
 
 __all__ = ["Credit"]
 

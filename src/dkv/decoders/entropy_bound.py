@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dkv.core.policy import Step
+from dkv.core.sampling import Read
+from dkv.core.wording import require_number
 from dkv.decoders.base import ReadsBlock, entropy, most
-from dkv.plan import Step
-from dkv.sampling import Read
-from dkv.wording import require_number
 
 __all__ = ["EntropyBound"]
 

@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from dkv.core.policy import Step
+from dkv.core.sampling import Read
+from dkv.core.wording import is_number, shown
 from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
-from dkv.plan import Step
-from dkv.sampling import Read
-from dkv.wording import is_number, shown
 
 __all__ = ["LocalLeap"]
 

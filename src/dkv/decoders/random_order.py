@@ -12,12 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.canvas import NEVER, Canvas, lowest
+from dkv.core.canvas import NEVER, Canvas, lowest
+from dkv.core.policy import Step
+from dkv.core.sampling import Read, keyed_uniform, noise_key
+from dkv.core.values import ArrayLike, as_index, plain
+from dkv.core.wording import shown
 from dkv.errors import SettingError, SpecError
-from dkv.plan import Step
-from dkv.sampling import Read, keyed_uniform, noise_key
-from dkv.values import ArrayLike, as_index, plain
-from dkv.wording import shown
 
 __all__ = ["Random", "RandomOrder"]
 

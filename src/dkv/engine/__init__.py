@@ -1,7 +1,7 @@
 """Many requests at once: they join and leave between any two steps, and each gets the tokens that it gets alone."""
 
+from dkv.engine.async_engine import Service
 from dkv.engine.engine import Engine
 from dkv.engine.request import Request, Status, Update
-from dkv.engine.service import Service
 
 __all__ = ["Engine", "Request", "Service", "Status", "Update"]

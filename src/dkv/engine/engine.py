@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dkv.ambient import shielded
-from dkv.dtypes import named_dtype
-from dkv.engine.calls import Limits
-from dkv.engine.cohort import Cohort, Kind, Member, Outcome
+from dkv.core.dtypes import named_dtype
+from dkv.core.keywords import checked_keywords
+from dkv.core.policy import rules_of
+from dkv.core.torch_settings import shielded
+from dkv.core.values import as_count
+from dkv.core.wording import is_number, shown
 from dkv.engine.equality import first_alike, first_alike_rules
-from dkv.engine.faults import failure, must_stop
+from dkv.engine.policy_calls import Limits
 from dkv.engine.request import Request, Status, Update
-from dkv.engine.watch import bounded
+from dkv.engine.request_errors import failure, must_stop
+from dkv.engine.running_batch import Cohort, Kind, Member, Outcome
+from dkv.engine.sequence import Track
+from dkv.engine.watchdog import bounded
 from dkv.errors import BusyError, CapacityError, DkvError, PromptError, SettingError
-from dkv.keywords import checked_keywords
-from dkv.plan import rules_of
-from dkv.track import Track
-from dkv.values import as_count
 from dkv.version import installed_version
-from dkv.wording import is_number, shown
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM

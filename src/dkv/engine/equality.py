@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from dkv.rules import Rules
+from dkv.core.layer_rules import Rules
 
 __all__ = ["alike", "alike_rules", "first_alike", "first_alike_rules"]
 

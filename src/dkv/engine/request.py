@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dkv.core.values import plain
 from dkv.errors import DkvError
-from dkv.generation import Frame, Generation
-from dkv.settings import Settings
-from dkv.values import plain
+from dkv.outputs import Frame, Generation
+from dkv.params import Settings
 
 __all__ = ["Request", "Status", "Update"]
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
+from dkv.checkpoints.config_fields import shown
+from dkv.checkpoints.other_formats import read_config
+from dkv.checkpoints.special_tokens import with_ids
+from dkv.checkpoints.weights import Weights
+from dkv.distributed.group import Team
 from dkv.errors import CheckpointError, UnsupportedModelError
-from dkv.models.fields import shown
-from dkv.models.ids import with_ids
-from dkv.models.layers import Transformer
-from dkv.models.other_formats import read_config
-from dkv.models.refused import REFUSED
-from dkv.models.weights import Weights
-from dkv.parallel.team import Team
+from dkv.layers.transformer import Transformer
+from dkv.models.unsupported import REFUSED
 
 __all__ = ["Transformer", "architecture_of", "known_architectures", "load_model", "named_architecture"]
 
@@ -38,7 +38,7 @@ def load_model(
     arrange: bool = True,
 ) -> Transformer:
     """Load a published-format directory: config.json and one or several safetensors files; with a team, this rank's
-    share of it; quantize: as which of `dkv.models.quantized.KINDS` to keep its weights; arrange: whether to lay out the
+    share of it; quantize: as which of `dkv.layers.quantized.KINDS` to keep its weights; arrange: whether to lay out the
     others as the device's kernels have them (which torch.compile cannot read).
 
     Raises CheckpointError (missing, damaged, misshapen) and UnsupportedModelError (mathematics not implemented here),

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from dkv.checkpoints.config_fields import MOST_LAYERS, Fields
+from dkv.checkpoints.config_keys import check_switches, merge_aliases, other_names, rope_theta
+from dkv.core.model import ModelConfig
 from dkv.errors import CheckpointError, UnsupportedModelError
-from dkv.model import ModelConfig
-from dkv.models.config_keys import check_switches, merge_aliases, other_names, rope_theta
-from dkv.models.fields import MOST_LAYERS, Fields
-from dkv.models.naming import Names
+from dkv.models.weight_map import Names
 
 __all__ = ["ARCHITECTURES", "NAMES", "configure"]
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 
+from dkv.checkpoints.other_formats import read_config
+from dkv.checkpoints.safetensors_writer import Planned, write_shards
+from dkv.checkpoints.special_tokens import with_ids
+from dkv.checkpoints.weights import Weights
+from dkv.layers.transformer import Transformer
 from dkv.models import architecture_of
-from dkv.models.ids import with_ids
-from dkv.models.layers import Transformer
-from dkv.models.new import new_directory
-from dkv.models.other_formats import read_config
-from dkv.models.shards import Planned, write_shards
-from dkv.models.weights import Weights
-from dkv.regular_file import open_file
-from dkv.tokens import TOKENIZER_FILES
+from dkv.storage.atomic import new_directory
+from dkv.storage.regular_file import open_file
+from dkv.tokenizer import TOKENIZER_FILES
 
 __all__ = ["convert", "save"]
 

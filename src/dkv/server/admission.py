@@ -8,8 +8,8 @@ from collections.abc import Awaitable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dkv.server.api_errors import ApiError
 from dkv.server.auth import CALLER
-from dkv.server.errors import ApiError
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
 from dkv.server.sse import MEDIA_TYPE, event

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from dkv.defaults import Choices, Defaults
-from dkv.keywords import checked_keywords
+from dkv.core.keywords import checked_keywords
 from dkv.server.admission import Admission
+from dkv.server.api_errors import CatchAll, handle_errors
 from dkv.server.auth import Auth
-from dkv.server.backend import Backend, served_name
-from dkv.server.chat import chat
+from dkv.server.chat_completions import chat
 from dkv.server.completions import completions
 from dkv.server.cors import ANY_ORIGIN, allow_origins
-from dkv.server.errors import CatchAll, handle_errors
 from dkv.server.gate import Gate
+from dkv.server.health import probes
 from dkv.server.limits import Limits
 from dkv.server.metrics import Measured, Meters
-from dkv.server.models import models
+from dkv.server.model_list import models
 from dkv.server.paths import Paths
 from dkv.server.playground import playground
-from dkv.server.probes import probes
+from dkv.server.requests import Backend, served_name
+from dkv.server.served_defaults import Choices, Defaults
 from dkv.version import installed_version
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dkv.errors import SettingError
-from dkv.server.errors import ApiError
+from dkv.server.api_errors import ApiError
 
 __all__ = ["CALLER", "Auth", "parse_keys"]
 

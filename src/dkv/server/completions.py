@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from dkv.server.backend import Backend
-from dkv.server.reply import respond
+from dkv.server.openai_format import respond
+from dkv.server.requests import Backend
 from dkv.server.schema import CompletionBody
 from dkv.server.styles import STYLES
 

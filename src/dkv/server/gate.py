@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from dkv.server.errors import ApiError
+from dkv.server.api_errors import ApiError
 from dkv.server.limits import Limits
 
 __all__ = ["Gate"]

@@ -1,7 +1,7 @@
 """Request bodies: OpenAI's fields that a diffusion model can honour, and dkv's own beside them.
 
 A field that nobody knows is refused, so that a misspelt one is not silently without effect. Fields of other servers are
-accepted at the values that change nothing, and refused at others: dkv.client_fields has the table.
+accepted at the values that change nothing, and refused at others: dkv.server.client_fields has the table.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
-from dkv.client_fields import DROPPED, NEUTRAL, is_neutral, refusal
 from dkv.errors import PromptError
-from dkv.tokens.chat import well_formed, well_formed_label
+from dkv.server.client_fields import DROPPED, NEUTRAL, is_neutral, refusal
+from dkv.tokenizer.chat import well_formed, well_formed_label
 
 __all__ = ["ChatBody", "CompletionBody", "Message", "Settings", "StreamOptions", "TextPart"]
 

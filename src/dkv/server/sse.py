@@ -10,7 +10,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dkv.server.errors import api_error
+from dkv.server.api_errors import api_error
 
 __all__ = ["MEDIA_TYPE", "EventStream", "event"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
-from dkv.server.backend import Prompt
+from dkv.server.requests import Prompt
 from dkv.server.schema import ChatBody, CompletionBody, Message, Settings
 
 __all__ = ["STYLES", "Style"]

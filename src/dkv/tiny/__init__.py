@@ -1,6 +1,6 @@
 """The embedded models: where their files lie, the tasks it ships with and their frozen evaluation sets.
 
-Light to import: no torch, no tokenizer. The recipe is `python -m dkv.tiny.train`.
+Light to import: no torch, no tokenizer. The recipe is `python -m recipes.tiny.train`.
 """
 
 from __future__ import annotations

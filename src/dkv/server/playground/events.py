@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dkv.specs import spec_of
+from dkv.core.registry import spec_of
 
 if TYPE_CHECKING:
     from dkv.engine import Request, Update
-    from dkv.generation import Frame, Generation
-    from dkv.tokens import Tokenizer
+    from dkv.outputs import Frame, Generation
+    from dkv.tokenizer import Tokenizer
 
 __all__ = ["Telling", "error_event"]
 

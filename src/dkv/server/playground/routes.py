@@ -20,17 +20,17 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dkv.defaults import Choices, Defaults, steps_for
 from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, PromptError, RequestError, SettingError
 from dkv.server.playground.events import Telling, error_event
-from dkv.server.playground.options import options_of
+from dkv.server.playground.page_options import options_of
 from dkv.server.playground.stream import EventStream, RefusedError
 from dkv.server.prompt_threads import PromptThreads
+from dkv.server.served_defaults import Choices, Defaults, steps_for
 
 if TYPE_CHECKING:
     from dkv import engine
     from dkv.lm import DiffusionLM
-    from dkv.tokens import Tokenizer
+    from dkv.tokenizer import Tokenizer
 
 __all__ = ["playground"]
 

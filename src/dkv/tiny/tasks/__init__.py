@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dkv.tiny.tasks import code, convert, dialogue, drill, lists, lookup, recall, spanish, words
+from dkv.tiny.tasks import code, dialogue, drill, lists, lookup, recall, spanish, words
+from dkv.tiny.tasks import csv_json as convert
 from dkv.tiny.tasks.base import Example, Task, is_held_out
 
 __all__ = ["ALL", "EVALUATED", "Example", "Task", "is_held_out"]

@@ -1,0 +1,372 @@
+"""The loop body: plan -> forward -> read -> commit, for whatever sequences are active. There is no second loop.
+
+`advance(state)` runs one denoising step. Everything that can differ between sequences (prompt and response length,
+clock, step, block, temperature, seed) is a tensor with one entry per sequence; the host learns one list of counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dkv.core.canvas import Canvas
+from dkv.core.guidance import Guidance
+from dkv.core.kv_cache import Memory
+from dkv.core.layer_rules import Rules
+from dkv.core.logit_rows import Reading
+from dkv.core.logits_processors import Endings
+from dkv.core.model import Model, best_of
+from dkv.core.packing import At, Bucket, Counted, exact, narrow, pack
+from dkv.core.policy import CachePolicy, Decoder, Noting, Plan, Step, notes_of
+from dkv.core.sampling import Read, Sampling, choose, draw, log_confidence, noise_key, summit
+from dkv.errors import AuditError, RequestError
+
+__all__ = ["Schedule", "State", "Tick", "advance", "finish", "not_finite"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The semi-autoregressive schedule per sequence: block_length [B], blocks [B], and steps [B] in each block.
+    adaptive [B]: whether a block ends as soon as it is complete; None = as the decoder says. grows [B]: whether the
+    positions of a block exist only once the block before it has ended; None = nowhere."""
+
+    block_length: Tensor
+    blocks: Tensor
+    steps: Tensor
+    adaptive: Tensor | None = None
+    grows: Tensor | None = None
+
+
+@dataclass
+class State:
+    """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas; fills [B]: sequences
+    that fill it all the same, None = none; endings: what is charged for an end-of-text, None = nothing anywhere;
+    bucket: how row counts round up; guidance: where the canvas has guide rows; audit: check every read.
+
+    What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; broken [B]:
+    logits that were not finite have been read there, so nothing that follows means anything; rank, score, fresh [B, T]
+    and notes [B, T, K] as in `Step`; ragged: whether any position is padding.
+    """
+
+    model: Model
+    canvas: Canvas
+    memory: Memory
+    policy: CachePolicy
+    decoder: Decoder
+    sampling: Sampling
+    schedule: Schedule
+    stop_ids: tuple[int, ...] = ()
+    fills: Tensor | None = None
+    endings: Endings | None = None
+    bucket: Bucket = exact
+    guidance: Guidance | None = None
+    audit: bool = False
+    clock: Tensor = field(init=False)
+    index: Tensor = field(init=False)
+    block: Tensor = field(init=False)
+    done: Tensor = field(init=False)
+    broken: Tensor = field(init=False)
+    rank: Tensor = field(init=False)
+    score: Tensor = field(init=False)
+    fresh: Tensor = field(init=False)
+    notes: Tensor | None = field(init=False)
+    ragged: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        canvas, zero = self.canvas, torch.zeros_like(self.canvas.prompt)
+        self.clock, self.index, self.block, self.done, self.broken = zero, zero, zero, zero.bool(), zero.bool()
+        self.rank = self.decoder.rank(canvas)
+        self.score = torch.full_like(canvas.tokens, -torch.inf, dtype=torch.float32)
+        self.fresh = torch.zeros_like(canvas.live)
+        kept = notes_of(self.decoder)
+        self.notes = self.score.new_zeros(*self.score.shape, kept) if kept else None
+        self.reach()
+        self.ragged = not bool(canvas.live.all())
+
+    def reach(self) -> None:
+        """Let the sequences that grow reach to the end of their active block."""
+        grows = self.schedule.grows
+        if grows is None:
+            return
+        canvas, schedule = self.canvas, self.schedule
+        length = canvas.prompt + torch.minimum(self.block + 1, schedule.blocks) * schedule.block_length
+        canvas.length = torch.where(grows, length, canvas.length)
+        canvas.live = canvas.position < canvas.length[:, None]
+        own = canvas.live & (canvas.position >= canvas.prompt[:, None])
+        canvas.response = torch.where(grows[:, None], own, canvas.response)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one step did. step: what was seen; rows [B, T]: what was carried; counts: carried rows of each sequence, and
+    lengths: how many there were; picked, rules: how many of them each layer that picks recomputes, and which layers do;
+    work: rows of each sequence that passed through an MLP, summed over layers; done: which sequences were finished
+    before; read: what was read, or None; committed [B, T]: what the decoder fixed; head_rows: through the output head,
+    those of guides included."""
+
+    step: Step
+    rows: Tensor
+    counts: list[int]
+    lengths: list[int]
+    picked: list[int]
+    rules: Rules
+    work: list[int]
+    done: list[bool]
+    read: Read | None
+    committed: Tensor
+    head_rows: int = 0
+
+
+@torch.inference_mode()
+def advance(state: State) -> Tick | None:
+    """One denoising step of every sequence that is not done; None when all are.
+
+    Raises RequestError where the logits of the step before were not finite in a sequence that is still there, and
+    AuditError under audit, where a plan would let attention read a slot that was never computed, or a decoder fixes
+    what was not read.
+    """
+    step, plan, rows = _plan(state)
+    carried = rows.sum(1)
+    picks = carried if plan.rules.dense else plan.picks(rows)
+    # The only host sync of a step: the shapes, and who is finished.
+    told = torch.cat(
+        (_read_by(step).sum().view(1), carried, picks, state.done, state.canvas.length, state.broken)
+    ).tolist()
+    reads, *parts = told[0], *(told[1 + n * len(rows) : 1 + (n + 1) * len(rows)] for n in range(5))
+    counts, picked, done, lengths, broken = parts
+    if any(broken):
+        raise not_finite(state.model.dtype)
+    if all(done):
+        return None
+    read = None
+    if any(counts):  # else a step without work: the schedule has more steps than tokens
+        at = _places(state, plan, rows, Counted(counts, carried), Counted(picked, picks))
+        reading = _reading(state, step, at, rows, reads) if reads else None
+        tokens = F.pad(state.canvas.tokens, (0, 1)).view(-1).index_select(0, at.flat)
+        hidden = state.model.forward(tokens, at, state.memory, plan.rules)
+        if state.guidance is not None and plan.rest is not None:  # also where nothing is read: a later step may need it
+            state.guidance.keep(at, hidden, plan.rest)
+        read = None if reading is None else _read(state, plan, reading, hidden)
+    committed = _commit(state, step, read, plan.commits)
+    _turn(state, step, plan.rest)
+    layers = state.model.config.layers
+    narrowed = plan.rules.narrowed(layers)
+    work = [n * (layers - narrowed) + m * narrowed for n, m in zip(counts, picked, strict=True)]
+    heads = 0 if read is None else reads * (1 if state.guidance is None else state.guidance.passes(plan.rest))
+    return Tick(step, rows, counts, lengths, picked, plan.rules, work, [bool(d) for d in done], read, committed, heads)
+
+
+def _plan(state: State) -> tuple[Step, Plan, Tensor]:
+    """What is seen, what the policy answers to it, and the rows [B, T] to carry."""
+    step = _observe(state)
+    plan = _with_new(state, state.policy.plan(step))
+    if plan.reads is not None:
+        step = step.wanting(step.wanted & plan.reads)
+    rows = (plan.rows | step.readers) & ~state.done[:, None]
+    return step, plan, rows if plan.rest is None else rows & ~plan.rest[:, None]
+
+
+def _with_new(state: State, plan: Plan) -> Plan:
+    """The plan, and what a growing sequence has never computed: carried, recomputed by every layer, with its guide."""
+    if state.schedule.grows is None:
+        return plan
+    new = state.canvas.live & ~state.memory.computed & state.schedule.grows[:, None]
+    forced = new if plan.forced is None else plan.forced | new
+    return replace(
+        plan,
+        rows=plan.rows | new,
+        forced=None if plan.rules.dense else forced,
+        frozen=None if plan.frozen is None else plan.frozen & ~new,
+        rest=None if plan.rest is None else plan.rest & ~new.any(1),
+    )
+
+
+def _places(state: State, plan: Plan, rows: Tensor, counts: Counted, picks: Counted) -> At:
+    """Where the rows [B, T] sit, `counts` of them, and the `picks` of layers that pick."""
+    at = pack(rows, counts.told, _mask(state, rows, plan), state.bucket, counts.each)
+    if plan.rules.dense:
+        return at
+    return replace(at, narrow=narrow(at, counts, picks, plan.forced, plan.frozen, state.bucket))
+
+
+def _read_by(step: Step) -> Tensor:
+    """[B, T] what is read: the wanted positions, guide rows aside."""
+    guides = step.canvas.guides
+    return step.wanted if guides is None else step.wanted & ~guides[:, None]
+
+
+def finish(state: State, which: Tensor) -> None:
+    """Finish the sequences `which` [B], and their guides: what is not fixed there becomes the end-of-text."""
+    which = state.canvas.mirrored(which)
+    canvas, fill = state.canvas, state.canvas.unfixed & which[:, None]
+    canvas.tokens = torch.where(fill, state.model.config.eos_ids[0], canvas.tokens)
+    canvas.committed_at = torch.where(fill, state.clock[:, None], canvas.committed_at)
+    state.done = state.done | which
+
+
+def _observe(state: State) -> Step:
+    """What policies and decoders may see now."""
+    canvas, schedule = state.canvas, state.schedule
+    first = canvas.prompt + state.block * schedule.block_length
+    step = Step(
+        canvas=canvas,
+        clock=state.clock,
+        index=state.index,
+        steps=schedule.steps,
+        block=(first, first + schedule.block_length),
+        wanted=state.fresh,
+        rank=state.rank,
+        score=state.score,
+        fresh=state.fresh,
+        computed_at=state.memory.computed_at,
+        shift=state.model.config.shift,
+        notes=state.notes,
+    )
+    return step.wanting(state.decoder.wanted(step))
+
+
+def _mask(state: State, rows: Tensor, plan: Plan) -> Tensor | None:
+    """Note what is about to be computed; the slots that attention may read, [B, 1, 1, T], or None for all."""
+    state.memory.note(rows if plan.frozen is None else rows & ~plan.frozen, state.clock)
+    live, visible = state.canvas.live, plan.visible
+    readable = live if visible is None else live & visible & state.memory.computed
+    if state.audit:
+        state.memory.audit(readable, ~state.done)
+    return readable[:, None, None] if state.ragged or visible is not None else None
+
+
+def _reading(state: State, step: Step, at: At, rows: Tensor, reads: int) -> Reading:
+    """The positions that are read, so many, and the carried rows [B, T] that predict them."""
+    return Reading.of(_read_by(step), reads, rows, at.whole, step.shift, state.sampling)
+
+
+def _read(state: State, plan: Plan, reading: Reading, hidden: Tensor) -> Read:
+    """Run the head on the rows that predict what is read, and choose a candidate for each."""
+    logits = _logits(state, plan, reading, hidden)
+    if reading.sampling.greedy and state.endings is None:
+        token, confidence = best_of(state.model)(logits, state.model.config.mask_id)
+    else:
+        token, confidence = _sampled(state, logits.float(), reading)
+    _find_broken(state, reading, confidence)
+    return Read(reading.flat, reading.shape, token, confidence, logits, reading.sampling)
+
+
+def _find_broken(state: State, reading: Reading, confidence: Tensor) -> None:
+    """Note the sequences where the log-probability of a candidate is no number: any NaN or +inf in its logits makes it
+    so, and where all are -inf."""
+    bad = torch.zeros_like(state.clock).index_add_(0, reading.sequence, (~confidence.isfinite()).long())
+    state.broken = state.broken | (bad > 0)
+
+
+def not_finite(dtype: torch.dtype) -> RequestError:
+    """Why a sequence whose logits are not finite has no tokens."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype == torch.float16:
+        return RequestError(
+            "the logits are not finite in float16, whose largest number is 65504; load the model with "
+            "dtype='bfloat16' or dtype='float32'"
+        )
+    return RequestError(
+        f"the logits are not finite in {name}: weights or activations hold NaN or infinity; check the checkpoint"
+    )
+
+
+def _sampled(state: State, logits: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+    """A candidate [M] for each row of logits [M, V], what ends a text charged for, and its log-probability."""
+    sequence, position, mask_id = reading.sequence, reading.position, state.model.config.mask_id
+    debit = None if state.endings is None else state.endings.at(sequence, position)
+    chosen = choose(logits, mask_id, debit)
+    token, top = chosen.token, summit(logits, mask_id, chosen, debit)
+    if not reading.sampling.greedy:
+        key = noise_key(state.canvas.seed[sequence], state.clock[sequence], position)
+        token = draw(logits, token, reading.sampling, mask_id, key, debit)
+    return token, log_confidence(logits, token, top)
+
+
+def _logits(state: State, plan: Plan, reading: Reading, hidden: Tensor) -> Tensor:
+    """Logits [M, V] of what is read, guided where there are guides."""
+    logits, guidance = _head(state, hidden.index_select(0, reading.row)), state.guidance
+    if guidance is None:
+        return logits
+    beside = None
+    if plan.rest is None:
+        beside = hidden.index_select(0, reading.row_in(guidance.partner[reading.sequence]))
+    return guidance.apply(state.model, logits, reading.sequence, reading.slot, beside)
+
+
+def _head(state: State, hidden: Tensor) -> Tensor:
+    """Logits [M, V] of hidden states [M, C], which come in buckets as rows do: a new number may cost a new kernel."""
+    reads = len(hidden)
+    size = state.bucket(reads)
+    return state.model.logits(hidden if size == reads else F.pad(hidden, (0, 0, 0, size - reads)))[:reads]
+
+
+def _note(state: State, step: Step, read: Read) -> Step:
+    """Keep what the decoder notes of this read; the step as it then is."""
+    if state.notes is None or not isinstance(state.decoder, Noting):
+        return step
+    notes = state.notes.flatten(0, 1).index_copy(0, read.flat, state.decoder.note(step, read))
+    state.notes = notes.view_as(state.notes)
+    return replace(step, notes=state.notes)
+
+
+def _commit(state: State, step: Step, read: Read | None, always: Tensor | None) -> Tensor:
+    """Let the decoder fix tokens, and what is to be fixed `always` [B, T]; write them on the canvas; [B, T] what was
+    fixed."""
+    if read is None:
+        state.fresh = torch.zeros_like(state.fresh)
+        return state.fresh
+    step = _note(state, step, read)
+    picked = state.decoder.commit(step, read)
+    picked = picked if always is None else picked | (always & step.wanted)
+    canvas, chosen = state.canvas, state.canvas.mirrored(picked)
+    if state.audit and bool((chosen & ~step.wanted).any()):
+        raise AuditError("the decoder fixed a position that it had not read")
+    candidates = canvas.mirrored(canvas.tokens.view(-1).scatter(0, read.flat, read.token).view_as(canvas.tokens))
+    canvas.tokens = torch.where(chosen, candidates, canvas.tokens)
+    canvas.committed_at = torch.where(chosen, state.clock[:, None], canvas.committed_at)
+    state.score = canvas.mirrored(state.score.view(-1).scatter(0, read.flat, read.confidence).view_as(state.score))
+    state.fresh = chosen
+    return chosen
+
+
+def _turn(state: State, step: Step, rest: Tensor | None) -> None:
+    """Move clocks, steps and blocks on, and finish the sequences that are complete or have ended their text."""
+    going = (~state.done).long()
+    state.clock = state.clock + (going if rest is None else going * ~rest)
+    index = state.index + going
+    ended = index >= state.schedule.steps
+    following = state.block + 1
+    adaptive = state.schedule.adaptive
+    if state.decoder.adaptive if adaptive is None else True:
+        first = _first(state.canvas, state.canvas.unfixed)
+        complete = first >= step.block[1]
+        ended = ended | (complete if adaptive is None else complete & adaptive)
+        # A block in which all is given, of which a text with holes may have some, is passed over.
+        ahead = (first - state.canvas.prompt) // state.schedule.block_length
+        ahead = torch.maximum(following, torch.minimum(ahead, state.schedule.blocks))
+        following = ahead if adaptive is None else torch.where(adaptive, ahead, following)
+    state.index = torch.where(ended, 0, index)
+    state.block = torch.where(ended, following, state.block)
+    state.done = state.done | (state.block >= state.schedule.blocks)
+    if state.stop_ids:
+        over = _text_ended(state)
+        finish(state, over if state.fills is None else over & ~state.fills)
+    state.reach()
+
+
+def _text_ended(state: State) -> Tensor:
+    """[B] whether everything before the first end-of-text of the response is fixed, so that nothing can change it."""
+    canvas, masked = state.canvas, state.canvas.masked
+    stop = canvas.tokens == state.stop_ids[0]
+    for other in state.stop_ids[1:]:
+        stop = stop | (canvas.tokens == other)
+    return _first(canvas, stop & canvas.response & ~masked) < _first(canvas, masked)
+
+
+def _first(canvas: Canvas, which: Tensor) -> Tensor:
+    """[B] the first position of which [B, T]; T where there is none."""
+    return torch.where(which, canvas.position, canvas.tokens.shape[1]).amin(1)

@@ -1,0 +1,83 @@
+"""What the core asks of a model: a few facts, a memory of its shape, a forward over chosen rows, and a head.
+
+Architectures live in `dkv.models`; nothing here knows any of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dkv.core.kv_cache import Memory
+from dkv.core.layer_rules import Rules
+from dkv.core.packing import At
+from dkv.core.sampling import Best, best
+
+__all__ = ["Model", "ModelConfig", "best_of"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The facts of a checkpoint under one set of names, whatever its family calls them.
+
+    head_dim: size of an attention head; context: most positions it was trained for; shift: 1 where row p predicts
+    token p + 1; tied: the head is the embedding; default_decoder: the spec of the family's own unmasking rule.
+    """
+
+    family: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    vocab: int
+    context: int
+    norm_eps: float
+    rope_theta: float
+    mask_id: int
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    shift: int
+    tied: bool
+    default_decoder: str
+
+
+class Model(Protocol):
+    """A network that can compute any subset of rows."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Its facts."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its weights' dtype."""
+        ...
+
+    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
+        """A memory for `batch` sequences of `width` slots."""
+        ...
+
+    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
+        """Carry the rows `at`, holding tokens [N], through every layer under its rule: hidden states [N, C]."""
+        ...
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Head of hidden states [M, C]: [M, V], as it multiplies them; whoever computes with them widens them first."""
+        ...
+
+
+def best_of(model: Model) -> Best:
+    """How the best tokens of a model's logits are found: its own `best`, if it has one."""
+    found: Best = getattr(model, "best", best)
+    return found

@@ -1,0 +1,162 @@
+"""What is measured: cells, one for each cache at each point of the grid, and the groups that are timed together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import Any
+
+from dkv.caches import make_cache
+from dkv.core.registry import spec_of
+from dkv.decoders import make_decoder
+from dkv.errors import SettingError
+from dkv.layers.quantized import check_kind
+from dkv.params import Settings
+
+__all__ = ["AUTOREGRESSIVE", "REFERENCE", "Cell", "Grid", "settings_of"]
+
+AUTOREGRESSIVE = "autoregressive"
+"""In place of a cache: the same weights with a causal mask, token by token."""
+
+REFERENCE = "none"
+"""What every cache is compared with."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The settings of one row. model: what was loaded, or the shape; cache: a spec, or AUTOREGRESSIVE; baseline: "ar"
+    where that runs beside the caches; prompt, gen: tokens; batch: sequences, all alike but for their text; threads: of
+    torch; repeats: timed runs; quantize, compile: as `load` takes them."""
+
+    model: str
+    device: str
+    dtype: str
+    cache: str
+    prompt: int
+    gen: int
+    block: int
+    steps: int
+    batch: int
+    decoder: str
+    seed: int
+    stop_at_eos: bool
+    baseline: str
+    threads: int
+    repeats: int
+    quantize: str | None = None
+    compile: bool = False
+
+    @property
+    def key(self) -> str:
+        """The settings as one line, equal for equal settings."""
+        return json.dumps(self.record, sort_keys=True)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The settings by name. What came later is left out where it is as it was before: older rows go on."""
+        left_out = {("quantize", None), ("compile", False)}
+        return {name: value for name, value in asdict(self).items() if (name, value) not in left_out}
+
+    @property
+    def numbers(self) -> str:
+        """The dtype, the kind of weights unless they are plain, and whether code was compiled."""
+        return ", ".join(filter(None, (self.dtype, self.quantize, "compiled" if self.compile else None)))
+
+    @property
+    def spec(self) -> str:
+        """The cache with every key written out."""
+        return self.cache if self.cache == AUTOREGRESSIVE else spec_of(make_cache(self.cache))
+
+    @property
+    def point(self) -> Cell:
+        """The place in the grid, whatever the cache."""
+        return replace(self, cache=REFERENCE)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All combinations. block: tokens per block, None = gen. The others are those of `Cell`, in the plural."""
+
+    model: str
+    device: str
+    caches: Sequence[str]
+    dtypes: Sequence[str]
+    prompts: Sequence[int]
+    gens: Sequence[int]
+    batches: Sequence[int]
+    block: int | None
+    decoder: str
+    seed: int
+    stop_at_eos: bool
+    baseline: str
+    threads: int
+    repeats: int
+    quantize: str | None = None
+    compile: bool = False
+
+    def groups(self) -> list[list[Cell]]:
+        """The cells by point, no cache first, the cheapest points first within a dtype.
+
+        Raises SettingError for values that no generation takes.
+        """
+        if self.baseline not in ("", "ar"):
+            raise SettingError(f"baseline={self.baseline!r} is unknown; known: ar")
+        for name, values, least in (
+            ("prompt_length", self.prompts, 1),
+            ("batch", self.batches, 1),
+            ("repeats", [self.repeats], 0),
+        ):
+            for value in values:
+                if value < least:
+                    raise SettingError(f"{name}={value} must be a whole number of at least {least}")
+        check_kind(self.quantize)
+        caches = list(dict.fromkeys((REFERENCE, *self.caches, *([AUTOREGRESSIVE] if self.baseline else []))))
+        points = sorted(set(product(self.prompts, self.gens, self.batches)), key=lambda p: (p[0] + p[1]) * p[1] * p[2])
+        groups = []
+        for dtype, (prompt, gen, batch) in product(dict.fromkeys(self.dtypes), points):
+            groups.append([self._cell(dtype, prompt, gen, batch, cache) for cache in caches])
+            for cell in groups[-1]:
+                settings_of(cell)  # what is wrong with the last should not cost the runs before it
+        return groups
+
+    def _cell(self, dtype: str, prompt: int, gen: int, batch: int, cache: str) -> Cell:
+        return Cell(
+            model=self.model,
+            device=self.device,
+            dtype=dtype,
+            cache=cache,
+            prompt=prompt,
+            gen=gen,
+            block=gen if self.block is None else min(self.block, gen),
+            steps=gen,
+            batch=batch,
+            decoder=self.decoder,
+            seed=self.seed,
+            stop_at_eos=self.stop_at_eos,
+            baseline=self.baseline,
+            threads=self.threads,
+            repeats=self.repeats,
+            quantize=self.quantize,
+            compile=self.compile,
+        )
+
+
+def settings_of(cell: Cell) -> Settings:
+    """The generation of a cell. Raises SettingError and SpecError."""
+    return Settings(
+        gen_length=cell.gen,
+        block_length=cell.block,
+        steps=cell.steps,
+        temperature=0.0,
+        top_p=None,
+        top_k=None,
+        cfg_scale=0.0,
+        seed=cell.seed,
+        cache=make_cache(REFERENCE if cell.cache == AUTOREGRESSIVE else cell.cache),
+        decoder=make_decoder(cell.decoder),
+        stop_at_eos=cell.stop_at_eos,
+        cache_dtype=None,
+        stop=(),
+    )

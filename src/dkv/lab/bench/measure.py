@@ -1,0 +1,158 @@
+"""Measuring one group of cells: everything at one point of the grid, interleaved step by step.
+
+A step of each in turn, whoever went first last time going last: a change of the machine's speed meets all alike, and
+nobody always finds the caches that another has warmed.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from dkv.core.model import ModelConfig
+from dkv.lab.bench.energy import Meter
+from dkv.lab.bench.flops import Work, flops
+from dkv.lab.bench.grid import AUTOREGRESSIVE, REFERENCE, Cell
+from dkv.lab.bench.peak import peak_bytes
+from dkv.lab.bench.roofline import Rates, bound_seconds, synchronize, weight_bytes
+from dkv.lab.bench.rows import Result
+from dkv.lab.bench.runners import Outcome, Runner, runner_of
+from dkv.lab.bench.sized_prompts import prompts_of
+from dkv.lm import DiffusionLM
+
+__all__ = ["Spent", "Tell", "in_turn", "interleave", "measure_group", "result_of"]
+
+Tell = Callable[[str, float], object]
+"""Is called before each run, with what comes and the share of its group that is done."""
+
+
+@dataclass
+class Spent:
+    """Seconds by the wall clock and of the processor, and joules (0 without a meter)."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+    joules: float = 0.0
+
+
+def measure_group(
+    lm: DiffusionLM, cells: Sequence[Cell], rates: Rates, meter: Meter | None, tell: Tell
+) -> list[Result]:
+    """Results of cells that differ in their cache alone, no cache first, after an untimed run of each that also shows
+    its memory."""
+    prompts = prompts_of(lm, cells[0].prompt, cells[0].batch, cells[0].seed)
+    device, outcomes, peaks = lm.model.device, list[Outcome](), list[int | None]()
+    runs = len(cells) * (1 + cells[0].repeats)
+    for number, cell in enumerate(cells):
+        tell(f"{cell.cache}, first run", number / runs)
+        outcome, peak = _alone(lambda cell=cell: runner_of(lm, cell, prompts, counted=True), device)  # type: ignore[misc]
+        outcomes.append(outcome)
+        peaks.append(peak)
+    spent: list[list[Spent]] = []
+    for repeat in range(cells[0].repeats):
+        tell(f"repeat {repeat + 1} of {cells[0].repeats}", len(cells) * (1 + repeat) / runs)
+        spent.append(interleave([runner_of(lm, cell, prompts) for cell in cells], meter, device))
+    itemsize = lm.model.dtype.itemsize
+    return [
+        result_of(lm.model.config, cells, number, outcomes, spent, peak, rates, itemsize, meter is not None)
+        for number, peak in enumerate(peaks)
+    ]
+
+
+def _alone(make: Callable[[], Runner], device: torch.device) -> tuple[Outcome, int | None]:
+    """What a run by itself comes to, and the memory that it takes."""
+    made: list[Runner] = []
+
+    def work() -> None:
+        made.append(make())
+        while made[0].step():
+            pass
+
+    gc.collect()
+    peak = peak_bytes(work, device)
+    return made[0].outcome(), peak
+
+
+def interleave(runners: Sequence[Runner], meter: Meter | None, device: torch.device) -> list[Spent]:
+    """Run all to their ends, step about; what each took."""
+    spent = [Spent() for _ in runners]
+    in_turn([partial(_timed, runner.step, mine, meter, device) for runner, mine in zip(runners, spent, strict=True)])
+    return spent
+
+
+def in_turn(steps: Sequence[Callable[[], bool]]) -> None:
+    """Take a step of each in turn until all have answered False, which is that there was none left; whoever went first
+    last time goes last."""
+    active, turn = list(range(len(steps))), 0
+    while active:
+        first = turn % len(active)
+        for number in (*active[first:], *active[:first]):
+            if not steps[number]():
+                active.remove(number)
+        turn += 1
+
+
+def _timed(step: Callable[[], bool], spent: Spent, meter: Meter | None, device: torch.device) -> bool:
+    """Take a step, and book what it took."""
+    energy = None if meter is None else meter.read()
+    wall, cpu = time.perf_counter(), time.process_time()
+    going = step()
+    synchronize(device)
+    spent.cpu += time.process_time() - cpu
+    spent.wall += time.perf_counter() - wall
+    if meter is not None and energy is not None:
+        spent.joules += meter.joules(energy, meter.read())
+    return going
+
+
+def result_of(
+    config: ModelConfig,
+    cells: Sequence[Cell],
+    number: int,
+    outcomes: Sequence[Outcome],
+    spent: Sequence[Sequence[Spent]],
+    peak: int | None,
+    rates: Rates,
+    itemsize: int,
+    metered: bool,
+) -> Result:
+    """The result of cell `number` of a group. spent: by repeat and cell."""
+    names = [cell.cache for cell in cells]
+    own, none = outcomes[number], outcomes[names.index(REFERENCE)]
+    ar = names.index(AUTOREGRESSIVE) if AUTOREGRESSIVE in names else None
+    slots = list(_slots(cells[number], own.works))
+    return Result(
+        seconds=[repeat[number].wall for repeat in spent],
+        cpu_seconds=[repeat[number].cpu for repeat in spent],
+        joules=[repeat[number].joules for repeat in spent] if metered else None,
+        none_seconds=[repeat[names.index(REFERENCE)].wall for repeat in spent],
+        none_cpu_seconds=[repeat[names.index(REFERENCE)].cpu for repeat in spent],
+        ar_seconds=None if ar is None else [repeat[ar].wall for repeat in spent],
+        ar_tokens=None if ar is None else outcomes[ar].new_tokens,
+        new_tokens=own.new_tokens,
+        forwards=sum(any(part.rows for part in work.parts) for work in own.works),
+        rows_computed=own.rows_computed,
+        rows_total=own.rows_total,
+        flops=sum(flops(config, work) for work in own.works),
+        none_flops=sum(flops(config, work) for work in none.works),
+        peak_bytes=peak,
+        cache_bytes=own.cache_bytes,
+        weight_bytes=weight_bytes(config, itemsize, cells[number].quantize),
+        agreement=own.agreement(none),
+        bound_seconds=sum(
+            bound_seconds(config, work, rates, n, itemsize, cells[number].quantize)
+            for work, n in zip(own.works, slots, strict=True)
+        ),
+    )
+
+
+def _slots(cell: Cell, works: Sequence[Work]) -> Iterator[int]:
+    """How many keys each forward reads, of all sequences: the whole canvas, or what an autoregressive run has seen."""
+    for number in range(len(works)):
+        seen = cell.prompt + number if cell.cache == AUTOREGRESSIVE else cell.prompt + cell.gen
+        yield cell.batch * seen

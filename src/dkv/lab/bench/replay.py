@@ -1,0 +1,62 @@
+"""What a policy would compute on a model that is not there: the loop runs, the network does not.
+
+A silent model's answers are all alike, so every confidence ties and text is decided from left to right. Counts of
+policies that look at confidences or at the order are those of such a run; all others do not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from dkv.core.kv_cache import Memory
+from dkv.core.layer_rules import Rules
+from dkv.core.model import ModelConfig
+from dkv.core.packing import At, exact
+from dkv.lab.bench.flops import Work, work_of
+from dkv.outputs import Run
+from dkv.params import Settings
+
+__all__ = ["Silent", "replay"]
+
+
+@dataclass(frozen=True)
+class Silent:
+    """A model of a config's layers with four ids (text, text, end-of-text, mask) and nothing to say."""
+
+    config: ModelConfig
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
+        """A memory that holds next to nothing."""
+        return Memory(1, batch, 1, width, 1, dtype or self.dtype)
+
+    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
+        """Zeros [N, 1]."""
+        return torch.zeros(len(tokens), 1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Zeros [M, 4]."""
+        return torch.zeros(len(x), 4)
+
+
+def replay(config: ModelConfig, settings: Settings, prompt: int, batch: int = 1) -> Iterator[Work]:
+    """The work of each forward of `batch` prompts of `prompt` tokens under `settings`, its canvas filled."""
+    silent = Silent(replace(config, vocab=4, mask_id=3, eos_ids=(2,), pad_id=2))
+    settings = replace(settings, stop_at_eos=False)
+    run = Run(
+        silent,
+        None,
+        [[0] * prompt] * batch,
+        settings.seeds(batch),
+        settings,
+        cache_dtype=None,
+        bucket=exact,
+        version="",
+    )
+    for tick in run.ticks():
+        yield work_of(tick, [prompt + settings.gen_length] * batch, config.layers)

@@ -1,0 +1,130 @@
+"""What a cache gets wrong on the canvas of no cache, summed up over steps: what it reads, and what its memory holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dkv.core.drift import drift
+from dkv.lab.study.layer_probes import Keep, buffers_of
+from dkv.lab.study.side_by_side import Beside
+from dkv.layers.v_verify import ADDED
+
+__all__ = ["Errors", "Reads"]
+
+_AGES = (1, 2, 4, 8, 16, 32, 64)
+"""Lower ends of the ages that are told apart."""
+
+
+@dataclass
+class Reads:
+    """Of one sequence. decided: tokens of the text that no cache fixed, flipped: those of them where the cache's choice
+    is another; rows: positions that both read, kl: the sum there of KL(no cache || cache), in nats."""
+
+    decided: int = 0
+    flipped: int = 0
+    rows: int = 0
+    kl: float = 0.0
+
+
+@dataclass
+class Errors:
+    """Of one follower. stops: ids that end a text, and are no part of it. reads: by sequence.
+
+    slots: sums by layer [L] of 1 - cosine between what attention read and what no cache computes: the mean of keys and
+    values at decided tokens of the response (`decoded`) and at `prompt`; of what the layer added to the stream in the
+    response (`features`), where the cache keeps that. counts: of each. ages: the sum, and the count, of
+    the mean over layers at prompt positions, by how many steps ago they were computed.
+    """
+
+    stops: tuple[int, ...] = ()
+    reads: list[Reads] = field(default_factory=list)
+    slots: dict[str, Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    ages: dict[int, tuple[float, int]] = field(default_factory=dict)
+
+    def add(self, step: Beside) -> None:
+        """Count a step."""
+        self._read(step)
+        moved = (_between(step, "k") + _between(step, "v")) / 2
+        self._slots("decoded", moved, step.decoded)
+        self._slots("prompt", moved, step.prompt)
+        self._aged(moved.mean(0), step)
+        if ADDED in step.memory.layers[-1].buffers:
+            response = step.told.rows & step.told.step.canvas.response
+            self._slots("features", _between(step, ADDED, of=Keep.buffers), response)
+
+    @property
+    def decided(self) -> int:
+        """Tokens of all texts."""
+        return sum(reads.decided for reads in self.reads)
+
+    @property
+    def flipped(self) -> int:
+        """Those that the cache would have chosen otherwise."""
+        return sum(reads.flipped for reads in self.reads)
+
+    @property
+    def rows(self) -> int:
+        """Positions that both read."""
+        return sum(reads.rows for reads in self.reads)
+
+    @property
+    def kl(self) -> float:
+        """Mean KL(no cache || cache) there, in nats."""
+        return sum(reads.kl for reads in self.reads) / max(self.rows, 1)
+
+    def mean(self, kind: str) -> list[float]:
+        """Mean error by layer; [] where there was nothing."""
+        count = self.counts.get(kind, 0)
+        return [float(v) / count for v in self.slots[kind]] if count else []
+
+    def _slots(self, kind: str, moved: Tensor, where: Tensor) -> None:
+        """moved [L, B, T] at `where` [B, T]."""
+        total = (moved * where).sum((1, 2)).double().cpu()
+        self.slots[kind] = self.slots[kind] + total if kind in self.slots else total
+        self.counts[kind] = self.counts.get(kind, 0) + int(where.sum())
+
+    def _aged(self, moved: Tensor, step: Beside) -> None:
+        """moved [B, T] at the prompt's positions, by age."""
+        age = step.clock[:, None] - step.memory.computed_at
+        for low, high in zip(_AGES, (*_AGES[1:], 1 << 62), strict=True):
+            where = step.prompt & (age >= low) & (age < high)
+            if count := int(where.sum()):
+                total, number = self.ages.get(low, (0.0, 0))
+                self.ages[low] = (total + float((moved * where).sum()), number + count)
+
+    def _read(self, step: Beside) -> None:
+        if not self.reads:
+            self.reads = [Reads() for _ in step.active]
+        told, own = step.told.read, step.own.read
+        if told is None or own is None:
+            return
+        both, ours = torch.isin(told.flat, own.flat), torch.isin(own.flat, told.flat)
+        flat, token = told.flat[both], told.token[both]
+        exact, approximate = told.logits[both].log_softmax(1), own.logits[ours].log_softmax(1)
+        kl = F.kl_div(approximate, exact, reduction="none", log_target=True).sum(1)
+        fixed = step.told.committed.view(-1)[flat] & ~torch.isin(token, torch.tensor(self.stops, device=token.device))
+        flipped = fixed & (token != own.token[ours])
+        width = step.told.committed.shape[1]
+        for row, reads in enumerate(self.reads):
+            mine = flat // width == row
+            reads.rows += int(mine.sum())
+            reads.kl += float(kl[mine].sum())
+            reads.decided += int(fixed[mine].sum())
+            reads.flipped += int(flipped[mine].sum())
+
+
+def _between(step: Beside, name: str, of: Sequence[str] = ()) -> Tensor:
+    """1 - cosine [L, B, T] between a buffer of the follower and that of the leader, or the sum `of` others there; 0 in
+    layers where the follower keeps none."""
+    kept = [i for i, layer in enumerate(step.memory.layers) if name in layer.buffers]
+    exact = torch.stack([buffers_of(step.exact.layers, each) for each in of or (name,)]).sum(0)
+    own = buffers_of([step.memory.layers[i] for i in kept], name)
+    found = torch.zeros(exact.shape[:3], device=exact.device)
+    found[kept] = drift(own.flatten(0, 2), exact[kept].flatten(0, 2), "cosine").view(own.shape[:3])
+    return found

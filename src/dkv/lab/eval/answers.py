@@ -1,0 +1,126 @@
+"""Answers of a model to questions under several settings, batch by batch, each kept as soon as it is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dkv.accel.compile_report import compiled_as
+from dkv.checkpoints.fingerprint import fingerprint
+from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.questions import Question, batches, digest
+from dkv.lab.eval.store import Store
+from dkv.lab.eval.turns import as_prompt
+from dkv.lm import DiffusionLM
+from dkv.outputs import Generation
+from dkv.version import installed_version
+
+__all__ = ["Asker", "common_of", "key_of", "record_of", "seed_of_question", "warm_up"]
+
+_WARM_UP_LENGTH = 8
+
+
+def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
+    """What all answers of a file have in common: the model, how it computes, and the seed. Raises OSError."""
+    return {
+        "model": lm.name,
+        "fingerprint": None if lm.directory is None else fingerprint(lm.directory),
+        "device": lm.model.device.type,
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "quantize": lm.quantize,
+        **compiled_as(lm.compiled),
+        "seed": seed,
+        "version": installed_version(),
+    }
+
+
+def key_of(question: Question, setting: Setting) -> str:
+    """Under which an answer is kept: all that decides it, besides what the whole file has in common."""
+    return digest(question.under(setting))
+
+
+def seed_of_question(seed: int, question: Question) -> int:
+    """The seed that a question is answered with. Sampled answers to different questions, and different draws of one,
+    must not share their noise: statistics take them to be independent. The same under every setting, which pairs them.
+    """
+    if not question.temperature:
+        return seed + question.draw
+    found = digest({"seed": seed, "prompt": question.prompt, "draw": question.draw})
+    return int(found, 16) >> 43  # of 96 bits; below 2**53, which every reader of JSON keeps whole
+
+
+def record_of(generation: Generation, seconds: float, cpu: float) -> dict[str, Any]:
+    """What is kept of a generation. seconds, cpu: its part of its batch's wall-clock and processor time."""
+    stats = generation.stats
+    return {
+        "text": generation.text or "",
+        "tokens": stats.new_tokens,
+        "forwards": stats.forwards,
+        "rows": stats.rows_computed,
+        "rows_total": stats.rows_total,
+        "seconds": seconds,
+        "cpu": cpu,
+    }
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A model, the file of its answers, the seed, and how many prompts share a batch. A store serves one model and one
+    seed."""
+
+    lm: DiffusionLM
+    store: Store
+    seed: int = 0
+    batch_size: int = 32
+
+    def ask(self, questions: Sequence[Question], settings: Sequence[Setting]) -> Iterator[tuple[Setting, list[int]]]:
+        """Answer what the store lacks; each time something was kept, say under which setting, and which questions.
+
+        Every setting takes a batch before the next batch starts: what is interrupted is comparable, and a machine that
+        slows down slows all of them. Batches do not depend on what is there already. Raises what `generate` raises.
+        """
+        for batch in batches(questions, self.batch_size):
+            for setting in settings:
+                missing = {key: i for i in batch if (key := key_of(questions[i], setting)) not in self.store}
+                if missing:
+                    began = time.process_time()
+                    made = self.generate([questions[i] for i in missing.values()], setting)
+                    cpu = (time.process_time() - began) / len(made)
+                    seconds = max(g.stats.seconds for g in made) / len(made)
+                    self.store.put({k: record_of(g, seconds, cpu) for k, g in zip(missing, made, strict=True)})
+                    yield setting, list(missing.values())
+
+    def generate(self, questions: Sequence[Question], setting: Setting) -> list[Generation]:
+        """One batch of questions that differ in their prompts only."""
+        first = questions[0]
+        return self.lm.generate(
+            [as_prompt(q.prompt, self.lm.tokenizer, q.chat) for q in questions],
+            gen_length=setting.gen_length or first.gen_length,
+            block_length=setting.block_length,
+            steps=setting.steps,
+            temperature=first.temperature,
+            top_p=first.top_p,
+            top_k=first.top_k,
+            cfg_scale=setting.cfg_scale,
+            seed=[seed_of_question(self.seed, q) for q in questions],
+            cache=setting.cache,
+            decoder=setting.decoder,
+            stop=first.stop,
+            chat=first.chat,
+            batch_size=len(questions),
+            grow=setting.grow,
+        )
+
+    def answer(self, question: Question, setting: Setting) -> dict[str, Any]:
+        """The kept answer. Raises KeyError."""
+        return self.store.get(key_of(question, setting))
+
+
+def warm_up(asker: Asker, question: Question, settings: Sequence[Setting]) -> None:
+    """A short untimed run of each setting: the first forwards of a process pay for what no later one does."""
+    for setting in settings:
+        length = min(question.gen_length, setting.block_length or _WARM_UP_LENGTH)
+        blocks = Setting(setting.decoder, setting.cache, setting.cfg_scale, gen_length=length)
+        asker.generate([question], blocks)

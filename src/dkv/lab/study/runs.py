@@ -1,0 +1,74 @@
+"""What studies run below `lm.generate`: its settings, ids and runs in their plainest form, at temperature 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dkv.caches import make_cache
+from dkv.core.dtypes import named_dtype
+from dkv.core.policy import CachePolicy
+from dkv.decoders import make_decoder
+from dkv.errors import PromptError
+from dkv.lab.eval.turns import Turns, as_prompt
+from dkv.lm import DiffusionLM
+from dkv.outputs import Run
+from dkv.params import Settings
+from dkv.tokenizer import Tokenizer
+from dkv.version import installed_version
+
+__all__ = ["ids_of", "run_of", "settings_for"]
+
+
+def settings_for(
+    cache: str | CachePolicy, gen: int, block: int, decoder: str = "confidence", stop_at_eos: bool = False
+) -> Settings:
+    """One token a step in blocks of `block`. Raises SpecError for an unknown cache or decoder."""
+    return Settings(
+        gen_length=gen,
+        block_length=block,
+        steps=gen,
+        temperature=0.0,
+        top_p=None,
+        top_k=None,
+        cfg_scale=0.0,
+        seed=0,
+        cache=make_cache(cache) if isinstance(cache, str) else cache,
+        decoder=make_decoder(decoder),
+        stop_at_eos=stop_at_eos,
+        cache_dtype=None,
+        stop=(),
+    )
+
+
+def ids_of(lm: DiffusionLM, asked: Sequence[str | Turns]) -> list[list[int]]:
+    """Texts and whole conversations as `generate` would encode them. Raises PromptError where the checkpoint has no
+    tokenizer."""
+    if lm.tokenizer is None:
+        raise PromptError(f"model={lm.name!r}: this checkpoint has no tokenizer, and the prompts are texts")
+    return [_encoded(lm.tokenizer, as_prompt(one, lm.tokenizer)) for one in asked]
+
+
+def _encoded(tokenizer: Tokenizer, prompt: str | list[dict[str, str]]) -> list[int]:
+    if isinstance(prompt, str) and not tokenizer.has_template:
+        return tokenizer.encode(prompt)
+    return tokenizer.encode_chat(prompt)
+
+
+def run_of(
+    lm: DiffusionLM,
+    ids: Sequence[Sequence[int]],
+    settings: Settings,
+    seeds: Sequence[int] | None = None,
+    cache_dtype: str | None = None,
+) -> Run:
+    """A run of prompts that were checked, in one batch. seeds: None = 0 each; cache_dtype: None = the model's."""
+    return Run(
+        lm.model,
+        lm.tokenizer,
+        ids,
+        [0] * len(ids) if seeds is None else seeds,
+        settings,
+        cache_dtype=None if cache_dtype is None else named_dtype("cache_dtype", cache_dtype),
+        bucket=lm.bucket,
+        version=installed_version(),
+    )

@@ -1,0 +1,101 @@
+"""Caches beside no cache on one and the same canvas, so that what differs is the cache's error and not its sequel.
+
+A leader generates without a cache. Every follower, a run under some cache with a memory of its own, takes the same
+step; then it is given the canvas on which the leader goes on. So a follower never sees the tokens that it would have
+chosen, but what it read and what its memory holds can be compared with what the leader has, step by step.
+
+Memory and scores stay its own. A score is the confidence that it read itself, perhaps long ago or never: a cache that
+goes by scores (dkv-greedy) would choose its rows by what only no cache can know, if it were given the leader's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from dkv.core.kv_cache import Memory
+from dkv.core.loop import State, Tick, advance
+from dkv.core.policy import CachePolicy
+from dkv.lab.study import runs as plain
+from dkv.lab.study.layer_probes import Observe
+from dkv.lm import DiffusionLM
+from dkv.outputs import Generation, Run
+from dkv.params import Settings
+
+__all__ = ["Beside", "Lockstep", "Prompts", "run_of"]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Checked token ids with a seed each, and the settings that they are asked under (the cache aside)."""
+
+    ids: list[list[int]]
+    seeds: list[int]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One follower at one step. active [B]: sequences that it ran for; decoded, prompt [B, T]: positions of these that
+    hold a decided token of the response, and of the prompt; clock [B]: as before the step; told, own: what leader and
+    follower did; exact, memory: what they hold."""
+
+    number: int
+    active: Tensor
+    decoded: Tensor
+    prompt: Tensor
+    clock: Tensor
+    told: Tick
+    own: Tick
+    exact: Memory
+    memory: Memory
+
+
+class Lockstep:
+    """A leader without a cache, and followers, one for each of `policies`."""
+
+    def __init__(self, lm: DiffusionLM, prompts: Prompts, policies: Sequence[CachePolicy]) -> None:
+        self._leader = run_of(lm, prompts, Observe())
+        self._followers = [run_of(lm, prompts, policy) for policy in policies]
+
+    def steps(self) -> Iterator[Beside]:
+        """Each follower at each step, in turn. Raises AuditError as `advance` does."""
+        state, ticks = self._leader.state, self._leader.ticks()
+        while True:
+            active, clock = ~state.done, state.clock
+            held = state.canvas.live & active[:, None] & ~state.canvas.masked
+            prompt = held & ~state.canvas.response
+            owns = [advance(follower.state) for follower in self._followers]
+            told = next(ticks, None)
+            if told is None:
+                return
+            for number, (follower, own) in enumerate(zip(self._followers, owns, strict=True)):
+                if own is not None:
+                    memories = state.memory, follower.state.memory
+                    yield Beside(number, active, held & ~prompt, prompt, clock, told, own, *memories)
+                _follow(state, follower.state)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end a text."""
+        return self._leader.stop_ids
+
+    def results(self) -> list[Generation]:
+        """What no cache generates, once all steps were taken."""
+        return self._leader.results()
+
+
+def run_of(lm: DiffusionLM, prompts: Prompts, policy: CachePolicy) -> Run:
+    """A run of some prompts under a cache."""
+    return plain.run_of(lm, prompts.ids, replace(prompts.settings, cache=policy), prompts.seeds)
+
+
+def _follow(leader: State, follower: State) -> None:
+    """Go on from the leader's canvas and place in the schedule. The engine replaces these tensors and never writes into
+    them, so they may be shared."""
+    canvas, own = leader.canvas, follower.canvas
+    own.tokens, own.committed_at = canvas.tokens, canvas.committed_at
+    follower.clock, follower.index, follower.block = leader.clock, leader.index, leader.block
+    follower.done, follower.fresh = leader.done, leader.fresh

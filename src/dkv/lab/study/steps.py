@@ -1,0 +1,201 @@
+"""The cost of a whole generation from a few of its steps, for lengths at which all of them would take hours.
+
+1. The loop runs once with a model that says nothing, which tells what each step computes; text is then decided from
+   left to right (see `dkv.lab.bench.replay`).
+2. Steps that compute alike are a kind: all positions or some, with what layers pick for themselves. Of each kind at
+   most three steps are kept: the cheapest, the dearest, and one near the mean, by operations.
+3. Those are taken for real, each several times from the very state in which it was kept, with random weights.
+4. Every step then costs what the line through the nearest two of its kind gives at its operations; in proportion to
+   them where its kind has one. The whole is the sum.
+
+What this leaves out is what lies between steps: nothing but a counter.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from dkv.core.kv_cache import Memory
+from dkv.core.loop import State, Tick, advance
+from dkv.core.model import Model, ModelConfig
+from dkv.core.packing import exact
+from dkv.lab.bench.flops import Part, Work, flops, work_of
+from dkv.lab.bench.replay import Silent
+from dkv.lab.bench.roofline import synchronize
+from dkv.layers.transformer import bucket_for
+from dkv.outputs import Run
+from dkv.params import Settings
+
+__all__ = ["Kind", "Outline", "Points", "Sample", "compose", "outline", "points_of", "seconds_of", "take"]
+
+_APART = 1.2
+"""Steps of a kind that are kept differ in operations by this factor at least."""
+
+_ENOUGH = 0.1
+"""Seconds that a step is taken for, each time that it is its turn."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Steps that compute alike. whole: every position is carried; picking: the layers' work where they pick rows for
+    themselves, else ()."""
+
+    whole: bool
+    picking: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A step to be taken: its kind, its operations, and the (silent) state before it."""
+
+    kind: Kind
+    flops: int
+    state: State
+
+
+@dataclass
+class Outline:
+    """A generation's steps. works: how many there are of each kind and work; samples: the steps to take."""
+
+    config: ModelConfig
+    works: Counter[tuple[Kind, Work]] = field(default_factory=Counter)
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def counts(self) -> Counter[tuple[Kind, int]]:
+        """How many steps there are of each kind and number of operations."""
+        counts: Counter[tuple[Kind, int]] = Counter()
+        for (kind, work), count in self.works.items():
+            counts[kind, flops(self.config, work)] += count
+        return counts
+
+    @property
+    def rows(self) -> float:
+        """Through an MLP in all steps, averaged over layers."""
+        each = ((sum(part.layers * part.rows for part in work.parts), n) for (_, work), n in self.works.items())
+        return sum(rows * count for rows, count in each) / self.config.layers
+
+    def flops_of(self, config: ModelConfig) -> int:
+        """Operations of all steps of a model of another size, if its layers picked rows as these do."""
+        return sum(flops(config, _as_deep(work, config.layers)) * count for (_, work), count in self.works.items())
+
+
+def _as_deep(work: Work, layers: int) -> Work:
+    """The work of so many layers, the first aside all alike."""
+    first, rest = work.parts
+    return Work((first, replace(rest, layers=layers - 1)), work.reads)
+
+
+Points = Mapping[Kind, Sequence[tuple[int, float]]]
+"""Of each kind the operations and the seconds of the steps taken, by operations."""
+
+
+def outline(config: ModelConfig, settings: Settings, prompt: int) -> Outline:
+    """The steps of one generation after `prompt` tokens, its canvas filled."""
+    settings = replace(settings, stop_at_eos=False)
+    silent = Silent(replace(config, vocab=4, mask_id=3, eos_ids=(2,), pad_id=2))
+    run = Run(silent, None, [[0] * prompt], settings.seeds(1), settings, cache_dtype=None, bucket=exact, version="")
+    found, kept, state = Outline(config), dict[Kind, dict[int, State]](), run.state
+    while True:
+        before = _copied(state)
+        tick = advance(state)
+        if tick is None:
+            break
+        work = work_of(tick, [prompt + settings.gen_length], config.layers)
+        kind, cost = _kind(tick, work), flops(config, work)
+        found.works[kind, work] += 1
+        mine = kept.setdefault(kind, {})
+        if all(abs(math.log(cost / other)) >= math.log(_APART) for other in mine):
+            mine[cost] = before
+    found.samples = [Sample(kind, cost, mine[cost]) for kind, mine in kept.items() for cost in _three(list(mine))]
+    return found
+
+
+def _kind(tick: Tick, work: Work) -> Kind:
+    picking = tick.rules.first is not None or tick.rules.rest is not None
+    return Kind(bool(tick.rows.all()), work.parts if picking else ())
+
+
+def _three(costs: Sequence[int]) -> list[int]:
+    """The lowest, the highest, and the one nearest to their mean."""
+    middle = statistics.fmean((min(costs), max(costs)))
+    return sorted({min(costs), min(costs, key=lambda cost: abs(cost - middle)), max(costs)})
+
+
+def _copied(state: State) -> State:
+    """A state that moves on by itself; the buffers of keys and values are shared."""
+    new = copy.copy(state)
+    new.canvas, new.memory = copy.copy(state.canvas), copy.copy(state.memory)
+    return new
+
+
+def take(samples: Sequence[Sample], model: Model, memory: Memory) -> list[float]:
+    """Take each step on the model, again and again for a tenth of a second: the median, in seconds of the processor, by
+    the wall clock on any other device. What `memory` holds does not matter to the cost."""
+    return [_settled(sample, model, memory) for sample in samples]
+
+
+def _settled(sample: Sample, model: Model, memory: Memory) -> float:
+    times: list[float] = []
+    while sum(times) < _ENOUGH:
+        times.append(_timed(_real(sample.state, model, memory), model.device))
+    return statistics.median_low(times)
+
+
+def _real(silent: State, model: Model, memory: Memory) -> State:
+    """The state of a silent run with a model in its place."""
+    state = _copied(silent)
+    state.model, state.bucket = model, bucket_for(model.device, model.dtype)
+    computed, state.memory = state.memory.computed_at, copy.copy(memory)
+    state.memory.computed_at = computed
+    state.canvas.tokens = torch.where(state.canvas.masked, model.config.mask_id, state.canvas.tokens)
+    return state if model.device.type == "cpu" else _moved(state, model.device)
+
+
+def _moved(state: State, device: torch.device) -> State:
+    """All its tensors on a device."""
+    for part in (state, state.canvas, state.memory, state.schedule, state.sampling):
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor):
+                object.__setattr__(part, name, value.to(device))
+    return state
+
+
+def _timed(state: State, device: torch.device) -> float:
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    synchronize(device)
+    began = clock()
+    advance(state)
+    synchronize(device)
+    return clock() - began
+
+
+def points_of(samples: Sequence[Sample], rounds: Sequence[Sequence[float]]) -> Points:
+    """The steps taken, each at its median over the rounds (the lower of the middle two)."""
+    points: dict[Kind, list[tuple[int, float]]] = {}
+    for number, sample in enumerate(samples):
+        middle = statistics.median_low(times[number] for times in rounds)
+        points.setdefault(sample.kind, []).append((sample.flops, middle))
+    return {kind: sorted(some) for kind, some in points.items()}
+
+
+def seconds_of(points: Sequence[tuple[int, float]], cost: int) -> float:
+    """What a step of so many operations takes, by the steps of its kind that were taken; never less than nothing."""
+    if len(points) == 1:
+        return points[0][1] * cost / points[0][0]
+    right = min(next((i for i, (at, _) in enumerate(points) if at >= cost), len(points) - 1) or 1, len(points) - 1)
+    (low, fast), (high, slow) = points[right - 1], points[right]
+    return max(fast + (slow - fast) * (cost - low) / (high - low), 0.0)
+
+
+def compose(counts: Mapping[tuple[Kind, int], int], points: Points) -> float:
+    """Seconds of all steps. Raises KeyError where no step of a kind was taken."""
+    return sum(count * seconds_of(points[kind], cost) for (kind, cost), count in counts.items())

@@ -1,0 +1,52 @@
+"""The passes over the rows between products: norms, rotation, drift, writes, the best tokens, as torch composes them.
+
+One object of them goes with a model, so that another way of doing the same (`dkv.accel.native.rowwise_ops`) takes their
+place whole."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dkv.core.kv_cache import Moves
+from dkv.core.layer_rules import Turn
+from dkv.core.packing import At
+from dkv.core.sampling import best
+
+__all__ = ["COMPOSED", "Passes", "rms_norm"]
+
+
+class Passes(Moves):
+    """Each for rows [N, ...] on any device."""
+
+    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """RMS norm of x [N, C]."""
+        return rms_norm(x, weight, eps)
+
+    def turn(self, x: Tensor, turn: Turn) -> Tensor:
+        """x [N, heads, D] rotated; x itself may be written over."""
+        return turn(x)
+
+    def pick(self, at: At, score: Tensor) -> At:
+        """The rows of the highest score [N], as many as `at.narrow` says. Raises RuntimeError where there is none."""
+        return at.picking.pick(at, score)
+
+    def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+        """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""
+        return best(logits, mask_id)
+
+
+COMPOSED = Passes()
+"""What a model has unless others are built."""
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x [N, C] over the root of its mean square, times weight [C]; in float32 at least."""
+    if x.device.type != "cpu":
+        return F.rms_norm(x, weight.shape, weight, eps)
+    # On a CPU torch composes it of seven passes, of two dtypes at a time: these take half the time on many rows.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    scale = torch.linalg.vector_norm(wide, dim=1, keepdim=True).square_().div_(x.shape[1]).add_(eps).rsqrt_()
+    scaled: Tensor = wide * scale if wide is x else wide.mul_(scale)
+    return scaled.to(x.dtype).mul_(weight)

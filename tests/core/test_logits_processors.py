@@ -1,0 +1,140 @@
+"""How texts may end: the charge for an end-of-text, and the positions at which there is none."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import dkv
+from dkv.core.logits_processors import Endings
+from dkv.core.sampling import Read
+from dkv.models import Transformer
+from tests.support.checkpoints import EOS, EOT, MASK, VOCAB
+from tests.support.engine_runs import alone, finished, same
+from tests.support.runs import POLICIES, Scripted, play, start
+
+ENDS = (EOS, EOT)
+
+
+def one_end(lead: float) -> Tensor:
+    """Logits that end the text everywhere, by `lead` before the token 7."""
+    table = torch.zeros(9, VOCAB)
+    table[:, 7], table[:, EOS] = 5.0, 5.0 + lead
+    return table
+
+
+def tokens(lm: dkv.DiffusionLM, **options: Any) -> list[int]:
+    return lm.generate([[1]], gen_length=8, stop_at_eos=False, **options)[0].token_ids
+
+
+def test_a_penalty_beyond_the_lead_keeps_the_text_going(model: Transformer) -> None:
+    lm = dkv.DiffusionLM(Scripted.like(model, one_end(1.0)), None, audit=True)
+    assert tokens(lm) == [EOS] * 8
+    assert tokens(lm, eos_penalty=0.9) == [EOS] * 8
+    assert tokens(lm, eos_penalty=1.1) == [7] * 8
+
+
+def test_the_first_positions_hold_no_end(model: Transformer) -> None:
+    lm = dkv.DiffusionLM(Scripted.like(model, one_end(20.0)), None, audit=True)
+    assert tokens(lm, min_tokens=3) == [7] * 3 + [EOS] * 5
+    assert tokens(lm, min_tokens=8) == [7] * 8
+    assert tokens(lm, min_tokens=3, temperature=0.3, seed=1)[:3].count(EOS) == 0
+    (result,) = lm.generate([[1]], gen_length=8, min_tokens=3)
+    assert (result.token_ids, result.finish_reason, result.stats.new_tokens) == ([7] * 3 + [EOS] * 5, "stop", 3)
+    assert (result.settings.min_tokens, result.settings.eos_penalty) == (3, 0.0)
+
+
+def test_every_token_that_ends_a_turn_counts(model: Transformer, lm: dkv.DiffusionLM) -> None:
+    table = one_end(1.0)
+    table[:, EOT] = 7.0
+    spoken = dkv.DiffusionLM(Scripted.like(model, table), lm.tokenizer, audit=True)
+    assert tokens(spoken) == [EOT] * 8
+    assert tokens(spoken, min_tokens=2) == [7] * 2 + [EOT] * 6
+    assert tokens(spoken, eos_penalty=2.5) == [7] * 8
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_decoders_see_what_the_model_said(temperature: float, model: Transformer) -> None:
+    """Neither logits nor confidences know of the charge; they are of the token that it let through."""
+    table = one_end(1.0)
+    scripted = Scripted.like(model, table, mask_id=MASK)
+    state = start(scripted, [[1]], 8, temperature=temperature)
+    state.endings = Endings(torch.tensor([EOS]), torch.tensor([4.0]), torch.tensor([3]))
+    seen: list[Read] = [tick.read for tick in play(state) if tick.read is not None]
+    for read in seen:
+        assert read.logits.equal(table[read.flat])
+        exact = table[read.flat].double().log_softmax(1).gather(1, read.token[:, None]).squeeze(1)
+        torch.testing.assert_close(read.confidence.double(), exact, atol=1e-6, rtol=1e-6)
+    assert not any(read.token[read.flat < 3].eq(EOS).any() for read in seen)
+
+
+@pytest.mark.parametrize("decoder", ["maskgit-plus", "entropy", "topk-margin", "confidence", "threshold", "factor"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_filter_that_leaves_only_the_end_hinders_nothing(
+    decoder: str, temperature: float, model: Transformer
+) -> None:
+    """Where top_k=1 keeps the barred end alone, the token chosen has no probability among those kept: it is fixed all
+    the same, at the latest with the last step."""
+    lm = dkv.DiffusionLM(Scripted.like(model, one_end(9.0)), None, audit=True)
+    assert tokens(lm, min_tokens=8, top_k=1, decoder=decoder, temperature=temperature, seed=3) == [7] * 8
+
+
+@pytest.mark.parametrize("cache", POLICIES)
+def test_nothing_asked_is_nothing_changed(cache: str, lm: dkv.DiffusionLM) -> None:
+    """A charge of nothing beside one that is charged: its tokens are those of a run without endings."""
+    plain, charged = lm.request([5, 6], 8, seed=2, cache=cache), lm.request([5, 6], 8, cache=cache, min_tokens=8)
+    engine = dkv.Engine(lm)
+    first, second = engine.add(plain), engine.add(charged)
+    results = finished(engine)
+    assert same(results[first], alone(lm, plain))
+    assert same(results[second], alone(lm, charged))
+    assert not set(results[second].token_ids) & set(ENDS)
+
+
+def test_company_changes_nothing(lm: dkv.DiffusionLM) -> None:
+    rng = random.Random(0)
+    requests = [
+        replace(
+            lm.request(
+                [rng.randrange(200) for _ in range(rng.randint(1, 9))],
+                8,
+                rng.choice([4, 8]),
+                temperature=rng.choice([0.0, 0.9]),
+                seed=n,
+                cache=rng.choice(POLICIES),
+                decoder=rng.choice(["confidence", "random", "threshold:tau=0.2", "maskgit-plus"]),
+                cfg_scale=rng.choice([0.0, 0.0, 0.7]),
+                eos_penalty=rng.choice([0.0, 3.0]),
+                min_tokens=rng.choice([0, 5, 8]),
+            ),
+            number=n,
+        )
+        for n in range(24)
+    ]
+    engine = dkv.Engine(lm, active=7)
+    tickets = {engine.add(request): request for request in requests}
+    for ticket, result in finished(engine).items():
+        assert same(result, alone(lm, tickets[ticket]))
+        assert not set(result.token_ids[: tickets[ticket].settings.min_tokens]) & set(ENDS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"eos_penalty": -1}, r"eos_penalty=-1 must not be negative"),
+        ({"eos_penalty": float("nan")}, "eos_penalty=nan must"),
+        ({"eos_penalty": "much"}, "eos_penalty='much' must"),
+        ({"min_tokens": -1}, "min_tokens=-1 must be a whole number from 0 to gen_length=8"),
+        ({"min_tokens": 9}, "min_tokens=9 must be"),
+        ({"min_tokens": 1.0}, r"min_tokens=1\.0 must be"),
+        ({"min_tokens": True}, "min_tokens=True must be"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str, bare_lm: dkv.DiffusionLM) -> None:
+    with pytest.raises(dkv.SettingError, match=message):
+        bare_lm.generate([[1, 2]], gen_length=8, **arguments)

@@ -1,0 +1,40 @@
+"""Joules from counters as Linux shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dkv.lab.bench.energy import find_meter
+
+
+def zone(root: Path, directory: str, name: str, energy: int | None, most: int = 999) -> None:
+    (root / directory).mkdir()
+    (root / directory / "name").write_text(f"{name}\n")
+    (root / directory / "max_energy_range_uj").write_text(f"{most}\n")
+    if energy is not None:
+        (root / directory / "energy_uj").write_text(f"{energy}\n")
+
+
+def test_packages_count_and_their_parts_and_the_platform_do_not(tmp_path: Path) -> None:
+    zone(tmp_path, "intel-rapl:0", "package-0", 100)
+    zone(tmp_path, "intel-rapl:0:0", "core", 50)
+    zone(tmp_path, "intel-rapl:1", "package-1", 200)
+    zone(tmp_path, "intel-rapl:2", "psys", 900)
+    meter = find_meter(tmp_path)
+    assert meter is not None
+    assert meter.read() == (100, 200)
+
+
+def test_a_counter_that_wrapped_counts_on(tmp_path: Path) -> None:
+    zone(tmp_path, "intel-rapl:0", "package-0", 0, most=999)
+    meter = find_meter(tmp_path)
+    assert meter is not None
+    assert meter.joules((990,), (10,)) == 20 / 1e6
+    assert meter.joules((10,), (990,)) == 980 / 1e6
+
+
+def test_none_where_there_is_none_or_it_cannot_be_read(tmp_path: Path) -> None:
+    assert find_meter(tmp_path / "missing") is None
+    assert find_meter(tmp_path) is None
+    zone(tmp_path, "intel-rapl:0", "package-0", None)
+    assert find_meter(tmp_path) is None

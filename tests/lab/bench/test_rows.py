@@ -1,0 +1,86 @@
+"""Figures by hand, and rows that come back as they went."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from dkv.lab.bench.rows import Row, Spread, spread_of
+from tests.support.bench_samples import ENVIRONMENT, UNTIMED, row
+
+
+def test_medians_with_lowest_and_highest() -> None:
+    assert spread_of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    assert spread_of([]) is None
+
+
+def test_figures() -> None:
+    one = row()
+    assert one.tokens_per_second == Spread(5.0, 2.5, 10.0)
+    assert one.seconds_per_step == Spread(0.1, 0.05, 0.2)
+    assert one.cpu_per_step == Spread(0.05, 0.05, 0.1)
+    assert one.speedup == Spread(2.0, 1.0, 4.0)
+    assert one.cpu_speedup == Spread(3.0, 1.0, 4.0)
+    assert one.flops_saved == 3.0
+    assert one.roofline == Spread(4.0, 2.0, 8.0)
+    assert one.attained == Spread(25.0, 12.5, 50.0)
+    assert one.flops_share == pytest.approx(2 / 3)
+    assert one.joules_per_token == Spread(2.0, 1.0, 3.0)
+
+
+def test_no_cache_saves_nothing_and_what_takes_longer_attains_less() -> None:
+    assert row({"flops": row().result.none_flops}).flops_share == 0.0
+    slower = row({"seconds": [2 * s for s in row().result.seconds]}).attained
+    assert slower is not None
+    assert slower.median == pytest.approx(12.5)
+
+
+def test_the_gap_is_per_position_where_the_canvas_is_filled_and_else_per_token() -> None:
+    assert row().gap == Spread(2.0, 1.0, 4.0)  # 40 positions each
+    assert row(stop_at_eos=True).gap == Spread(8.0, 4.0, 16.0)  # 10 tokens against 40
+    assert row({"ar_seconds": None}).gap is None
+    assert row({"new_tokens": 0}, stop_at_eos=True).gap is None
+
+
+def test_what_was_not_measured_is_blank() -> None:
+    assert {name for name, value in row(UNTIMED).figures.items() if value is not None} == {"flops_saved"}
+    assert row({"joules": None}).joules_per_token is None
+    assert row({"new_tokens": 0}).joules_per_token is None
+
+
+@pytest.mark.parametrize(("kind", "compiled"), [(None, False), ("int4", True)])
+def test_a_row_survives_a_file(kind: str | None, compiled: bool) -> None:
+    one = row(quantize=kind, compile=compiled)
+    assert Row.read(json.loads(json.dumps(one.record))) == one
+    assert one.record["settings"].get("quantize") == kind
+    assert ("quantize" in one.record["settings"]) == (kind is not None)  # as in files from before
+    assert one.record["settings"].get("compile", False) == compiled
+    assert ("compile" in one.record["settings"]) == compiled
+    assert one.record["cache"] == "dkv-decode:refresh=8,delay=1,shift=un_right"
+    assert one.record["figures"]["speedup"] == asdict(Spread(2.0, 1.0, 4.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gen": 40},
+        {"cache": "none"},
+        {"threads": 2},
+        {"repeats": 1},
+        {"seed": 1},
+        {"quantize": "int8"},
+        {"compile": True},
+    ],
+)
+def test_other_settings_are_another_row(change: dict[str, Any]) -> None:
+    assert row().key == row().key
+    assert row(**change).key != row().key
+
+
+def test_another_version_is_another_row_and_another_machine_is_not() -> None:
+    newer = replace(row(), environment={**ENVIRONMENT, "versions": {**ENVIRONMENT["versions"], "torch": "9"}})
+    moved = replace(row(), environment={**ENVIRONMENT, "machine": {}})
+    assert newer.key != row().key == moved.key

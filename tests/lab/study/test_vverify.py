@@ -1,0 +1,99 @@
+"""V-verify's study: its verdict on records made by hand, and a tiny run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dkv.lab.bench.plots import png
+from dkv.lab.study.base import Effort, Record
+from dkv.lab.study.context import Kit
+from dkv.lab.study.layer_probes import Snapshot
+from dkv.lab.study.vverify import VVerify, correlations
+from dkv.tiny import TASKS
+
+STUDY = VVerify()
+
+
+def record(task: str, *correlations: float, attn: float | None = None) -> Record:
+    """A prompt for each correlation, the same in both layers above the first, where it is not defined."""
+
+    def prompt(value: float) -> dict[str, Any]:
+        lines: dict[str, list[float | None]] = {
+            "mlp": [None, value, value],
+            "attn": [None, *[value if attn is None else attn] * 2],
+        }
+        return {"steps": 3, "spearman": lines, "pearson": lines, "overlap": {x: [0.3, 0.5, 0.7] for x in lines}}
+
+    return Record({"task": task, "first": 0, "count": 4, "rho": 0.25}, {"prompts": [prompt(v) for v in correlations]})
+
+
+@pytest.mark.parametrize(
+    ("records", "held"),
+    [
+        ([record("code", 0.8, 0.9), record("words", 0.75, 0.8)], True),
+        ([record("code", 0.8, 0.9), record("words", 0.5, 0.6)], False),
+        ([record("code", 0.8, 0.9, attn=0.4)], False),
+        ([record("code", 0.5, 0.9)], None),
+        ([record("code", 0.9)], None),
+        ([record("code", 0.8), record("code", 0.9)], True),
+    ],
+    ids=["held", "one domain below", "one feature below", "straddles", "one prompt", "two cells of a domain"],
+)
+def test_the_verdict_follows_its_rule(records: list[Record], held: bool | None) -> None:
+    assert STUDY.verdict(records).held is held
+
+
+def test_the_sentence_carries_figures_and_counts() -> None:
+    sentence = STUDY.verdict([record("code", 0.8, 0.8), record("words", 0.6, 0.6, 0.6)]).sentence
+    assert "code (n=2 prompts) attention output 0.80 [0.80, 0.80]" in sentence
+    assert "arithmetic (n=3 prompts)" in sentence
+    assert "V finds 60%" in sentence  # of layers above the first
+    assert "By chance it would find 25%" in sentence
+
+
+def test_only_tasks_that_are_there_are_asked() -> None:
+    cells = STUDY.cells(Effort(quick=True))
+    assert {cell["task"] for cell in cells} <= set(TASKS)
+    assert {"code", "words"} <= {cell["task"] for cell in cells}
+    assert all(cell["count"] == 4 and cell["rho"] == 0.25 for cell in cells)
+    assert sum(cell["count"] for cell in STUDY.cells(Effort()) if cell["task"] == "code") == 24
+    assert [cell["count"] for cell in STUDY.cells(Effort(count=6)) if cell["task"] == "code"] == [4, 2]
+
+
+def snapshot(clock: int, v: list[float], mlp: list[float], attn: list[float]) -> Snapshot:
+    """One layer, one sequence of a prompt token and a response; each number is the angle of a vector."""
+
+    def turned(angles: list[float]) -> torch.Tensor:
+        a = torch.tensor(angles, dtype=torch.float64)
+        return torch.stack((a.cos(), a.sin()), -1)[None, None]
+
+    x = turned(v)
+    return Snapshot(clock, [True], [1], [len(v)], torch.zeros(1, len(v)), x, x, turned(attn), turned(mlp))
+
+
+def test_the_response_alone_is_compared_within_a_step() -> None:
+    still = [0.0] * 5
+    before = snapshot(0, still, still, still)
+    # response rows drift by 1, 2, 3, 4 in V; the FFN in the same order, attention in the opposite; the prompt wildly
+    now = snapshot(1, [3.0, 0.1, 0.2, 0.3, 0.4], [0.0, 0.2, 0.4, 0.6, 0.8], [1.0, 0.4, 0.3, 0.2, 0.1])
+    (found,) = correlations(iter((before, now)), 0.5)
+    assert found["steps"] == 1
+    assert found["spearman"] == {"mlp": [1.0], "attn": [-1.0]}
+    assert found["overlap"] == {"mlp": [1.0], "attn": [0.0]}
+
+
+def test_a_tiny_run_and_its_plot() -> None:
+    cells = [{"task": task, "first": 0, "count": 2, "rho": 0.25} for task in ("code", "words")]
+    kit = Kit()
+    records = list(STUDY.measure(kit, cells))
+    assert [r.cell for r in records] == cells
+    for r in records:
+        assert len(r.result["prompts"]) == 2
+        for prompt in r.result["prompts"]:
+            assert len(prompt["spearman"]["mlp"]) == kit.lm().model.config.layers
+            assert prompt["overlap"]["mlp"][-1] > 0.25  # more than by chance
+    assert png(STUDY.figure(records)).startswith(b"\x89PNG")
+    assert "arithmetic (n=2 prompts)" in STUDY.verdict(records).sentence
