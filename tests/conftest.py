@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,12 @@ def bare_lm(bare: Path) -> dkv.DiffusionLM:
 def reference() -> Path:
     """The directory of the published programs' traces."""
     return REFERENCE
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """torch with two threads, for one test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

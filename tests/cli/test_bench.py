@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dkv.cli.benchrun import Progress, spelled
+from dkv.cli.benchrun import BenchProgress, spelled
 from tests.cli.conftest import Cli, one_error
 from tests.cli.test_process import HIDE, SHOW, in_terminal
 
@@ -176,7 +176,7 @@ def test_ctrl_c_on_a_terminal_leaves_it_clean(tmp_path: Path) -> None:
 def test_progress_tells_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    progress = Progress([100, 300], began=100.0)
+    progress = BenchProgress([100, 300], began=100.0)
     assert progress.left(0) is None
     now[0] = 110.0
     assert progress.left(0.5) == pytest.approx(70.0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dkv.lab.eval.eval_session import FEW, Wanted
+from dkv.lab.eval.eval_session import FEW, EvalOptions
 from dkv.lab.eval.measured import ALL
 from dkv.tiny import TASKS
 from dkv.tiny.tasks.sandbox import can_cut_network
@@ -79,7 +79,7 @@ def test_full_and_count_exclude_each_other(cli: Cli) -> None:
 
 
 def test_full_takes_all_of_an_embedded_task() -> None:
-    (suite,) = Wanted(tasks="words", full=True).suites()
+    (suite,) = EvalOptions(tasks="words", full=True).suites()
     assert len(suite.problems) == 400
 
 

@@ -31,7 +31,7 @@ def test_counts_are_those_of_the_published_line(eps: float, model: Transformer) 
     for steps in (*range(1, 130), 255, 256, 512, 1000):
         line = torch.linspace(1, eps, steps + 1)
         index, count = torch.arange(steps), torch.full((steps,), steps)
-        got, told = share(replace(first, index=index, steps=count), eps), 1 - line[1:] / line[:-1]
+        got, told = share(replace(first, block_step=index, block_steps=count), eps), 1 - line[1:] / line[:-1]
         torch.testing.assert_close(got[:-1], told[:-1], atol=1e-6, rtol=0)
         assert float(got[-1]) == 1.0
         open_positions = torch.arange(1.0, 300.0)[:, None]
@@ -163,7 +163,7 @@ def test_origin_reads_only_what_it_fixes(model: Transformer) -> None:
     ticks = play(state)
     assert not state.canvas.masked.any()
     for tick in ticks:
-        assert tick.committed.equal(tick.step.wanted)
+        assert tick.committed.equal(tick.step.query)
     # Independent draws: on average one of twelve at the first step, and not always one.
     first = ticks[0].committed.sum(1)
     assert 0.5 < float(first.float().mean()) < 1.6

@@ -67,9 +67,9 @@ def test_company_changes_nothing(lm: dkv.DiffusionLM) -> None:
     results: dict[int, dkv.Generation] = {}
     while updates := engine.step():
         for update in updates:
-            ids[update.ticket] += update.ids
+            ids[update.request_id] += update.ids
             if update.generation is not None:
-                results[update.ticket] = update.generation
+                results[update.request_id] = update.generation
     for ticket, request in requests.items():
         result = results[ticket]
         assert same(result, alone(lm, request)), request

@@ -137,7 +137,7 @@ def served(directory: str) -> dict[str, Any]:
 
 def finished(updates: list[Update]) -> dict[int, list[int]]:
     """The response ids of the requests that ended with this step, by ticket."""
-    return {u.ticket: u.generation.token_ids for u in updates if u.generation is not None}
+    return {u.request_id: u.generation.token_ids for u in updates if u.generation is not None}
 
 
 def test_an_engine_on_two_ranks_serves_as_one(directories: dict[str, str]) -> None:
@@ -160,7 +160,7 @@ class Partial:
     def plan(self, step: Step) -> Plan:
         import torch.distributed as dist
 
-        if dist.get_rank() == 1 and bool((step.clock == 2).any()):
+        if dist.get_rank() == 1 and bool((step.num_forwards == 2).any()):
             raise ValueError("here only")
         return Plan(step.canvas.live)
 
@@ -179,9 +179,9 @@ def fails_on_one(directory: str) -> dict[str, Any]:
         while leader.status().active or leader.status().waiting or not results:
             for update in leader.step():
                 if update.error is not None:
-                    errors[update.ticket] = str(update.error)
+                    errors[update.request_id] = str(update.error)
                 if update.generation is not None:
-                    results[update.ticket] = update.generation.token_ids
+                    results[update.request_id] = update.generation.token_ids
         return {"errors": errors, "results": results}
 
     found = in_lockstep(engine, run)

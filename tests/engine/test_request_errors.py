@@ -17,7 +17,7 @@ import dkv
 from dkv.core.canvas import Canvas
 from dkv.core.layer_rules import Rules
 from dkv.core.policy import Plan, Step
-from dkv.core.sampling import Read
+from dkv.core.sampling import Predictions
 from dkv.decoders.base import ReadsBlock, most
 from dkv.engine.watchdog import OvertimeError, bounded
 from tests.support.engine_runs import alone, ended, same
@@ -41,7 +41,7 @@ class Policy:
 
     def plan(self, step: Step) -> Plan:
         plan = Plan(step.canvas.live)
-        return self.broken(plan) if bool((step.clock == self.at).any()) else plan
+        return self.broken(plan) if bool((step.num_forwards == self.at).any()) else plan
 
 
 @dataclass(frozen=True)
@@ -50,26 +50,26 @@ class Rule(ReadsBlock):
 
     name: ClassVar[str] = "theirs"
     adaptive: ClassVar[bool] = False
-    notes: ClassVar[int] = 1
+    state_size: ClassVar[int] = 1
     broken: Break = field(default=fine, compare=False)
     verb: str = "none"
     at: int = 0
 
     def _may(self, verb: str, value: Any, step: Step | None = None) -> Any:
-        due = step is None or bool((step.clock == self.at).any())
+        due = step is None or bool((step.num_forwards == self.at).any())
         return self.broken(value) if verb == self.verb and due else value
 
-    def rank(self, canvas: Canvas) -> Any:
-        return self._may("rank", super().rank(canvas))
+    def commit_order(self, canvas: Canvas) -> Any:
+        return self._may("commit_order", super().commit_order(canvas))
 
-    def wanted(self, step: Step) -> Any:
-        return self._may("wanted", super().wanted(step), step)
+    def query(self, step: Step) -> Any:
+        return self._may("query", super().query(step), step)
 
-    def note(self, step: Step, read: Read) -> Any:
-        return self._may("note", torch.ones(len(read.flat), 1), step)
+    def update_state(self, step: Step, read: Predictions) -> Any:
+        return self._may("update_state", torch.ones(len(read.flat), 1), step)
 
-    def commit(self, step: Step, read: Read) -> Any:
-        return self._may("commit", most(read, read.confidence, step.quota), step)
+    def commit(self, step: Step, read: Predictions) -> Any:
+        return self._may("commit", most(read, read.confidence, step.num_transfer_tokens), step)
 
 
 def raising(error: BaseException) -> Break:
@@ -109,7 +109,7 @@ PLANS: dict[str, Break] = {
         if not name.startswith(("an ", "a system", "a canc", "a stop", "no memory"))
     },
     "visible of numbers": lambda plan: Plan(plan.rows, visible=plan.rows.float()),
-    "rest of the wrong shape": lambda plan: Plan(plan.rows, rest=plan.rows),
+    "rest of the wrong shape": lambda plan: Plan(plan.rows, skip_unconditional=plan.rows),
     "commits of numbers": lambda plan: Plan(plan.rows, commits=plan.rows.long()),
     "commits of one row": lambda plan: Plan(plan.rows, commits=plan.rows[0]),
     "budget of booleans": lambda plan: Plan(plan.rows, budget=plan.rows[:, 0]),
@@ -146,7 +146,7 @@ def beside(lm: dkv.DiffusionLM, *bad: dkv.Request, guided: bool = False, **limit
 def ended_more(engine: dkv.Engine) -> dict[int, dkv.Generation]:
     found: dict[int, dkv.Generation] = {}
     while updates := engine.step():
-        found |= {u.ticket: u.generation for u in updates if u.generation is not None}
+        found |= {u.request_id: u.generation for u in updates if u.generation is not None}
     return found
 
 
@@ -163,24 +163,24 @@ def test_a_plan_that_is_none_drops_its_request_alone(lm: dkv.DiffusionLM, name: 
     assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("verb", ["rank", "wanted", "note", "commit"])
+@pytest.mark.parametrize("verb", ["commit_order", "query", "update_state", "commit"])
 @pytest.mark.parametrize("name", MASKS)
 def test_an_answer_that_is_none_drops_its_request_alone(lm: dkv.DiffusionLM, name: str, verb: str) -> None:
-    at = 0 if verb == "rank" else 2
+    at = 0 if verb == "commit_order" else 2
     error = beside(lm, asked(lm, decoder=Rule(MASKS[name], verb, at)))[0]
     assert isinstance(error, dkv.RequestError)
     assert "\n" not in str(error)
     assert "boom" not in error.public
 
 
-@pytest.mark.parametrize("verb", ["plan", "wanted", "commit"])
+@pytest.mark.parametrize("verb", ["plan", "query", "commit"])
 def test_with_guides_too(lm: dkv.DiffusionLM, verb: str) -> None:
     broken = MASKS["an exception"]
     options = {"cache": Policy(broken, 2)} if verb == "plan" else {"decoder": Rule(broken, verb, 2)}
     assert list(beside(lm, asked(lm, cfg_scale=0.5, **options), guided=True)) == [0]
 
 
-@pytest.mark.parametrize("verb", ["plan", "wanted", "commit"])
+@pytest.mark.parametrize("verb", ["plan", "query", "commit"])
 def test_of_two_that_share_a_policy_the_one_at_fault_goes(lm: dkv.DiffusionLM, verb: str) -> None:
     """It breaks where a prompt begins with 9; and an equal policy beside it does not."""
 
@@ -205,13 +205,13 @@ def test_of_two_that_share_a_policy_the_one_at_fault_goes(lm: dkv.DiffusionLM, v
     class Decides(Picky, ReadsBlock):
         adaptive: ClassVar[bool] = False
 
-        def wanted(self, step: Step) -> Tensor:
-            self.look(step, "wanted")
-            return super().wanted(step)
+        def query(self, step: Step) -> Tensor:
+            self.look(step, "query")
+            return super().query(step)
 
-        def commit(self, step: Step, read: Read) -> Tensor:
+        def commit(self, step: Step, read: Predictions) -> Tensor:
             self.look(step, "commit")
-            return most(read, read.confidence, step.quota)
+            return most(read, read.confidence, step.num_transfer_tokens)
 
     both = [[1, 2], [9, 2], [3, 4]]
     bad = [asked(lm, prompt, cache=Plans(verb), decoder=Decides(verb)) for prompt in both]
@@ -238,13 +238,13 @@ def test_a_policy_that_writes_on_what_it_sees_changes_nothing_for_others(lm: dkv
     class Decides(ReadsBlock):
         adaptive: ClassVar[bool] = False
 
-        def wanted(self, step: Step) -> Tensor:
-            wanted = super().wanted(step).clone()
+        def query(self, step: Step) -> Tensor:
+            wanted = super().query(step).clone()
             vandal(step)
             return wanted
 
-        def commit(self, step: Step, read: Read) -> Tensor:
-            chosen = most(read, read.confidence, step.quota)
+        def commit(self, step: Step, read: Predictions) -> Tensor:
+            chosen = most(read, read.confidence, step.num_transfer_tokens)
             vandal(step)
             read.raw.zero_()
             read.logits.fill_(torch.nan)
@@ -292,7 +292,9 @@ def test_a_decoder_that_never_decides_gives_no_mask_ids(lm: dkv.DiffusionLM) -> 
     assert "undecided" in str(error)
 
 
-@pytest.mark.parametrize("attribute", [{"adaptive": "yes"}, {"notes": -1}, {"notes": 1 << 40}, {"notes": "two"}])
+@pytest.mark.parametrize(
+    "attribute", [{"adaptive": "yes"}, {"state_size": -1}, {"state_size": 1 << 40}, {"state_size": "two"}]
+)
 def test_attributes_that_are_none_are_refused_at_once(lm: dkv.DiffusionLM, attribute: dict[str, Any]) -> None:
     kind = type("Odd", (Rule,), attribute)
     engine = dkv.Engine(lm)
@@ -485,8 +487,8 @@ def test_nothing_is_told_twice_to_those_that_begin_again(lm: dkv.DiffusionLM, ca
             if number and step == 5:
                 engine.add(lm.request([201], 12, **options))
             for update in where.step():
-                if update.tells:
-                    into[update.ticket].append(update)
+                if update.has_output:
+                    into[update.request_id].append(update)
     assert isinstance(told[2][-1].error, dkv.RequestError)
     for ticket in (0, 1):
         for what in ("ids", "text"):
@@ -534,7 +536,7 @@ def test_without_memory_for_a_newcomer_the_others_go_on(lm: dkv.DiffusionLM, lat
     """late: the old buffers are half moved when the new ones fail."""
 
     class Small(Failing):
-        def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Any:
+        def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Any:
             memory = self.inner.remember(batch, width, dtype)
             if width > 40 and not late:
                 raise torch.OutOfMemoryError("CUDA out of memory")

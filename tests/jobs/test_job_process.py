@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dkv.jobs.job import Job, Wanted
+from dkv.jobs.job import Job, JobOptions
 from tests.cli.test_process import in_terminal
 from tests.support.job_files import answers, prompts, results, write_lines
 
@@ -53,7 +53,7 @@ def command(model: Path, directory: Path, lines: int, output: Path | str) -> lis
 
 def in_one(model: Path, directory: Path, lines: int) -> dict[int, dict[str, Any]]:
     """The answers of the same job, done here and in one piece."""
-    wanted = Wanted(
+    wanted = JobOptions(
         directory / f"{lines}.jsonl", directory / "one.jsonl", {"gen_length": 8}, str(model), "cpu", "float32", seed=1
     )
     with Job(wanted) as job:

@@ -25,7 +25,7 @@ class Theirs:
         self.how = how
 
     def plan(self, step: Step) -> Plan:
-        if bool((step.clock == 2).any()):
+        if bool((step.num_forwards == 2).any()):
             if self.how == "raises":
                 raise RuntimeError("/srv/secret")
             if self.how == "exits":

@@ -50,7 +50,7 @@ def held(lm: dkv.DiffusionLM) -> tuple[int, int]:
     tensors = [model.embedding, model.head_weight]
     tensors += [getattr(block, name) for block in model.blocks for name in DIMENSIONS if hasattr(block, name)]
     whole = [plain(t) for t in tensors if t is not None]
-    return sum(t.numel() * t.element_size() for t in whole), model.remember(2, 20).nbytes
+    return sum(t.numel() * t.element_size() for t in whole), model.new_kv_cache(2, 20).nbytes
 
 
 def survey(directories: dict[str, str]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from dkv.errors import PromptError
 from dkv.server.client_fields import DROPPED, NEUTRAL, is_neutral, refusal
 from dkv.tokenizer.chat import well_formed, well_formed_label
 
-__all__ = ["ChatBody", "CompletionBody", "Message", "Settings", "StreamOptions", "TextPart"]
+__all__ = ["ChatBody", "CommonRequest", "CompletionBody", "Message", "StreamOptions", "TextPart"]
 
 _MESSAGE_NULLS = frozenset(
     {"annotations", "audio", "function_call", "reasoning", "reasoning_content", "refusal", "tool_calls"}
@@ -119,7 +119,7 @@ class StreamOptions(_Body):
     include_obfuscation: Literal[False] | None = None
 
 
-class Settings(_Body):
+class CommonRequest(_Body):
     """What both endpoints take."""
 
     neutral_here: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -168,7 +168,7 @@ class Settings(_Body):
         return {name: value for name, value in data.items() if name not in others}
 
     @model_validator(mode="after")
-    def _agree(self) -> Settings:
+    def _agree(self) -> CommonRequest:
         """Fields that need each other."""
         if self.draft and not self.stream:
             raise PydanticCustomError("alone", "needs stream=true", {"param": "draft"})
@@ -177,7 +177,7 @@ class Settings(_Body):
         return self
 
 
-class CompletionBody(Settings):
+class CompletionBody(CommonRequest):
     """POST /v1/completions: texts go to the model as they are, without a chat template."""
 
     neutral_here: ClassVar[dict[str, tuple[Any, ...]]] = {"add_special_tokens": (True,)}
@@ -286,7 +286,7 @@ def _refused_in_message(name: str) -> PydanticCustomError:
     return PydanticCustomError("unsupported", "messages are of text only; leave out {name}", {"name": name})
 
 
-class ChatBody(Settings):
+class ChatBody(CommonRequest):
     """POST /v1/chat/completions: the conversation goes through the checkpoint's chat template."""
 
     neutral_here: ClassVar[dict[str, tuple[Any, ...]]] = {"add_special_tokens": (False,)}

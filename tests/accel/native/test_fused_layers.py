@@ -19,7 +19,7 @@ from dkv.accel.native.rowwise_ops import Native, native
 from dkv.core.loop import State
 from dkv.core.packing import pack
 from dkv.layers.cpu_linear import laid_out
-from dkv.layers.transformer import Block, eager, has_tiles
+from dkv.layers.transformer import TransformerBlock, eager, has_tiles
 from dkv.models import Transformer, load_model
 from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint
 from tests.support.runs import POLICIES, start_and_play
@@ -65,7 +65,7 @@ def no_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("done call by call")
 
     for name in ("dense", "mix", "mlp", "recompute"):
-        monkeypatch.setattr(Block, name, refuse)
+        monkeypatch.setattr(TransformerBlock, name, refuse)
 
 
 def played(model: Transformer, cache: str, prompts: list[list[int]], **settings: Any) -> State:
@@ -128,7 +128,7 @@ def test_a_memory_of_another_dtype_goes_call_by_call(models: tuple[Transformer, 
     model = models[1]
     tokens, at = torch.tensor([3, 4, 5]), pack(torch.ones(1, 3, dtype=torch.bool), [3], None)
     with torch.inference_mode(), pytest.raises(AssertionError, match="call by call"):
-        model.forward(tokens, at, model.remember(1, 3, torch.float16))
+        model.forward(tokens, at, model.new_kv_cache(1, 3, torch.float16))
 
 
 @pytest.mark.parametrize("name", ["dense", "verify"])
@@ -148,7 +148,7 @@ def test_a_call_says_that_torch_failed(models: tuple[Transformer, Transformer]) 
     broken = replace(model, blocks=(replace(model.blocks[0], down_weight=laid_out(wide)), *model.blocks[1:]))
     tokens, at = torch.tensor([3, 4, 5]), pack(torch.ones(1, 3, dtype=torch.bool), [3], None)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inner product"):
-        broken.forward(tokens, at, model.remember(1, 3))
+        broken.forward(tokens, at, model.new_kv_cache(1, 3))
 
 
 def test_weights_that_are_packed_stay_as_they_are(passes: Native, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_weights_that_are_packed_stay_as_they_are(passes: Native, tmp_path: Path
         model = load_model(directory, torch.device("cpu"), torch.float32, quantize=quantize, arrange=arrange)
         made = whole(model, passes)
         assert made.run is eager
-        assert all(type(block) is Block and block.passes is passes for block in made.blocks)
+        assert all(type(block) is TransformerBlock and block.passes is passes for block in made.blocks)
 
 
 def test_another_torch_does_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, passes: Native) -> None:
@@ -165,7 +165,7 @@ def test_another_torch_does_without(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     model = load_model(write_checkpoint(tmp_path, config_of()), torch.device("cpu"), torch.float32)
     made = whole(model, passes)
     assert made.run is eager
-    assert all(type(block) is Block and block.passes is passes for block in made.blocks)
+    assert all(type(block) is TransformerBlock and block.passes is passes for block in made.blocks)
 
 
 def test_weights_go_with_the_model(passes: Native, tmp_path: Path) -> None:
@@ -189,6 +189,6 @@ def test_weights_go_with_the_model(passes: Native, tmp_path: Path) -> None:
 
 def test_loading_builds_layers(passes: Native) -> None:
     lm = dkv.load("tiny", dtype="float32", compile=True)
-    assert "layers were built in" in str(lm.warmth["compile"])
+    assert "layers were built in" in str(lm.compile_report["compile"])
     assert isinstance(lm.network, Transformer)
     assert isinstance(lm.network.run, Whole)
