@@ -537,7 +537,7 @@ def test_without_memory_for_a_newcomer_the_others_go_on(lm: dkv.DiffusionLM, lat
 
     class Small(Failing):
         def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Any:
-            memory = self.inner.remember(batch, width, dtype)
+            memory = self.inner.new_kv_cache(batch, width, dtype)
             if width > 40 and not late:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             if width > 40:

@@ -64,7 +64,7 @@ def no_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> Tensor:
         raise AssertionError("done call by call")
 
-    for name in ("dense", "mix", "mlp", "recompute"):
+    for name in ("dense", "attend_and_write", "mlp", "recompute"):
         monkeypatch.setattr(TransformerBlock, name, refuse)
 
 
