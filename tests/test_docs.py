@@ -33,7 +33,7 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_excerpts_are_in_the_source(page: Path) -> None:
     package = ROOT / "src" / "dkv"
-    files = [*(package / "caches").glob("*.py"), package / "verify.py"]
+    files = [*(package / "caches").glob("*.py"), package / "layers" / "v_verify.py"]
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     excerpts = blocks(page, "python")
     assert excerpts
