@@ -203,3 +203,14 @@ def test_the_formats_of_the_prompts_page_are_those_of_the_templates() -> None:
     message = [{"role": "user", "content": "Hi"}]
     for text, form in zip(shown, FORMATS, strict=True):
         assert text == ChatTemplate(form.template, {}).render(message)
+
+
+def test_the_page_of_the_api_has_every_public_name() -> None:
+    shown = re.findall(r"^::: dkv\.(\w+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted([*shown, "caches", "decoders"]) == dkv.__all__
+
+
+def test_the_index_leads_to_every_page() -> None:
+    links = set(re.findall(r"\]\(([^)#]+)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
+    pages = [*(ROOT / "docs").glob("*.md"), *PAGES]
+    assert {str(page.relative_to(ROOT / "docs")) for page in pages} - {"index.md"} <= links
