@@ -48,7 +48,7 @@ def counted_calls() -> Iterator[Counter[str]]:
         yield calls
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # typeshed has no None here
+        threading.setprofile(None)
 
 
 def generate(lm: dkv.DiffusionLM) -> Counter[str]:
