@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint con
 # Where the CPU build of torch is; plain PyPI has one with gigabytes of CUDA for Linux. Empty: take what pip finds.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: check clients demo results setup test test-clients test-core test-dispatch test-lm-eval test-ray test-slow \
+.PHONY: check clients demo docs results setup test test-clients test-core test-dispatch test-lm-eval test-ray test-slow \
 	test-transformers
 
 setup: .venv/ready
@@ -134,6 +134,18 @@ clients: setup
 test-clients: setup
 	$(BIN)/python $(CLIENTS)/lm_eval_client.py $(CLIENTS_CACHE) --version 0.4.10 --version 0.4.13
 	$(BIN)/python $(CLIENTS)/guidellm_client.py $(CLIENTS_CACHE)
+
+# The documentation as a site in build/site. Every warning is an error: dead links, missing anchors, pages without a place in
+# the navigation, names of the API that do not exist. (With --quiet mkdocs would not count its warnings.) The API is read
+# from the source, so neither dkv nor torch is installed.
+docs: .venv-docs/ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --clean
+	@echo "The site is in build/site: open build/site/index.html"
+
+.venv-docs/ready: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt mkdocs mkdocs-material 'mkdocstrings[python]' ruff
+	touch $@
 
 # What docs/results holds: every figure of it, from nothing. Hours on two cores; interrupt it and run it again to go on.
 RESULTS := docs/results

@@ -20,8 +20,11 @@ from dkv.core.registry import keys_of
 from dkv.tiny import TASKS
 from dkv.tokenizer.chat import ChatTemplate
 from dkv.tokenizer.chat_formats import FORMATS
+from tests.support.pages import PAGES as EVERY
+from tests.support.pages import paths_in, resolved
 
 ROOT = Path(__file__).parent.parent
+EVERY_PAGE = [page for page in EVERY if "results" not in page.parts]
 PAGES = sorted((ROOT / "docs" / "caches").glob("*.md"))
 
 
@@ -33,7 +36,7 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_excerpts_are_in_the_source(page: Path) -> None:
     package = ROOT / "src" / "dkv"
-    files = [*(package / "caches").glob("*.py"), package / "verify.py"]
+    files = [*(package / "caches").glob("*.py"), package / "layers" / "v_verify.py"]
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     excerpts = blocks(page, "python")
     assert excerpts
@@ -203,3 +206,38 @@ def test_the_formats_of_the_prompts_page_are_those_of_the_templates() -> None:
     message = [{"role": "user", "content": "Hi"}]
     for text, form in zip(shown, FORMATS, strict=True):
         assert text == ChatTemplate(form.template, {}).render(message)
+
+
+def test_the_page_of_the_api_has_every_public_name() -> None:
+    shown = re.findall(r"^::: dkv\.(\w+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted([*shown, "caches", "decoders"]) == dkv.__all__
+
+
+def test_the_index_leads_to_every_page() -> None:
+    links = set(re.findall(r"\]\(([^)#]+)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8")))
+    pages = [*(ROOT / "docs").glob("*.md"), *PAGES]
+    assert {str(page.relative_to(ROOT / "docs")) for page in pages} - {"index.md"} <= links
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: page.stem)
+def test_a_page_begins_with_what_it_is_for(page: Path) -> None:
+    """Prose, before any code, table or list."""
+    title, first = page.read_text(encoding="utf-8").split("\n\n")[:2]
+    assert re.fullmatch(r"# \S.*", title)
+    assert re.match(r"[A-Za-z`]", first)
+    assert len(first.split()) >= 20
+
+
+@pytest.mark.parametrize("page", EVERY_PAGE, ids=lambda page: page.stem)
+def test_the_files_that_a_page_names_exist(page: Path) -> None:
+    named = {path for path in paths_in(page.read_text(encoding="utf-8")) if "/" in path and "NAME" not in path}
+    assert {path for path in named if not resolved(path)} == set()
+
+
+def test_the_readme_shows_the_packages() -> None:
+    (tree,) = (block for block in blocks(ROOT / "README.md", "text") if block.startswith("src/dkv/\n"))
+    package = ROOT / "src" / "dkv"
+    shown = set(re.findall(r"[\w]+\.py|^ +\w+/", tree, flags=re.MULTILINE))
+    there = {f"  {path.parent.name}/" for path in package.glob("*/__init__.py")}
+    there |= {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
+    assert shown == there

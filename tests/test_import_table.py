@@ -14,81 +14,9 @@ from pathlib import Path
 import pytest
 
 import dkv
+from tests.support.import_table import EVERYBODY, TABLE
 
 ROOT = Path(dkv.__file__).parent
-
-EVERYBODY = ("errors", "storage", "version")
-"""What every package may import."""
-
-TABLE: dict[str, tuple[str, ...]] = {
-    "errors": (),
-    "version": (),
-    "storage": ("errors",),
-    "core": (),
-    "params": ("core",),
-    "outputs": ("params", "core"),
-    "distributed": (),
-    "caches": ("core", "layers.v_verify"),
-    "decoders": ("core",),
-    "layers": ("core", "distributed"),
-    "tokenizer": ("core.model", "core.values"),
-    "checkpoints": ("tokenizer", "distributed.shard"),
-    "models": ("core", "layers", "checkpoints", "distributed"),
-    "engine": ("core", "params", "outputs", "tokenizer", "distributed.group"),
-    "accel": ("core", "layers"),
-    "tiny": (),
-    "loading": (
-        "accel",
-        "caches",
-        "checkpoints",
-        "core",
-        "decoders",
-        "distributed",
-        "layers",
-        "lm",
-        "models",
-        "params",
-        "tiny",
-        "tokenizer",
-    ),
-    "lm": (
-        "accel",
-        "caches",
-        "checkpoints",
-        "core",
-        "decoders",
-        "engine",
-        "layers",
-        "models",
-        "outputs",
-        "params",
-        "tokenizer",
-    ),
-    "server": ("core", "engine", "lm", "outputs", "params", "tokenizer"),
-    "jobs": ("core", "engine", "lm", "loading", "outputs", "params", "server"),
-    "lab": (
-        "accel",
-        "caches",
-        "checkpoints",
-        "core",
-        "decoders",
-        "distributed",
-        "engine",
-        "layers",
-        "lm",
-        "loading",
-        "models",
-        "outputs",
-        "params",
-        "tiny",
-        "tokenizer",
-    ),
-    "cli": ("",),
-    "__main__": ("cli",),
-    "": ("",),
-}
-"""A package or loose module -> what it may import beside itself and what everybody may. A name with a dot is one
-module of that package. "" is the package `dkv` itself, which may import all, as the command line may."""
 
 
 def room_of(module: str) -> str:
@@ -156,7 +84,7 @@ def cycle_in(graph: Mapping[str, frozenset[str]]) -> list[str]:
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_a_module_imports_what_the_table_allows(name: str) -> None:
     wrong = sorted(other for other in imports()[name] if not allowed(name, other))
-    assert not wrong, f"{name} imports {', '.join(wrong)}; see TABLE in {__file__}"
+    assert not wrong, f"{name} imports {', '.join(wrong)}; see tests/support/import_table.py"
 
 
 def test_every_package_stands_in_the_table() -> None:

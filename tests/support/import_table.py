@@ -1,0 +1,81 @@
+"""Who may import whom: a table over the packages and loose modules of `dkv`.
+
+tests/test_import_table.py holds the code to it, tests/test_architecture_page.py the page docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+__all__ = ["EVERYBODY", "TABLE"]
+
+EVERYBODY = ("errors", "storage", "version")
+"""What every package may import."""
+
+TABLE: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "version": (),
+    "storage": ("errors",),
+    "core": (),
+    "params": ("core",),
+    "outputs": ("params", "core"),
+    "distributed": (),
+    "caches": ("core", "layers.v_verify"),
+    "decoders": ("core",),
+    "layers": ("core", "distributed"),
+    "tokenizer": ("core.model", "core.values"),
+    "checkpoints": ("tokenizer", "distributed.shard"),
+    "models": ("core", "layers", "checkpoints", "distributed"),
+    "engine": ("core", "params", "outputs", "tokenizer", "distributed.group"),
+    "accel": ("core", "layers"),
+    "tiny": (),
+    "loading": (
+        "accel",
+        "caches",
+        "checkpoints",
+        "core",
+        "decoders",
+        "distributed",
+        "layers",
+        "lm",
+        "models",
+        "params",
+        "tiny",
+        "tokenizer",
+    ),
+    "lm": (
+        "accel",
+        "caches",
+        "checkpoints",
+        "core",
+        "decoders",
+        "engine",
+        "layers",
+        "models",
+        "outputs",
+        "params",
+        "tokenizer",
+    ),
+    "server": ("core", "engine", "lm", "outputs", "params", "tokenizer"),
+    "jobs": ("core", "engine", "lm", "loading", "outputs", "params", "server"),
+    "lab": (
+        "accel",
+        "caches",
+        "checkpoints",
+        "core",
+        "decoders",
+        "distributed",
+        "engine",
+        "layers",
+        "lm",
+        "loading",
+        "models",
+        "outputs",
+        "params",
+        "tiny",
+        "tokenizer",
+    ),
+    "cli": ("",),
+    "__main__": ("cli",),
+    "": ("",),
+}
+"""A package or loose module -> what it may import beside itself and what everybody may. A name with a dot is one
+module of that package. "" is the package `dkv` itself, which may import all, as the command line may."""
