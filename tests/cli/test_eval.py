@@ -101,6 +101,7 @@ def test_answers_of_packed_weights_have_a_file_of_their_own(cli: Cli, common: li
     assert "quantize" in one_error(cli(*asked, *other[:2]))
 
 
+@pytest.mark.usefixtures("built_once")
 def test_answers_of_compiled_code_have_a_file_of_their_own(cli: Cli, common: list[str], tmp_path: Path) -> None:
     asked = [*common, "--cache", "none", "--count", "2", "--json"]
     assert "compile" not in json.loads(cli(*asked).stdout)
@@ -112,7 +113,7 @@ def test_answers_of_compiled_code_have_a_file_of_their_own(cli: Cli, common: lis
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
 def test_ctrl_c_keeps_what_is_finished(cli: Cli, common: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    options = [*common, "--gen-length", "256", "--cache", "dkv-prefill"]
+    options = [*common, "--gen-length", "128", "--cache", "dkv-prefill"]
     process = subprocess.Popen(
         [sys.executable, "-m", "dkv", *options],
         stdout=subprocess.PIPE,

@@ -56,7 +56,7 @@ def test_a_run_and_what_it_leaves(cli: Cli, common: list[str], tmp_path: Path) -
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
 def test_ctrl_c_keeps_what_is_finished(cli: Cli, common: list[str], tmp_path: Path) -> None:
     answers = tmp_path / "out" / "answers.checkpoint.jsonl"
-    command = ["study", "rho", "kr", "window", "components", "refresh", *common[:1], "--count", "20", *common[3:]]
+    command = ["study", "rho", "refresh", *common[:1], "--count", "12", *common[3:]]
     process = subprocess.Popen(
         [sys.executable, "-m", "dkv", *command],
         stdout=subprocess.PIPE,
@@ -99,6 +99,7 @@ def test_refused(cli: Cli, options: str, expected: str, tmp_path: Path, monkeypa
     assert expected in one_error(cli("study", *options.split(" ")))
 
 
+@pytest.mark.usefixtures("built_once")
 def test_another_seed_is_not_mixed_in(cli: Cli, common: list[str]) -> None:
     cli("study", "refresh", *common)
     assert "holds results with compile=None, not True" in one_error(cli("study", "refresh", *common, "--compile"))

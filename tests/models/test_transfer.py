@@ -116,15 +116,15 @@ def test_more_than_a_file_has_ends_the_transfer() -> None:
 def test_a_slow_but_steady_answer_is_waited_for(tmp_path: Path) -> None:
     """Several windows pass, in each of which enough arrives."""
     published = write_checkpoint(tmp_path / "published")
-    (published / "LICENSE").write_bytes(b"x" * 200)
+    (published / "LICENSE").write_bytes(b"x" * 100)
     with fake_hub(published) as served:
         served.dripping.add("LICENSE")
         out = io.BytesIO()
         url = f"{served.endpoint}/{REPO}/resolve/{COMMIT}/LICENSE"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dkv.models.transfer._SLOWEST", 1)
-            receive(url, out, 200, 0.4, lambda count: None)
-    assert out.getvalue() == b"x" * 200
+            receive(url, out, 100, 0.4, lambda count: None)
+    assert out.getvalue() == b"x" * 100
 
 
 def test_an_endpoint_of_one_s_own_is_named_where_it_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
