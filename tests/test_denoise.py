@@ -36,8 +36,8 @@ def test_company_changes_nothing(
     decoder: str,
     temperature: float,
 ) -> None:
-    """Ragged prompts: each alone is as in the batch, in tokens, in when they were fixed and in rows computed. Few examples
-    of up to four: test_families.py has more, of every decoder, with guidance."""
+    """Ragged prompts: each alone is as in the batch, in tokens, in when they were fixed and in rows computed.
+    Few examples, of up to four: test_families.py has more, of every decoder, with guidance."""
     options = {"cache": cache, "decoder": decoder, "temperature": temperature}
     seeds = [7 * n for n in range(len(prompts))]
     together, ticks = start_and_play(model, prompts, *schedule, seeds=seeds, **options)

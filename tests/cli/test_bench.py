@@ -16,6 +16,7 @@ from dkv.bench.roofline import Rates
 from dkv.cli.benchrun import Progress, spelled
 from tests.cli.conftest import Cli, one_error
 from tests.cli.test_process import HIDE, SHOW, in_terminal
+from tests.support.warm import program
 
 SMALL = ["--prompt-length", "4", "--gen-length", "4,8", "--block-length", "4", "--repeats", "1", "--dtype", "float32"]
 FEW = ["--cache", "dkv-decode", "--cache", "fast-dual"]
@@ -159,7 +160,7 @@ def test_help_imports_no_torch(command: str) -> None:
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "b.jsonl"
-    command = [sys.executable, "-m", "dkv", "bench", "--shape", "micro", "--cache", "none", "--repeats", "1", "--json"]
+    command = [*program(), "bench", "--shape", "micro", "--cache", "none", "--repeats", "1", "--json"]
     command += ["--gen-length", "4,4000", "--block-length", "4", "--prompt-length", "4", "--out", str(out)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ})
     until = time.monotonic() + 60

@@ -19,6 +19,7 @@ from dkv.eval.session import FEW, Wanted
 from dkv.tiny import TASKS
 from dkv.tiny.tasks.sandbox import can_cut_network
 from tests.cli.conftest import Cli, one_error
+from tests.support.warm import program
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "eval.md").read_text(encoding="utf-8")
 SUMS = [{"question": f"What is {n} and {n}?", "answer": f"#### {n + n}"} for n in range(6)]
@@ -115,7 +116,7 @@ def test_ctrl_c_keeps_what_is_finished(cli: Cli, common: list[str], tmp_path: Pa
     out = tmp_path / "out.jsonl"
     options = [*common, "--gen-length", "128", "--cache", "dkv-prefill"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "dkv", *options],
+        [*program(), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
