@@ -58,7 +58,7 @@ def test_every_decoder_is_tried() -> None:
 
 
 @pytest.mark.parametrize("cache", CACHES)
-@settings(max_examples=10)
+@settings(max_examples=7)
 @given(prompts=PROMPTS, schedule=SCHEDULES, options=OPTIONS)
 def test_company_changes_nothing(
     cache: str, network: Transformer, prompts: list[list[int]], schedule: tuple[int, int, int], options: dict[str, Any]
@@ -107,7 +107,7 @@ def same(one: tuple[State, list[StepOutput]], other: tuple[State, list[StepOutpu
         ("dkv-greedy:refresh=1", "none", True),
     ],
 )
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(prompts=PROMPTS, schedule=SCHEDULES, options=OPTIONS)
 def test_identities(
     cache: str,
@@ -123,7 +123,7 @@ def test_identities(
 
 
 @pytest.mark.parametrize("cache", ["none", "dkv-decode:refresh=4", "dllm-cache:kp=5,kr=3,rho=0.4", "fast-dual"])
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(prompts=PROMPTS, blocks=st.sampled_from([6, 3, 2]))
 def test_a_threshold_that_nothing_passes_is_the_confidence_rule(
     cache: str, blocks: int, network: Transformer, prompts: list[list[int]]

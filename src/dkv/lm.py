@@ -359,6 +359,11 @@ class DiffusionLM:
         kind = None if dtype is None else named_dtype("dtype", dtype)
         save(model, self.directory, Path(directory).expanduser(), kind, parse_size(max_shard_size))
 
+    def __repr__(self) -> str:
+        model = self.model
+        dtype = str(model.dtype).removeprefix("torch.")
+        return f"<DiffusionLM {self.name or 'without a name'}: {model.config.family}, {model.device}, {dtype}>"
+
     def __copy__(self) -> DiffusionLM:
         """A copy with the same network: weights never change."""
         return DiffusionLM(self.model, self.tokenizer, self.name, self.audit, self.directory, self._draw)

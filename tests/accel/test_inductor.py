@@ -59,8 +59,11 @@ def traced(model: Transformer) -> tuple[Transformer, Compiled]:
     return replace(model, run=layer), layer
 
 
-@pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
-@pytest.mark.parametrize("cache", ["none", "dkv-decode:refresh=3,delay=0,warmup=1", "dllm-cache:kp=5,kr=3,rho=0.4"])
+@pytest.mark.parametrize(
+    ("cache", "prompts"),
+    [("none", RAGGED), ("dkv-decode:refresh=3,delay=0,warmup=1", ONE), ("dllm-cache:kp=5,kr=3,rho=0.4", ONE)],
+    ids=["none, ragged", "dkv-decode", "dllm-cache"],
+)
 def test_a_traced_layer_computes_the_same(
     model: Transformer, traced: tuple[Transformer, Compiled], cache: str, prompts: list[list[int]]
 ) -> None:
@@ -178,6 +181,7 @@ print(layer.warmth)
 """
 
 
+@pytest.mark.slow
 def test_without_a_c_compiler_the_tokens_are_the_same_and_one_line_says_so(bare: Path, tmp_path: Path) -> None:
     without = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-W", "error", "-c", WITHOUT, str(bare)]
@@ -187,6 +191,7 @@ def test_without_a_c_compiler_the_tokens_are_the_same_and_one_line_says_so(bare:
     assert done.stdout.count("\n") == 1
 
 
+@pytest.mark.usefixtures("built_once")
 def test_load_prepares_and_saves_what_it_loaded(bare: Path, tmp_path: Path) -> None:
     """On a CPU it is the passes between products that are built (`test_native`); elsewhere layers."""
     lm = dkv.load(bare, device="cpu", dtype="float32", compile=True)

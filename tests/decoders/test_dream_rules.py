@@ -175,8 +175,9 @@ def test_origin_reads_only_what_it_fixes(model: Transformer) -> None:
     [
         ("entropy:eps=0", "eps=0.0 must lie in"),
         ("origin:eps=1", "eps=1.0 must lie in"),
-        ("entropy:alg_temp=-1", "alg_temp=-1.0 must be 0"),
-        ("topk-margin:alg_temp=nan", "alg_temp=nan must be 0"),
+        ("entropy:alg_temp=-1", r"alg_temp=-1.0 must lie in \[0, 1e6\]"),
+        ("maskgit-plus:alg_temp=2147483647", r"decoder='maskgit-plus': alg_temp=2147483647.0 must lie in \[0, 1e6\]"),
+        ("topk-margin:alg_temp=nan", r"alg_temp=nan must lie in \[0, 1e6\]"),
     ],
 )
 def test_keys_out_of_range_are_refused(spec: str, message: str) -> None:

@@ -76,6 +76,7 @@ def test_a_job_in_pieces_is_the_same_job(wanted: JobOptions, tmp_path: Path) -> 
     assert answers(pieces.output) == answers(wanted.output)
 
 
+@pytest.mark.usefixtures("built_once")
 def test_a_compiled_job_gives_the_same_texts(wanted: JobOptions, tmp_path: Path) -> None:
     run(wanted)
     compiled = replace(wanted, output=tmp_path / "compiled.jsonl", compile=True)

@@ -93,6 +93,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
             '{"prompt": "a", "sampling_params": {"temperature": 2, "seed": 0}}',
             'sampling_params={"temperature": 2, "seed": 0}: arguments are fields of the line itself; put them there',
         ),
+        ('{"prompt": "a", "extra_body": {"cache": "none"}}', "arguments are fields of the line itself"),
+        ('{"prompt": "a", "settings": {"temperature": 2}}', "arguments are fields of the line itself"),
         ('{"prompt": "a", "ignore_eos": true}', "ignore_eos=true: give stop_at_eos=false"),
         ('{"prompt": "a", "max_tokens": 5, "gen_length": 5}', "max_tokens is another name of gen_length"),
         ('{"prompt": "a", "max_tokens": 5, "max_new_tokens": 5}', "give one of them"),

@@ -50,7 +50,9 @@ class _Scheduled(ReadsBlock):
     def __post_init__(self) -> None:
         _check_eps(self.name, self.eps)
         if not 0 <= self.alg_temp <= 1e6:
-            raise SpecError(f"alg_temp={self.alg_temp!r} must be 0 (highest score first) or a positive number")
+            raise SpecError(
+                f"decoder={self.name!r}: alg_temp={self.alg_temp!r} must lie in [0, 1e6]; 0: the highest score first"
+            )
 
     def score(self, read: Predictions) -> Tensor:
         """[M] what ranks the positions read."""

@@ -78,7 +78,10 @@ _REFUSED = {
     "system_prompt": "give messages, the first one of the role system",
 }
 """Arguments of other programs that a line cannot have, and what to do instead. Null, 1 and false change nothing."""
-_NESTED = ("gen_kwargs", "generation_config", "generation_kwargs", "options", "parameters", "sampling_params")
+_NESTED = (
+    *("extra_body", "gen_kwargs", "generate_kwargs", "generation_config", "generation_kwargs", "generation_params"),
+    *("options", "parameters", "sampling_parameters", "sampling_params", "settings"),
+)
 """Where other programs keep arguments together."""
 _COLUMNS = frozenset(
     {"audio", "documents", "grammar", "image_data", "json_schema", "priority", "regex", "store", "suffix", "tools"}

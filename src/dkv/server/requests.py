@@ -144,7 +144,8 @@ class RequestBuilder:
 
     def _check_prompt(self, tokens: int, what: str) -> None:
         if tokens > self.limits.max_prompt:
-            message = f"{what} of {tokens} tokens exceeds the limit of {self.limits.max_prompt}; shorten it"
+            most, verb = min(self.limits.max_prompt, self.context - 1), "exceeds" if what == "prompt" else "exceed"
+            message = f"{what} of {tokens} tokens {verb} the limit of {most}; shorten it"
             raise ApiError(400, message, what, CONTEXT)
 
     def _request(
@@ -210,7 +211,8 @@ class RequestBuilder:
         gap = isinstance(body, CompletionBody) and body.suffix is not None
         message, context = f"{what}{' and suffix' if gap else ''} of {tokens} tokens", self.context
         if tokens >= context:
-            message += f" leave no room for an answer in the model's context of {context}; shorten {what}"
+            verb = "leaves" if what == "prompt" and not gap else "leave"
+            message += f" {verb} no room for an answer in the model's context of {context}; shorten {what}"
         elif body.max_tokens is None and body.min_tokens:
             message += f" and min_tokens={body.min_tokens} exceed the model's context of {context}; shorten one"
         elif body.max_tokens is None:

@@ -25,7 +25,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from dkv.errors import PromptError
 from dkv.server.client_fields import DROPPED, NEUTRAL, is_neutral, refusal
-from dkv.tokenizer.chat import well_formed, well_formed_label
+from dkv.tokenizer.chat import MESSAGE_TYPES, well_formed, well_formed_label
 
 __all__ = ["ChatBody", "CommonRequest", "CompletionBody", "Message", "StreamOptions", "TextPart"]
 
@@ -33,8 +33,6 @@ _MESSAGE_NULLS = frozenset(
     {"annotations", "audio", "function_call", "reasoning", "reasoning_content", "refusal", "tool_calls"}
 )
 """What OpenAI's clients send back with an assistant's message, empty."""
-_MESSAGE_TYPES = ("message", "text")
-"""Values of a message's `type`, which some clients add; it says nothing that the role does not."""
 _LAST_ROLES = ("user", "tool", "function")
 _INT64 = 1 << 63
 
@@ -259,7 +257,7 @@ class Message(_Body):
             if data[name] not in (None, [], "", {}):
                 raise _refused_in_message(name)
         kind = data.get("type")
-        if kind is not None and kind not in _MESSAGE_TYPES:
+        if kind is not None and kind not in MESSAGE_TYPES:
             raise PydanticCustomError("unsupported", "only messages are supported; leave out type", {})
         kept = {name: value for name, value in data.items() if name not in _MESSAGE_NULLS and name != "type"}
         if kept.get("role") == "assistant" and kept.get("content") is None:
@@ -313,6 +311,8 @@ class ChatBody(CommonRequest):
         """max_tokens, whichever it was called."""
         if self.max_completion_tokens is not None:
             if self.max_tokens not in (None, self.max_completion_tokens):
-                raise PydanticCustomError("both", "differs from max_tokens; give one", {"param": "max_tokens"})
+                message = "{older} differs from max_completion_tokens={newer}; give one"
+                numbers = {"newer": self.max_completion_tokens, "older": self.max_tokens}
+                raise PydanticCustomError("both", message, {"param": "max_tokens", **numbers})
             self.max_tokens = self.max_completion_tokens
         return self
