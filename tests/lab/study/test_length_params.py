@@ -8,7 +8,8 @@ import pytest
 
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
-from dkv.lab.study.length_params import LengthParams, Params, found_in
+from dkv.lab.study.length_grid import Params
+from dkv.lab.study.length_params import LengthParams, found_in
 from tests.support.study_samples import SMALL
 
 PUBLISHED, OFTEN, EAGER = Params(50, 7, 0.25), Params(10, 7, 0.25), Params(50, 7, 0.0)

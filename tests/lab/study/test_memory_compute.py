@@ -11,7 +11,8 @@ from dkv.lab.bench.shapes import SHAPES
 from dkv.lab.eval.turns import messages_of
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
-from dkv.lab.study.memory_compute import MemoryCompute, label_of
+from dkv.lab.study.memory_cells import label_of
+from dkv.lab.study.memory_compute import MemoryCompute
 from dkv.tiny import load_eval
 from tests.support.study_samples import llada
 
