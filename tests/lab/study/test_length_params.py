@@ -84,6 +84,7 @@ def test_a_conversation_is_asked_whole() -> None:
     assert made.result["right"] == made.result["none_right"] == [True]
 
 
+@pytest.mark.slow
 def test_both_parts_for_real() -> None:
     pytest.importorskip("matplotlib")
     lookup = {"part": "fidelity", "task": "lookup", "least": 1, "count": 1}
