@@ -38,14 +38,14 @@ from dkv.accel.native.fused_layers import Whole, whole
 from dkv.accel.native.rowwise_ops import Native, native
 from dkv.caches import make_cache
 from dkv.core.canvas import lay_out
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.layer_rules import DENSE, Turn
-from dkv.core.loop import Schedule, State, Tick, advance
-from dkv.core.packing import At, pack
+from dkv.core.kv_cache import LayerCache
+from dkv.core.layer_rules import DENSE, RotaryPhase
+from dkv.core.loop import Schedule, State, StepOutput, advance
+from dkv.core.packing import PackedRows, pack
 from dkv.core.sampling import Sampling
 from dkv.decoders import make_decoder
 from dkv.layers.ops import COMPOSED, Passes
-from dkv.layers.transformer import Block, Transformer, bucket_for, dense
+from dkv.layers.transformer import Transformer, TransformerBlock, bucket_for, dense
 
 POLICIES = (
     "none", "dkv-decode", "dkv-prefill", "dkv-pd", "dkv-greedy", "dkv-greedy:refresh=8,window=4", "dllm-cache",
@@ -88,9 +88,9 @@ class Kind:
     dense: bool
 
     @classmethod
-    def of(cls, tick: Tick) -> Kind:
+    def of(cls, tick: StepOutput) -> Kind:
         """Of a step that was done."""
-        reads = 0 if tick.read is None else len(tick.read.flat)
+        reads = 0 if tick.predictions is None else len(tick.predictions.flat)
         return cls(sum(tick.work), sum(tick.counts), sum(tick.picked), reads, tick.rules == DENSE)
 
 
@@ -102,7 +102,7 @@ def begin(model: Transformer, spec: str, case: Case) -> State:
     return State(
         model=model,
         canvas=canvas,
-        memory=model.remember(case.batch, case.prompt + case.gen),
+        memory=model.new_kv_cache(case.batch, case.prompt + case.gen),
         policy=make_cache(spec),
         decoder=make_decoder("random" if "greedy" in spec else "confidence"),
         sampling=Sampling(torch.zeros(case.batch), None, None, greedy=True),
@@ -117,7 +117,7 @@ class Bare:
 
     def __init__(self, model: Transformer, case: Case) -> None:
         self.model, self.batch, width = model, case.batch, case.prompt + case.gen
-        self.memory = model.remember(case.batch, width)
+        self.memory = model.new_kv_cache(case.batch, width)
         self.memory.computed_at.zero_()
 
     @torch.inference_mode()
@@ -138,14 +138,19 @@ class Bare:
         if kind.reads:
             model.logits(x[: kind.reads] if kind.reads <= len(x) else x)
 
-    def _at(self, rows: int) -> At:
+    def _at(self, rows: int) -> PackedRows:
         """So many rows, as many of each sequence, at its first slots."""
         grid = torch.zeros(self.memory.computed_at.shape, dtype=torch.bool)
         grid[:, : -(-rows // self.batch)] = True
         return pack(grid, grid.sum(1).tolist(), None)
 
     def _layers(
-        self, blocks: Sequence[Block], x: Tensor, at: At, turn: Turn, memories: Sequence[LayerMemory]
+        self,
+        blocks: Sequence[TransformerBlock],
+        x: Tensor,
+        at: PackedRows,
+        turn: RotaryPhase,
+        memories: Sequence[LayerCache],
     ) -> Tensor:
         """In C in one call, which writes keys and values as well; else without that."""
         if isinstance(self.model.run, Whole):

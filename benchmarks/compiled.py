@@ -27,12 +27,12 @@ from dkv.accel.inductor import Compiled
 from dkv.accel.malloc import keep_freed
 from dkv.accel.native.fused_layers import whole
 from dkv.accel.native.rowwise_ops import native
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.layer_rules import DENSE, Turn
+from dkv.core.kv_cache import LayerCache
+from dkv.core.layer_rules import DENSE, RotaryPhase
 from dkv.core.model import ModelConfig
-from dkv.core.packing import At, pack
+from dkv.core.packing import PackedRows, pack
 from dkv.lab.bench.shapes import named_shape, random_model
-from dkv.layers.transformer import Block, Rule, Transformer, attention
+from dkv.layers.transformer import Rule, Transformer, TransformerBlock, attention
 
 SLOTS = 768
 ROWS = (8, 32, 128, 640)
@@ -40,16 +40,16 @@ WARM = (33, 50, 640, 640)
 """Row counts that are met first: a second one makes them variable, and attention over many rows is another graph."""
 
 Clock = Callable[[], float]
-Forward = Callable[[Tensor, At], Tensor]
+Forward = Callable[[Tensor, PackedRows], Tensor]
 
 
-def before(block: Block, x: Tensor, turn: Turn) -> tuple[Tensor, Tensor, Tensor]:
+def before(block: TransformerBlock, x: Tensor, turn: RotaryPhase) -> tuple[Tensor, Tensor, Tensor]:
     """What comes before attention, as one graph."""
     h = block.norm(x, block.attn_norm)
     return *block.qk(h, turn), block.value(h)
 
 
-def after(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
+def after(block: TransformerBlock, x: Tensor, mixed: Tensor) -> Tensor:
     """What comes after it."""
     x = x + F.linear(mixed, block.out_weight)
     return x + block.mlp(x)
@@ -62,13 +62,19 @@ class Parts:
         self._before, self._after = torch.compile(before, fullgraph=True), torch.compile(after, fullgraph=True)
 
     def __call__(
-        self, rule: Rule, blocks: Sequence[Block], x: Tensor, at: At, turn: Turn, memories: Sequence[LayerMemory]
+        self,
+        rule: Rule,
+        blocks: Sequence[TransformerBlock],
+        x: Tensor,
+        at: PackedRows,
+        turn: RotaryPhase,
+        memories: Sequence[LayerCache],
     ) -> Tensor:
         """One after the other."""
         for block, memory in zip(blocks, memories, strict=True):
             q, k, v = self._before(block, x, turn)
-            memory.put("k", at, k)
-            memory.put("v", at, v)
+            memory.write("k", at, k)
+            memory.write("v", at, v)
             x = self._after(block, x, at.attend(q, *memory.kv, attention))
         return x
 
@@ -82,7 +88,7 @@ def ways_of(names: Sequence[str], config: ModelConfig, dtype: torch.dtype) -> di
     passes, laid_out, model = native(), random_model(config, dtype), random_model(config, dtype, arrange=False)
 
     def of(network: Transformer) -> Forward:
-        memory = network.remember(1, SLOTS)
+        memory = network.new_kv_cache(1, SLOTS)
         return lambda tokens, at: network.forward(tokens, at, memory, DENSE)
 
     made: dict[str, Callable[[], Forward]] = {
@@ -96,7 +102,7 @@ def ways_of(names: Sequence[str], config: ModelConfig, dtype: torch.dtype) -> di
     return {name: made[name]() for name in names}
 
 
-def case_of(rows: int) -> tuple[Tensor, At]:
+def case_of(rows: int) -> tuple[Tensor, PackedRows]:
     """So many rows at random slots."""
     mask = torch.zeros(1, SLOTS, dtype=torch.bool)
     mask[0, torch.randperm(SLOTS, generator=torch.Generator().manual_seed(rows))[:rows]] = True

@@ -150,7 +150,7 @@ def table(given: argparse.Namespace, shape: str, device: torch.device, log: Any)
             none = row["seconds"] if case.cache == "none" else none
             print(line(row, none), flush=True)
             told = {**row, "none_seconds": none, "rates": vars(rates), "device": str(device), "dtype": str(dtype)}
-            warmth = {name: vars(taken) for name, taken in lm.warmth.items()}
+            warmth = {name: vars(taken) for name, taken in lm.compile_report.items()}
             print(json.dumps(told | {"warmth": warmth}), file=log, flush=True)
 
 

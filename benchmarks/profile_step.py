@@ -25,7 +25,7 @@ from sampled import again
 from torch.profiler import ProfilerActivity, profile
 
 from dkv.accel.malloc import keep_freed
-from dkv.accel.native.fused_layers import Calls, Whole, torchs, whole
+from dkv.accel.native.fused_layers import NativeCalls, Whole, torchs, whole
 from dkv.accel.native.rowwise_ops import Native, build, native
 from dkv.core.loop import advance
 from dkv.layers.transformer import Transformer
@@ -47,7 +47,7 @@ class Clock:
         made = whole(network, passes)
         if passes.library is None or not isinstance(made.run, Whole):
             return made
-        return replace(made, run=Whole(Calls(passes.library, timed), passes))
+        return replace(made, run=Whole(NativeCalls(passes.library, timed), passes))
 
     def take(self) -> tuple[float, float]:
         """Microseconds of products and of attention since the last time."""

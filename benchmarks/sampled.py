@@ -17,11 +17,11 @@ from torch import Tensor
 
 from dkv.caches import make_cache
 from dkv.core.canvas import lay_out
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
-from dkv.core.loop import Schedule, State, Tick, advance
+from dkv.core.loop import Schedule, State, StepOutput, advance
 from dkv.core.model import Model, ModelConfig
-from dkv.core.packing import At, Bucket
+from dkv.core.packing import Bucket, PackedRows
 from dkv.core.sampling import Sampling
 from dkv.decoders import make_decoder
 from dkv.lab.bench.flops import work_of
@@ -58,11 +58,11 @@ class Stub:
         """The network's."""
         return self.inner.dtype
 
-    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
+    def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> KVCache:
         """The network's, since it takes some of the steps."""
-        return self.inner.remember(batch, width, dtype)
+        return self.inner.new_kv_cache(batch, width, dtype)
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
+    def forward(self, tokens: Tensor, at: PackedRows, memory: KVCache, rules: Rules) -> Tensor:
         """Zeros [N, 1]."""
         return torch.zeros(len(tokens), 1, device=self.device)
 
@@ -105,7 +105,7 @@ def begin(model: Model, case: Case, bucket: Bucket) -> State:
     return State(
         model=model,
         canvas=canvas,
-        memory=model.remember(case.batch, case.prompt + case.gen),
+        memory=model.new_kv_cache(case.batch, case.prompt + case.gen),
         policy=make_cache(case.cache),
         decoder=make_decoder("random" if case.cache.startswith("dkv-greedy") else model.config.default_decoder),
         sampling=Sampling(torch.zeros(case.batch, device=model.device), None, None, greedy=True),
@@ -121,7 +121,7 @@ def kinds_of(lm: DiffusionLM, case: Case) -> list[Kind]:
         tick = advance(state)
         if tick is None:
             break
-        kind = _rounded(sum(tick.counts)), _rounded(sum(tick.picked)), tick.read is None
+        kind = _rounded(sum(tick.counts)), _rounded(sum(tick.picked)), tick.predictions is None
         kinds[kind].steps.append(index)
     return list(kinds.values())
 
@@ -162,7 +162,7 @@ def again(state: State, model: Model) -> State:
     return other
 
 
-def timed(state: State, model: Model) -> tuple[Tick, list[float]]:
+def timed(state: State, model: Model) -> tuple[StepOutput, list[float]]:
     """The next step, taken by the network several times from the same point: what it did, and its seconds."""
     seconds = []
     for number in range(_REHEARSALS + _RUNS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 import dkv
+from dkv.accel.native.rowwise_ops import Native, native
 from dkv.models import Transformer, load_model
 from tests.support.checkpoints import config_of, write_checkpoint, write_tokenizer
 from tests.support.processor import header
@@ -85,3 +87,25 @@ def bare_lm(bare: Path) -> dkv.DiffusionLM:
 def reference() -> Path:
     """The directory of the published programs' traces."""
     return REFERENCE
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """torch with two threads, for one test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def built() -> Native:
+    """What the C compiler makes, or why it makes nothing."""
+    return native()
+
+
+@pytest.fixture
+def built_once(built: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `load(compile=True)` take what was built before. The compiler works for a second at every call, and that it
+    is called is what test_native.py tests."""
+    monkeypatch.setattr("dkv.loading.native", lambda: built)

@@ -48,7 +48,9 @@ class Watch:
 
     def plan(self, step: Step) -> Plan:
         plan = self.inner.plan(step)
-        self.seen.append((plan, step, step.computed_at.clone(), step.canvas.committed_at.clone(), step.clock.clone()))
+        self.seen.append(
+            (plan, step, step.computed_at.clone(), step.canvas.committed_at.clone(), step.num_forwards.clone())
+        )
         return plan
 
 
@@ -66,7 +68,7 @@ def reads(network: Transformer, cache: str, prompts: list[list[int]], schedule: 
             response=step.canvas.response,
             inside=(position >= first[:, None]) & (position < last[:, None]),
             before=position < first[:, None],
-            since_block=step.index[:, None].expand_as(old),
+            since_block=step.block_step[:, None].expand_as(old),
             plan=plan,
         )
 

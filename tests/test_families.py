@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dkv.core.loop import State, Tick
-from dkv.core.policy import readers_of
+from dkv.core.loop import State, StepOutput
+from dkv.core.policy import rows_predicting
 from dkv.decoders import known_decoders
 from dkv.models import Transformer
 from tests.support.runs import POLICIES, start_and_play
@@ -58,7 +58,7 @@ def test_every_decoder_is_tried() -> None:
 
 
 @pytest.mark.parametrize("cache", CACHES)
-@settings(max_examples=10)
+@settings(max_examples=7)
 @given(prompts=PROMPTS, schedule=SCHEDULES, options=OPTIONS)
 def test_company_changes_nothing(
     cache: str, network: Transformer, prompts: list[list[int]], schedule: tuple[int, int, int], options: dict[str, Any]
@@ -76,17 +76,21 @@ def test_company_changes_nothing(
         assert not any(tick.counts[row] for tick in ticks[len(mine) :])
     assert not together.canvas.masked.any()
     for tick in ticks:
-        own = ~torch.zeros_like(tick.rows) if tick.step.canvas.guides is None else ~tick.step.canvas.guides[:, None]
-        assert not (readers_of(tick.committed, network.config.shift) & own & ~tick.rows).any()
+        own = (
+            ~torch.zeros_like(tick.rows)
+            if tick.step.canvas.is_unconditional is None
+            else ~tick.step.canvas.is_unconditional[:, None]
+        )
+        assert not (rows_predicting(tick.committed, network.config.shift) & own & ~tick.rows).any()
 
 
-def same(one: tuple[State, list[Tick]], other: tuple[State, list[Tick]], bitwise: bool) -> None:
+def same(one: tuple[State, list[StepOutput]], other: tuple[State, list[StepOutput]], bitwise: bool) -> None:
     """The same tokens at the same steps; bitwise: and the same logits to the last bit."""
     assert one[0].canvas.tokens.equal(other[0].canvas.tokens)
     assert one[0].canvas.committed_at.equal(other[0].canvas.committed_at)
     for a, b in zip(one[1], other[1], strict=True):
-        if bitwise and a.read is not None and b.read is not None:
-            assert a.read.logits.equal(b.read.logits)
+        if bitwise and a.predictions is not None and b.predictions is not None:
+            assert a.predictions.logits.equal(b.predictions.logits)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ def same(one: tuple[State, list[Tick]], other: tuple[State, list[Tick]], bitwise
         ("dkv-greedy:refresh=1", "none", True),
     ],
 )
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(prompts=PROMPTS, schedule=SCHEDULES, options=OPTIONS)
 def test_identities(
     cache: str,
@@ -119,7 +123,7 @@ def test_identities(
 
 
 @pytest.mark.parametrize("cache", ["none", "dkv-decode:refresh=4", "dllm-cache:kp=5,kr=3,rho=0.4", "fast-dual"])
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(prompts=PROMPTS, blocks=st.sampled_from([6, 3, 2]))
 def test_a_threshold_that_nothing_passes_is_the_confidence_rule(
     cache: str, blocks: int, network: Transformer, prompts: list[list[int]]

@@ -262,6 +262,13 @@ class Forgetful:
         return Plan(step.masked)
 
 
+def test_what_a_model_shows_names_it(bare_lm: dkv.DiffusionLM) -> None:
+    shown = repr(bare_lm)
+    assert bare_lm.name in shown
+    assert "llada" in shown
+    assert "float32" in shown
+
+
 def test_an_audited_model_audits(bare: Path, bare_lm: dkv.DiffusionLM) -> None:
     with pytest.raises(AuditError, match="sequence 0 would read slot 0"):
         bare_lm.generate([[1, 2]], gen_length=4, cache=Forgetful())

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from dkv.accel.compile_report import Warmth
+from dkv.accel.compile_report import CompileReport
 from dkv.accel.cuda_graphs import Graphed
 from dkv.accel.inductor import Compiled
 from dkv.accel.native.rowwise_ops import Native
@@ -32,7 +32,7 @@ from dkv.layers.transformer import bucket_for
 from dkv.models import Transformer
 from dkv.models.saving import save
 from dkv.outputs import Frame, Generation
-from dkv.params import Settings, drawn_seed, seed_of, texts_of
+from dkv.params import SamplingParams, drawn_seed, seed_of, texts_of
 from dkv.tokenizer import Tokenizer
 from dkv.tokenizer.prompts import Prompt, encoded, listed
 
@@ -67,9 +67,9 @@ class DiffusionLM:
         return self.model.inner if isinstance(self.model, Graphed) else self.model
 
     @property
-    def warmth(self) -> dict[str, Warmth]:
+    def compile_report(self) -> dict[str, CompileReport]:
         """What preparing faster forwards took so far, by the argument of `load` that asked for them."""
-        network, found = self.network, dict[str, Warmth]()
+        network, found = self.network, dict[str, CompileReport]()
         if isinstance(self.model, Graphed):
             found["cuda_graphs"] = self.model.warmth
         for part in (network.run, network.passes) if isinstance(network, Transformer) else ():
@@ -85,7 +85,7 @@ class DiffusionLM:
     @property
     def compiled(self) -> bool:
         """Whether `load` was asked to compile."""
-        return "compile" in self.warmth
+        return "compile" in self.compile_report
 
     @checked_keywords
     def generate(
@@ -153,7 +153,7 @@ class DiffusionLM:
                     if update.error is not None:
                         raise update.error
                     if update.generation is not None:
-                        results[update.ticket] = update.generation
+                        results[update.request_id] = update.generation
                         tell(1)
         return [results[ticket] for ticket in tickets]
 
@@ -359,6 +359,11 @@ class DiffusionLM:
         kind = None if dtype is None else named_dtype("dtype", dtype)
         save(model, self.directory, Path(directory).expanduser(), kind, parse_size(max_shard_size))
 
+    def __repr__(self) -> str:
+        model = self.model
+        dtype = str(model.dtype).removeprefix("torch.")
+        return f"<DiffusionLM {self.name or 'without a name'}: {model.config.family}, {model.device}, {dtype}>"
+
     def __copy__(self) -> DiffusionLM:
         """A copy with the same network: weights never change."""
         return DiffusionLM(self.model, self.tokenizer, self.name, self.audit, self.directory, self._draw)
@@ -389,7 +394,7 @@ class DiffusionLM:
         min_tokens: int,
         grow: bool,
         prompts: int = 1,
-    ) -> Settings:
+    ) -> SamplingParams:
         if isinstance(cache, str) and cache == AUTO:
             tuned = find_tuned(self.directory, self.name, self.quantize)
             cache, decoder = tuned.cache, tuned.decoder if decoder is None else decoder
@@ -397,7 +402,7 @@ class DiffusionLM:
             raise SettingError(
                 "grow=True needs block_length, by how many positions to grow at a time, such as 32", "block_length"
             )
-        return Settings(
+        return SamplingParams(
             gen_length=gen_length,
             block_length=gen_length if block_length is None else block_length,
             steps=gen_length if steps is None else steps,
@@ -420,7 +425,7 @@ class DiffusionLM:
         self,
         prompt: Prompt,
         chat: bool | None,
-        settings: Settings,
+        settings: SamplingParams,
         parse_special: bool,
         attend: Callable[[], None] | None = None,
     ) -> list[int]:

@@ -11,7 +11,7 @@ from dkv.core.values import ArrayLike, plain
 from dkv.core.wording import LARGEST, is_number, shown
 from dkv.errors import SettingError
 
-__all__ = ["Settings", "drawn_seed", "seed_of", "texts_of"]
+__all__ = ["SamplingParams", "drawn_seed", "seed_of", "texts_of"]
 
 _FAR = 4096
 """Farther from the block length that was asked for no other is proposed."""
@@ -28,7 +28,7 @@ _SEEDS = 1 << 62
 
 
 @dataclass(frozen=True)
-class Settings:
+class SamplingParams:
     """Checked settings; block_length, steps and seeds are filled in. Raises SettingError naming argument, value, fix.
 
     gen_length: response length; block_length: tokens per semi-autoregressive block; steps: denoising steps of the whole

@@ -17,10 +17,10 @@ import dkv
 from dkv.accel.cuda_graphs import Graphed
 from dkv.accel.graph_cache import Table
 from dkv.accel.graph_inputs import address_of, copied, fitted, renew, sheltering, signature
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import DENSE
 from dkv.core.loop import State, advance
-from dkv.core.packing import Counted, exact, narrow, pack
+from dkv.core.packing import Counted, exact, pack, select_rows
 from dkv.core.policy import rules_of
 from dkv.layers.transformer import sixteenths
 from dkv.lm import DiffusionLM
@@ -31,7 +31,7 @@ from tests.support.runs import POLICIES, play, start
 ONE, RAGGED = [[3, 4, 5, 6, 7]], [[3, 4, 5], [9] * 20, [8, 1]]
 
 
-def alike(one: Memory, other: Memory) -> bool:
+def alike(one: KVCache, other: KVCache) -> bool:
     """Whether all slots but scratch hold the same."""
     pairs = zip(one.layers, other.layers, strict=True)
     return all(
@@ -72,7 +72,7 @@ def forward(state: State, rows: list[int]) -> torch.Tensor:
     mask = torch.zeros_like(state.canvas.live)
     mask[0, rows] = True
     at = pack(mask, [len(rows)], None, state.bucket)
-    tokens = torch.nn.functional.pad(state.canvas.tokens, (0, 1)).view(-1)[at.flat]
+    tokens = torch.nn.functional.pad(state.canvas.tokens, (0, 1)).view(-1)[at.slot_mapping]
     with torch.inference_mode():
         return state.model.forward(tokens, at, state.memory, DENSE)
 
@@ -115,7 +115,10 @@ def test_a_rehearsal_leaves_no_trace(model: Transformer) -> None:
     whole = state.canvas.live
     at = pack(whole, [17], None)
     at = replace(
-        at, narrow=narrow(at, Counted([17], torch.tensor([17])), Counted([3], torch.tensor([3])), None, None, exact)
+        at,
+        selection=select_rows(
+            at, Counted([17], torch.tensor([17])), Counted([3], torch.tensor([3])), None, None, exact
+        ),
     )
     places, tokens = sheltering(fitted(at, exact)), torch.zeros(17, dtype=torch.int64)
     with torch.inference_mode():
@@ -127,7 +130,7 @@ def test_a_rehearsal_leaves_no_trace(model: Transformer) -> None:
     )
 
 
-def copied_memory(memory: Memory) -> list[dict[str, torch.Tensor]]:
+def copied_memory(memory: KVCache) -> list[dict[str, torch.Tensor]]:
     return [{name: b.clone() for name, b in layer.buffers.items()} for layer in memory.layers]
 
 
@@ -232,8 +235,8 @@ def test_the_engine_runs_on_recorded_forwards(lm: DiffusionLM) -> None:
     plain, quick = (m.generate(asked, 16, cache="dkv-decode", seed=1, batch_size=2) for m in (lm, fast))
     assert [g.token_ids for g in plain] == [g.token_ids for g in quick]
     assert capture.replays > 0
-    assert fast.warmth["cuda_graphs"].graphs == len(capture.outs)
-    assert str(fast.warmth["cuda_graphs"]).startswith(f"{len(capture.outs)} graphs in ")
+    assert fast.compile_report["cuda_graphs"].graphs == len(capture.outs)
+    assert str(fast.compile_report["cuda_graphs"]).startswith(f"{len(capture.outs)} graphs in ")
 
 
 def test_a_recorded_model_is_saved_as_it_was_loaded(lm: DiffusionLM, tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from torch import Tensor
 
 import dkv
 from dkv.accel.inductor import Compiled
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.layer_rules import Parts, Rules, Turn
+from dkv.core.kv_cache import LayerCache
+from dkv.core.layer_rules import LayerOps, RotaryPhase, Rules
 from dkv.core.loop import State
-from dkv.core.packing import At, pack
-from dkv.layers.transformer import Block, dense
+from dkv.core.packing import PackedRows, pack
+from dkv.layers.transformer import TransformerBlock, dense
 from dkv.loading import built
 from dkv.models import Transformer, load_model
 from tests.conftest import REFERENCE
@@ -59,8 +59,11 @@ def traced(model: Transformer) -> tuple[Transformer, Compiled]:
     return replace(model, run=layer), layer
 
 
-@pytest.mark.parametrize("prompts", [ONE, RAGGED], ids=["one", "ragged"])
-@pytest.mark.parametrize("cache", ["none", "dkv-decode:refresh=3,delay=0,warmup=1", "dllm-cache:kp=5,kr=3,rho=0.4"])
+@pytest.mark.parametrize(
+    ("cache", "prompts"),
+    [("none", RAGGED), ("dkv-decode:refresh=3,delay=0,warmup=1", ONE), ("dllm-cache:kp=5,kr=3,rho=0.4", ONE)],
+    ids=["none, ragged", "dkv-decode", "dllm-cache"],
+)
 def test_a_traced_layer_computes_the_same(
     model: Transformer, traced: tuple[Transformer, Compiled], cache: str, prompts: list[list[int]]
 ) -> None:
@@ -125,10 +128,10 @@ class Peeping:
     def projected(self, carried: int, picked: int) -> int:
         return carried
 
-    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    def __call__(self, block: LayerOps, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
         if float(x[0, 0]) > 1e9:
             raise RuntimeError
-        assert isinstance(block, Block)
+        assert isinstance(block, TransformerBlock)
         return dense(block, x, at, turn, memory)
 
 
@@ -178,6 +181,7 @@ print(layer.warmth)
 """
 
 
+@pytest.mark.slow
 def test_without_a_c_compiler_the_tokens_are_the_same_and_one_line_says_so(bare: Path, tmp_path: Path) -> None:
     without = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-W", "error", "-c", WITHOUT, str(bare)]
@@ -187,12 +191,13 @@ def test_without_a_c_compiler_the_tokens_are_the_same_and_one_line_says_so(bare:
     assert done.stdout.count("\n") == 1
 
 
+@pytest.mark.usefixtures("built_once")
 def test_load_prepares_and_saves_what_it_loaded(bare: Path, tmp_path: Path) -> None:
     """On a CPU it is the passes between products that are built (`test_native`); elsewhere layers."""
     lm = dkv.load(bare, device="cpu", dtype="float32", compile=True)
-    assert set(lm.warmth) == {"compile"}
+    assert set(lm.compile_report) == {"compile"}
     lm.save(tmp_path / "saved")
-    assert dkv.load(tmp_path / "saved", device="cpu", dtype="float32").warmth == {}
+    assert dkv.load(tmp_path / "saved", device="cpu", dtype="float32").compile_report == {}
     with pytest.raises(dkv.SettingError, match="compile=True does not go with tensor_parallel=2"):
         dkv.load(bare, compile=True, tensor_parallel=2)
     network = load_model(bare, torch.device("cpu"), torch.float32)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +45,32 @@ def test_every_cache_has_its_row(tmp_path: Path) -> None:
     assert done.stdout.count("\n") >= 16
 
 
-def test_dreams_shape_runs(tmp_path: Path) -> None:
+Here = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Run the program in this process; the rows that it wrote."""
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))  # type: ignore[no-untyped-call]
+
+    def call(*arguments: str) -> list[dict[str, Any]]:
+        out = tmp_path / "gpu.jsonl"
+        monkeypatch.setattr(sys, "argv", [str(PROGRAM), *SMALL, "--out", str(out), *arguments])
+        runpy.run_path(str(PROGRAM), run_name="__main__")
+        return [json.loads(text) for text in out.read_text(encoding="utf-8").splitlines()]
+
+    return call
+
+
+def test_dreams_shape_runs(here: Here) -> None:
     shape = "dream-7b,layers=2,width=64,heads=4,mlp_width=96,vocab=128"
-    done, rows = run(tmp_path / "gpu.jsonl", "--shape", shape, "--batches", "1", "--caches", "dllm-cache", "dkv-pd")
-    assert done.returncode == 0, done.stderr
+    rows = here("--shape", shape, "--batches", "1", "--caches", "dllm-cache", "dkv-pd")
     assert [row["cache"] for row in rows] == ["none", "dllm-cache", "dkv-pd"]
 
 
-def test_what_does_not_fit_is_passed_over(tmp_path: Path) -> None:
-    done, rows = run(tmp_path / "gpu.jsonl", "--shape", "micro", "--batches", "100000000", "--caches", "none")
-    assert done.returncode == 0, done.stderr
-    assert "skipped: needs about" in done.stdout
-    assert rows == []
+def test_what_does_not_fit_is_passed_over(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert here("--shape", "micro", "--batches", "100000000", "--caches", "none") == []
+    assert "skipped: needs about" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -65,8 +81,8 @@ def test_what_does_not_fit_is_passed_over(tmp_path: Path) -> None:
         (["--block", "5"], "error: gens=[16] must be multiples of block=5"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done, _ = run(tmp_path / "gpu.jsonl", *arguments)
-    assert done.returncode != 0
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+def test_mistakes_are_one_line(here: Here, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        here(*arguments)
+    assert str(caught.value.code).startswith(message)
+    assert "\n" not in str(caught.value.code)

@@ -118,7 +118,7 @@ def test_greedy_without_a_known_order_predicts_it(window: int, model: Transforme
     recorder = Recorder(make_cache(f"dkv-greedy:refresh=100,window={window}"))
     _, ticks = start_and_play(model, [PROMPT], 12, 6, 12, cache=recorder)
     for number, tick in enumerate(ticks):
-        read = [] if tick.read is None else (tick.read.flat % 15).tolist()
+        read = [] if tick.predictions is None else (tick.predictions.flat % 15).tolist()
         fresh = positions(recorder.fresh[number])[0]
         masked, score = recorder.masked[number][0], recorder.score[number][0]
         block = [p for p in range(3 + number // 6 * 6, 9 + number // 6 * 6) if masked[p]]
@@ -148,7 +148,7 @@ def test_the_delays_differ(model: Transformer) -> None:
         start_and_play(model, [PROMPT], 16, cache=f"dkv-decode:refresh=100,warmup=1,delay={delay}")
         for delay in (0, 1, 2)
     ]
-    final = [ticks[-1].read for _, ticks in runs]
+    final = [ticks[-1].predictions for _, ticks in runs]
     assert len({tuple(tick.counts[0] for tick in ticks) for _, ticks in runs}) == 3
     for one in range(3):
         for other in range(one):

@@ -65,7 +65,7 @@ def test_the_share_is_a_truncated_product(model: Transformer) -> None:
 def test_budgets_are_each_sequence_s_own(model: Transformer) -> None:
     """Ragged prompts, one of them due: nobody computes more than alone."""
     state = start(model, [PROMPT, [4]], GEN, cache="dllm-cache:kp=2,kr=3,rho=0.5")
-    assert state.memory.nbytes == model.remember(2, 9).nbytes  # no feature buffers before they are used
+    assert state.memory.nbytes == model.new_kv_cache(2, 9).nbytes  # no feature buffers before they are used
     alone = [start_and_play(model, [p], GEN, cache="dllm-cache:kp=2,kr=3,rho=0.5")[1] for p in (PROMPT, [4])]
     _, ticks = start_and_play(model, [PROMPT, [4]], GEN, cache="dllm-cache:kp=2,kr=3,rho=0.5")
     for tick, *mine in zip(ticks, *alone, strict=True):
@@ -75,7 +75,7 @@ def test_budgets_are_each_sequence_s_own(model: Transformer) -> None:
 def test_the_guide_rests_between_its_turns(model: Transformer) -> None:
     _, ticks = start_and_play(model, [PROMPT], 12, cache="dllm-cache:kp=1,kr=1,cfg_interval=4", cfg_scale=1.0)
     assert [tick.counts[1] > 0 for tick in ticks] == [step < 5 or step % 4 == 0 for step in range(12)]
-    assert ticks[-1].step.clock.tolist() == [11, 6]
+    assert ticks[-1].step.num_forwards.tolist() == [11, 6]
 
 
 def test_a_rested_guide_s_difference_is_the_last_one(model: Transformer) -> None:
@@ -85,11 +85,11 @@ def test_a_rested_guide_s_difference_is_the_last_one(model: Transformer) -> None
         for n in (1, 4)
     )
     for step in range(5):
-        a, b = plain[1][step].read, rested[1][step].read
+        a, b = plain[1][step].predictions, rested[1][step].predictions
         assert a is not None
         assert b is not None
         assert a.logits.equal(b.logits)
-    a, b = plain[1][5].read, rested[1][5].read
+    a, b = plain[1][5].predictions, rested[1][5].predictions
     assert a is not None
     assert b is not None
     assert not torch.allclose(a.logits, b.logits)

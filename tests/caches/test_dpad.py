@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dkv.caches import make_cache
 from dkv.core.canvas import GIVEN, NEVER
-from dkv.core.loop import State, Tick, _observe, advance
+from dkv.core.loop import State, StepOutput, _observe, advance
 from dkv.decoders import RandomOrder
 from dkv.errors import SpecError
 from dkv.models import Transformer
@@ -81,7 +81,7 @@ def test_what_is_kept_stays_kept_and_is_fresh(
     assert not state.canvas.masked.any()
 
 
-def _fresh_or_never(state: State, tick: Tick) -> None:
+def _fresh_or_never(state: State, tick: StepOutput) -> None:
     canvas, going = state.canvas, ~torch.tensor(tick.done)[:, None]
     after = canvas.live & (canvas.position >= tick.step.block[0][:, None]) & going
     assert ((tick.rows | (state.memory.computed_at == NEVER)) | ~after).all()

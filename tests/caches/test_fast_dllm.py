@@ -45,7 +45,9 @@ def test_as_published_dreams_blocks_open_with_their_first_position_alone(
     state, ticks = start_and_play(dream, [PROMPT, [7]], GEN, 3, cache=f"{cache}:published=true", decoder=decoder)
     for row, start in enumerate((3, 1)):
         opened = [
-            positions(tick.committed)[row] for tick in ticks if int(tick.step.index[row]) == 0 and not tick.done[row]
+            positions(tick.committed)[row]
+            for tick in ticks
+            if int(tick.step.block_step[row]) == 0 and not tick.done[row]
         ]
         assert opened == [[start], [start + 3]]
     assert not state.canvas.masked.any()
@@ -82,7 +84,7 @@ def test_as_published_company_changes_nothing(dream: Transformer) -> None:
     requests = [dream_lm.request([1, 2, 3], cache=spec, seed=n, **q) for n, spec in enumerate(specs)]
     tickets, got = [engine.add(request) for request in requests], dict[int, list[int]]()
     while updates := engine.step():
-        got |= {update.ticket: update.generation.token_ids for update in updates if update.generation}
+        got |= {update.request_id: update.generation.token_ids for update in updates if update.generation}
     for n, (spec, ticket) in enumerate(zip(specs, tickets, strict=True)):
         assert got[ticket] == dream_lm.generate([[1, 2, 3]], cache=spec, seed=n, **q)[0].token_ids
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dkv.caches import make_cache
-from dkv.core.loop import Tick
+from dkv.core.loop import StepOutput
 from dkv.decoders import RandomOrder
 from dkv.errors import SpecError
 from dkv.models import Transformer
@@ -73,7 +73,7 @@ def test_every_step_costs_the_same(
         fixed |= tick.committed
 
 
-def _costs(tick: Tick, length: torch.Tensor, room: int) -> None:
+def _costs(tick: StepOutput, length: torch.Tensor, room: int) -> None:
     for row, count in enumerate(tick.rows.sum(1).tolist()):
         if count:
             assert count >= min(room, int(length[row]))

@@ -14,7 +14,6 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from dkv.errors import CheckpointError
 from dkv.models import Transformer, architecture_of, load_model
 from tests.cli.conftest import Cli, cli
 from tests.support.checkpoints import CONFIG, DREAM_CONFIG, write_checkpoint
+from tests.support.warm import program
 
 __all__ = ["cli"]
 
@@ -303,6 +303,6 @@ def test_the_command_line_shows_no_traceback(cli: Cli, sound: dict[str, bytes], 
 @pytest.mark.slow
 def test_nor_does_a_process(sound: dict[str, bytes], tmp_path: Path) -> None:
     for seed in range(10):
-        command = [sys.executable, "-m", "dkv", *COMMANDS[seed % 3], str(write(tmp_path, mutated(sound, seed)))]
+        command = [*program(), *COMMANDS[seed % 3], str(write(tmp_path, mutated(sound, seed)))]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert ends_well(ended.returncode, ended.stdout, ended.stderr), f"seed {seed}: {ended.stderr}"

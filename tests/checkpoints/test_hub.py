@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +19,7 @@ from dkv.errors import CheckpointError, HubError
 from tests.cli.test_process import in_terminal
 from tests.support.checkpoints import write_checkpoint, write_tokenizer
 from tests.support.hub import COMMIT, REPO, FakeHub, fake_hub
+from tests.support.warm import program
 
 FIRST = "model-00001-of-00002.safetensors"
 
@@ -222,7 +222,7 @@ def generate(model: str, tmp_path: Path, **environment: str) -> subprocess.Compl
     """`dkv generate` in a process of its own, whose hub is what the environment says."""
     common = {"HF_HOME": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "dkv", "generate", "hi", "--model", model, "--gen-length", "4", "--seed", "1"],
+        [*program(), "generate", "hi", "--model", model, "--gen-length", "4", "--seed", "1"],
         capture_output=True, text=True, env={**os.environ, **common, **environment}, timeout=120, check=False,
     )  # fmt: skip
 
@@ -237,7 +237,7 @@ def test_the_command_line_follows_the_environment(served: FakeHub, tmp_path: Pat
 
 def test_inspecting_fetches_headers_only(served: FakeHub, tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "HF_ENDPOINT": served.endpoint}
-    command = [sys.executable, "-m", "dkv", "inspect", REPO, "--json"]
+    command = [*program(), "inspect", REPO, "--json"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert (ended.returncode, ended.stderr) == (0, "")
     found = json.loads(ended.stdout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from dkv.errors import HubError
 from tests.support.checkpoints import write_checkpoint, write_tokenizer
 from tests.support.hub import COMMIT, REPO, fake_hub
 from tests.support.servers import MISBEHAVIOURS, misbehaving
+from tests.support.warm import program
 
 FIRST = "model-00001-of-00002.safetensors"
 LONG = 60  # seconds that nothing here may take; what hangs takes for ever
@@ -75,11 +75,18 @@ def test_a_file_that_does_not_come_is_one_line(kind: str, name: str, tmp_path: P
         assert (place / name).read_bytes() == (published / name).read_bytes()
 
 
-@pytest.mark.parametrize("command", [["generate", "hi", "--model", REPO], ["inspect", REPO], ["convert", REPO, "out"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "hi", "--model", REPO],
+        pytest.param(["inspect", REPO], marks=pytest.mark.slow),
+        pytest.param(["convert", REPO, "out"], marks=pytest.mark.slow),
+    ],
+)
 def test_commands_end_within_the_environment_s_time(command: list[str], tmp_path: Path) -> None:
     with misbehaving(MISBEHAVIOURS["silent"]) as endpoint:
         ended = subprocess.run(
-            [sys.executable, "-m", "dkv", *command], capture_output=True, text=True, timeout=240, check=False,
+            [*program(), *command], capture_output=True, text=True, timeout=240, check=False,
             cwd=tmp_path, env={
                 **os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": endpoint, "HF_HUB_ETAG_TIMEOUT": "1",
                 "HF_HUB_DOWNLOAD_TIMEOUT": "1",
@@ -116,15 +123,15 @@ def test_more_than_a_file_has_ends_the_transfer() -> None:
 def test_a_slow_but_steady_answer_is_waited_for(tmp_path: Path) -> None:
     """Several windows pass, in each of which enough arrives."""
     published = write_checkpoint(tmp_path / "published")
-    (published / "LICENSE").write_bytes(b"x" * 200)
+    (published / "LICENSE").write_bytes(b"x" * 100)
     with fake_hub(published) as served:
         served.dripping.add("LICENSE")
         out = io.BytesIO()
         url = f"{served.endpoint}/{REPO}/resolve/{COMMIT}/LICENSE"
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("dkv.checkpoints.transfer._SLOWEST", 1)
-            receive(url, out, 200, 0.4, lambda count: None)
-    assert out.getvalue() == b"x" * 200
+            receive(url, out, 100, 0.4, lambda count: None)
+    assert out.getvalue() == b"x" * 100
 
 
 def test_an_endpoint_of_one_s_own_is_named_where_it_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

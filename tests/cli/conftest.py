@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from typer.testing import CliRunner, Result
 
 from dkv.cli.commands import app
+from tests.support.warm import program
 
 WIDTH, MLP, LAYERS, VOCAB = 32, 64, 2, 259
 EOS, MASK = 256, 257
@@ -79,7 +79,7 @@ def shell() -> Shell:
 
     def call(*arguments: str, input: bytes = b"", **environment: str) -> subprocess.CompletedProcess[bytes]:  # noqa: A002
         return subprocess.run(
-            [sys.executable, "-m", "dkv", *arguments],
+            [*program(), *arguments],
             input=input,
             capture_output=True,
             env={**os.environ, **environment},

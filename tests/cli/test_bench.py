@@ -12,13 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from dkv.cli.benchrun import Progress, spelled
+from dkv.cli.benchrun import BenchProgress, spelled
+from dkv.lab.bench.roofline import Rates
 from tests.cli.conftest import Cli, one_error
 from tests.cli.test_process import HIDE, SHOW, in_terminal
+from tests.support.warm import program
 
 SMALL = ["--prompt-length", "4", "--gen-length", "4,8", "--block-length", "4", "--repeats", "1", "--dtype", "float32"]
 FEW = ["--cache", "dkv-decode", "--cache", "fast-dual"]
 MICRO = ["bench", "--shape", "micro,layers=2", *SMALL, *FEW]
+
+
+@pytest.fixture
+def quick_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do without seconds of measuring what this machine can do at best, once a run."""
+    monkeypatch.setattr("dkv.lab.bench.bench_session.measure_rates", lambda *_: Rates(1e9, 1e9))
 
 
 def test_a_shape_is_measured_and_reported(cli: Cli, tmp_path: Path) -> None:
@@ -38,6 +46,7 @@ def test_a_shape_is_measured_and_reported(cli: Cli, tmp_path: Path) -> None:
     assert json.loads(reported.stdout)["plots"][0] == str(tmp_path / "r.throughput-0.png")
 
 
+@pytest.mark.usefixtures("quick_rates")
 def test_what_is_there_is_not_run_again(cli: Cli, tmp_path: Path) -> None:
     arguments = [*MICRO, "--out", str(tmp_path / "b.jsonl"), "--json"]
     first = json.loads(cli(*arguments).stdout)
@@ -50,6 +59,7 @@ def test_what_is_there_is_not_run_again(cli: Cli, tmp_path: Path) -> None:
     assert {row["settings"]["decoder"] for row in first["rows"]} == {"confidence"}
 
 
+@pytest.mark.usefixtures("quick_rates")
 def test_packed_weights_are_other_rows_of_the_same_file(cli: Cli, tmp_path: Path) -> None:
     arguments = [*MICRO[:-2], "--out", str(tmp_path / "b.jsonl")]
     plain = json.loads(cli(*arguments, "--json").stdout)["rows"]
@@ -61,6 +71,7 @@ def test_packed_weights_are_other_rows_of_the_same_file(cli: Cli, tmp_path: Path
     assert "shape:micro,layers=2, float32, int8, prompt 4" in cli(*arguments, "--quantize", "int8").stdout
 
 
+@pytest.mark.usefixtures("built_once", "quick_rates")
 def test_compiled_rows_are_other_rows_of_the_same_file(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     """Of a shape, and of a checkpoint."""
     given = ["bench", "--model", str(checkpoint), *SMALL, "--cache", "none"]
@@ -74,6 +85,7 @@ def test_compiled_rows_are_other_rows_of_the_same_file(cli: Cli, checkpoint: Pat
         assert "float32, compiled, prompt" in cli(*arguments, "--compile").stdout
 
 
+@pytest.mark.usefixtures("quick_rates")
 def test_a_checkpoint(cli: Cli, checkpoint: Path, tmp_path: Path) -> None:
     arguments = ["bench", "--model", str(checkpoint), *SMALL, "--cache", "none", "--stop-at-eos", "--batch", "1,2"]
     rows = json.loads(cli(*arguments, "--out", str(tmp_path / "b.jsonl"), "--json").stdout)["rows"]
@@ -127,6 +139,7 @@ def test_report_refuses_what_is_no_benchmark(cli: Cli, tmp_path: Path) -> None:
     assert "in a directory that exists" in one_error(cli("report", str(other), "--out", str(tmp_path)))
 
 
+@pytest.mark.usefixtures("quick_rates")
 def test_report_without_matplotlib_says_what_to_install(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +160,7 @@ def test_help_imports_no_torch(command: str) -> None:
 
 def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "b.jsonl"
-    command = [sys.executable, "-m", "dkv", "bench", "--shape", "micro", "--cache", "none", "--repeats", "1", "--json"]
+    command = [*program(), "bench", "--shape", "micro", "--cache", "none", "--repeats", "1", "--json"]
     command += ["--gen-length", "4,4000", "--block-length", "4", "--prompt-length", "4", "--out", str(out)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ})
     until = time.monotonic() + 60
@@ -176,7 +189,7 @@ def test_ctrl_c_on_a_terminal_leaves_it_clean(tmp_path: Path) -> None:
 def test_progress_tells_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    progress = Progress([100, 300], began=100.0)
+    progress = BenchProgress([100, 300], began=100.0)
     assert progress.left(0) is None
     now[0] = 110.0
     assert progress.left(0.5) == pytest.approx(70.0)

@@ -65,6 +65,7 @@ def test_what_was_built_is_said(cli: Cli, checkpoint: Path, monkeypatch: pytest.
     assert "compile: what lies between products stays torch's: no-such-compiler" in without.stderr
 
 
+@pytest.mark.usefixtures("built_once")
 def test_what_is_compared_can_be_compiled(cli: Cli, checkpoint: Path) -> None:
     where = ["--model", str(checkpoint), *SHORT, "--json"]
     plain, fast = (json.loads(cli("compare", "hello", *where, *more).stdout) for more in ([], ["--compile"]))

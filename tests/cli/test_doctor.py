@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dkv.lab.doctor import finding
-from dkv.lab.doctor.finding import Threshold
+from dkv.lab.doctor.finding import FindingThreshold
 from tests.cli.conftest import Cli, one_error
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "doctor.md").read_text(encoding="utf-8")
@@ -80,7 +80,7 @@ def test_errors_are_one_line(cli: Cli, common: list[str], options: list[str], me
 
 
 def test_the_page_has_the_thresholds() -> None:
-    kinds = {name: value for name, value in vars(finding).items() if isinstance(value, Threshold)}
+    kinds = {name: value for name, value in vars(finding).items() if isinstance(value, FindingThreshold)}
     assert len(kinds) == 6
     for kind in kinds.values():
         assert f"| {kind.watch:g} | {kind.trouble:g} | {kind.reason} |" in PAGE

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from dkv.lab.eval.eval_session import FEW, Wanted
+from dkv.lab.eval.eval_session import FEW, EvalOptions
 from dkv.lab.eval.measured import ALL
 from dkv.tiny import TASKS
 from dkv.tiny.tasks.sandbox import can_cut_network
 from tests.cli.conftest import Cli, one_error
+from tests.support.warm import program
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "eval.md").read_text(encoding="utf-8")
 SUMS = [{"question": f"What is {n} and {n}?", "answer": f"#### {n + n}"} for n in range(6)]
@@ -79,7 +80,7 @@ def test_full_and_count_exclude_each_other(cli: Cli) -> None:
 
 
 def test_full_takes_all_of_an_embedded_task() -> None:
-    (suite,) = Wanted(tasks="words", full=True).suites()
+    (suite,) = EvalOptions(tasks="words", full=True).suites()
     assert len(suite.problems) == 400
 
 
@@ -101,6 +102,7 @@ def test_answers_of_packed_weights_have_a_file_of_their_own(cli: Cli, common: li
     assert "quantize" in one_error(cli(*asked, *other[:2]))
 
 
+@pytest.mark.usefixtures("built_once")
 def test_answers_of_compiled_code_have_a_file_of_their_own(cli: Cli, common: list[str], tmp_path: Path) -> None:
     asked = [*common, "--cache", "none", "--count", "2", "--json"]
     assert "compile" not in json.loads(cli(*asked).stdout)
@@ -112,9 +114,9 @@ def test_answers_of_compiled_code_have_a_file_of_their_own(cli: Cli, common: lis
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
 def test_ctrl_c_keeps_what_is_finished(cli: Cli, common: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    options = [*common, "--gen-length", "256", "--cache", "dkv-prefill"]
+    options = [*common, "--gen-length", "128", "--cache", "dkv-prefill"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "dkv", *options],
+        [*program(), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

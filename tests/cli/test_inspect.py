@@ -54,7 +54,7 @@ def test_memory_is_what_generating_takes(cli: Cli, tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path)
     memory = facts(cli, str(directory), "--prompt-length", "7", "--gen-length", "9", "--batch", "3")["memory"]
     model = dkv.load(directory, device="cpu", dtype="float32").model
-    assert memory["caches"]["none"] == model.remember(3, 16).nbytes
+    assert memory["caches"]["none"] == model.new_kv_cache(3, 16).nbytes
     assert memory["dtype"] == "float32"
     assert facts(cli, str(directory), "--dtype", "bfloat16")["memory"]["weights"] * 2 == memory["weights"]
 

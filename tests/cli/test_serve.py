@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.cli.conftest import Cli, one_error
+from tests.support.warm import program
 
 SECRET = "zebra"
 
@@ -24,7 +25,7 @@ SECRET = "zebra"
 @contextmanager
 def serving(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server in a process of its own, once it listens: the process and its address."""
-    command = [sys.executable, "-m", "dkv", "serve", "--port", "0", *arguments]
+    command = [*program(), "serve", "--port", "0", *arguments]
     clean = {name: value for name, value in os.environ.items() if name != "DKV_API_KEY"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean | environment
@@ -191,7 +192,7 @@ def test_the_examples_of_the_page_answer_rightly(capsys: pytest.CaptureFixture[s
 
 def test_settings_of_requests_are_said_at_the_start_and_in_answers(checkpoint: Path) -> None:
     command = [
-        sys.executable, "-m", "dkv", "serve", "--port", "0", "--model", str(checkpoint), "--name", "checkpoint",
+        *program(), "serve", "--port", "0", "--model", str(checkpoint), "--name", "checkpoint",
         "--cache", "dkv-decode:refresh=2", "--block-length", "8", "--temperature", "0.5",
     ]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

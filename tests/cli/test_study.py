@@ -15,6 +15,7 @@ import pytest
 
 from dkv.lab.study.study_list import STUDIES
 from tests.cli.conftest import Cli, one_error
+from tests.support.warm import program
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "study.md").read_text(encoding="utf-8")
 
@@ -56,9 +57,9 @@ def test_a_run_and_what_it_leaves(cli: Cli, common: list[str], tmp_path: Path) -
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
 def test_ctrl_c_keeps_what_is_finished(cli: Cli, common: list[str], tmp_path: Path) -> None:
     answers = tmp_path / "out" / "answers.checkpoint.jsonl"
-    command = ["study", "rho", "kr", "window", "components", "refresh", *common[:1], "--count", "20", *common[3:]]
+    command = ["study", "rho", "refresh", *common[:1], "--count", "6", *common[3:]]
     process = subprocess.Popen(
-        [sys.executable, "-m", "dkv", *command],
+        [*program(), *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -99,6 +100,7 @@ def test_refused(cli: Cli, options: str, expected: str, tmp_path: Path, monkeypa
     assert expected in one_error(cli("study", *options.split(" ")))
 
 
+@pytest.mark.usefixtures("built_once")
 def test_another_seed_is_not_mixed_in(cli: Cli, common: list[str]) -> None:
     cli("study", "refresh", *common)
     assert "holds results with compile=None, not True" in one_error(cli("study", "refresh", *common, "--compile"))

@@ -18,6 +18,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.usefixtures("built_once")
 def test_prompts_are_tuned_on_and_auto_uses_it(cli: Cli, checkpoint: Path, tmp_path: Path, home: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("one\ntwo\nthree\nfour\n", encoding="utf-8")

@@ -98,12 +98,12 @@ def test_company_changes_nothing(ending: dkv.DiffusionLM) -> None:
     seen = 0
     while updates := engine.step():
         for update in updates:
-            told[update.ticket] = told.get(update.ticket, "") + update.text
+            told[update.request_id] = told.get(update.request_id, "") + update.text
             if update.generation is not None:
                 seen += 1
-                result, request = update.generation, tickets[update.ticket]
+                result, request = update.generation, tickets[update.request_id]
                 assert same(result, alone(ending, request)), request
-                assert told[update.ticket] == result.text
+                assert told[update.request_id] == result.text
                 assert len(result.token_ids) == request.settings.gen_length
                 assert MASK not in result.token_ids
     assert seen == 40

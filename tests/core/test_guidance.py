@@ -16,25 +16,25 @@ def test_guides_are_rows_of_their_own() -> None:
     canvas = lay_out([[1, 2], [3]], 2, 9, [5, 6], guided=True)
     assert canvas.tokens.tolist() == [[1, 2, 9, 9], [3, 9, 9, 9], [9, 9, 9, 9], [9, 9, 9, 9]]
     assert canvas.masked.tolist() == [[False, False, True, True], [False, True, True, False]] * 2
-    assert canvas.guide is not None
-    assert canvas.guide.tolist() == [-1, -1, 0, 1]
+    assert canvas.unconditional_of is not None
+    assert canvas.unconditional_of.tolist() == [-1, -1, 0, 1]
     assert canvas.request.tolist() == [0, 1, 0, 1]
     assert canvas.seed.tolist() == [5, 6, 5, 6]
     assert Guidance(canvas, 1.0).partner.tolist() == [2, 3, 2, 3]
-    assert canvas.mirrored(torch.tensor([10, 11, 12, 13])).tolist() == [10, 11, 10, 11]
+    assert canvas.mirror(torch.tensor([10, 11, 12, 13])).tolist() == [10, 11, 10, 11]
 
 
 def test_without_guides_nothing_is_mirrored() -> None:
     canvas = lay_out([[1, 2], [3]], 2, 9, [5, 6])
-    assert canvas.guide is None
-    assert canvas.guides is None
-    assert canvas.mirrored(canvas.prompt) is canvas.prompt
+    assert canvas.unconditional_of is None
+    assert canvas.is_unconditional is None
+    assert canvas.mirror(canvas.prompt) is canvas.prompt
 
 
 def test_logits_are_pushed_away_from_those_without_the_prompt(model: Transformer) -> None:
     prompt = [4, 5, 6]
-    guided = play(start(model, [prompt], 4, cfg_scale=0.7))[0].read
-    plain, blind = (play(start(model, [p], 4))[0].read for p in (prompt, [MASK] * 3))
+    guided = play(start(model, [prompt], 4, cfg_scale=0.7))[0].predictions
+    plain, blind = (play(start(model, [p], 4))[0].predictions for p in (prompt, [MASK] * 3))
     assert guided is not None
     assert plain is not None
     assert blind is not None

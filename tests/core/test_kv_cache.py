@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dkv.core.canvas import NEVER
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.core.loop import State, advance
 from dkv.core.packing import exact, pack
 from dkv.core.policy import CachePolicy, Plan, Step
@@ -20,8 +20,8 @@ from dkv.models import Transformer
 from tests.support.runs import POLICIES, play, start
 
 
-def fresh_memory(batch: int = 2, width: int = 4) -> Memory:
-    return Memory(2, batch, 1, width, 3, torch.float32)
+def fresh_memory(batch: int = 2, width: int = 4) -> KVCache:
+    return KVCache(2, batch, 1, width, 3, torch.float32)
 
 
 def by_sixteen(rows: int) -> int:
@@ -32,7 +32,7 @@ def test_rows_land_in_their_own_slots_of_their_own_layer() -> None:
     memory, rows = fresh_memory(), torch.tensor([[True, False, True, False], [False, False, False, True]])
     at = pack(rows, [2, 1], None)
     values = torch.arange(1.0, 10.0).view(3, 1, 3)
-    memory.layers[1].put("k", at, values)
+    memory.layers[1].write("k", at, values)
     keys, other = memory.layers[1].kv
     assert keys.shape == (2, 1, 4, 3)
     assert keys[0, 0, 0].equal(values[0, 0])
@@ -47,12 +47,12 @@ def test_writing_everything_equals_writing_row_by_row() -> None:
     whole, single = fresh_memory(), fresh_memory()
     values = torch.randn(8, 1, 3, generator=torch.Generator().manual_seed(0))
     everything = torch.ones(2, 4, dtype=torch.bool)
-    whole.layers[0].put("v", pack(everything, [4, 4], None), values)
+    whole.layers[0].write("v", pack(everything, [4, 4], None), values)
     for n in range(8):
         row = torch.zeros(8, dtype=torch.bool)
         row[n] = True
         grid = row.view(2, 4)
-        single.layers[0].put("v", pack(grid, grid.sum(1).tolist(), None), values[n : n + 1])
+        single.layers[0].write("v", pack(grid, grid.sum(1).tolist(), None), values[n : n + 1])
     assert whole.layers[0].kv[1].equal(single.layers[0].kv[1])
 
 
@@ -68,12 +68,12 @@ def test_rows_of_a_part_are_written_and_found_again(
 ) -> None:
     """In buffers that are wider than the part, of cells that words divide and others, from rows that lie apart."""
     (batch, heads, width, size), draw = shape, torch.Generator().manual_seed(seed)
-    whole = Memory(1, batch + spare, heads, width + spare, size, dtype)
+    whole = KVCache(1, batch + spare, heads, width + spare, size, dtype)
     rows = torch.rand(batch, width, generator=draw) < 0.5
     at = pack(rows, rows.sum(1).tolist(), None)
     value = torch.randn(len(at.slot), heads + beside, size, generator=draw).to(dtype)[:, beside:]
     (layer,) = whole.part(batch, width).layers
-    layer.put("k", at, value)
+    layer.write("k", at, value)
     expected = torch.zeros_like(whole.layers[0].buffers["k"])
     for n, (row, slot) in enumerate(rows.nonzero().tolist()):
         expected[row, :, slot] = value[n]
@@ -83,9 +83,9 @@ def test_rows_of_a_part_are_written_and_found_again(
 
 def test_a_buffer_that_takes_anothers_place_is_the_one_written_to() -> None:
     (layer, _), at = fresh_memory().layers, pack(torch.tensor([[True, False, False, False]]), [1], None)
-    layer.put("k", at, torch.ones(1, 1, 3))
+    layer.write("k", at, torch.ones(1, 1, 3))
     layer.buffers["k"] = torch.zeros(2, 1, 5, 3)
-    layer.put("k", at, torch.full((1, 1, 3), 2.0))
+    layer.write("k", at, torch.full((1, 1, 3), 2.0))
     assert layer.buffers["k"][0, 0, 0].tolist() == [2, 2, 2]
     assert layer.kv[0].sum() == 6
 
@@ -94,15 +94,15 @@ def test_filling_rows_write_to_scratch_only() -> None:
     memory, rows = fresh_memory(), torch.tensor([[True, False, False, False], [False, False, False, False]])
     at = pack(rows, [1, 0], None, by_sixteen)
     assert len(at.slot) == (16 if not at.whole else 8)
-    memory.layers[0].put("k", at, torch.ones(len(at.slot), 1, 3))
+    memory.layers[0].write("k", at, torch.ones(len(at.slot), 1, 3))
     assert int(memory.layers[0].kv[0].count_nonzero()) == 3
 
 
 def test_values_are_stored_in_the_memory_dtype() -> None:
-    memory = Memory(1, 1, 1, 2, 2, torch.bfloat16)
+    memory = KVCache(1, 1, 1, 2, 2, torch.bfloat16)
     for rows in ([[True, False]], [[True, True]]):
         at = pack(torch.tensor(rows), [sum(rows[0])], None)
-        memory.layers[0].put("k", at, torch.full((len(at.slot), 1, 2), 1.001))
+        memory.layers[0].write("k", at, torch.full((len(at.slot), 1, 2), 1.001))
     assert memory.layers[0].kv[0].dtype == torch.bfloat16
     assert memory.nbytes == 2 * 3 * 2 * 2
 
@@ -198,9 +198,9 @@ def test_the_scratch_slot_is_never_read(cache: str, poison: str, model: Transfor
         poison_scratch(dirty, POISONS[poison])
     assert dirty.canvas.tokens.equal(clean.canvas.tokens)
     for one, two in zip(ticks, again, strict=True):
-        assert (one.read is None) == (two.read is None)
-        if one.read is not None and two.read is not None:
-            assert one.read.logits.equal(two.read.logits)
+        assert (one.predictions is None) == (two.predictions is None)
+        if one.predictions is not None and two.predictions is not None:
+            assert one.predictions.logits.equal(two.predictions.logits)
 
 
 @pytest.mark.parametrize("cache", POLICIES)

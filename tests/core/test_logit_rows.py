@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dkv.core.logit_rows import Reading
-from dkv.core.policy import readers_of
+from dkv.core.logit_rows import LogitRows
+from dkv.core.policy import rows_predicting
 from dkv.core.sampling import Sampling
 
 
@@ -16,11 +16,11 @@ def test_each_is_read_by_the_row_that_predicts_it(batch: int, width: int, shift:
     """In its own sequence and in another one, whichever rows are carried besides."""
     draw = torch.Generator().manual_seed(seed)
     wanted, others = (torch.rand(batch, width, generator=draw) < share for share in (0.5, 0.3))
-    rows = readers_of(wanted, shift) | others
+    rows = rows_predicting(wanted, shift) | others
     rows = (rows | rows.flip(0)) if seed % 3 else torch.ones_like(rows)
     temperature = torch.arange(batch) / 8
     sampling = Sampling(temperature, temperature + 0.5, None, greedy=False)
-    found = Reading.of(wanted, int(wanted.sum()), rows, bool(rows.all()), shift, sampling)
+    found = LogitRows.of(wanted, int(wanted.sum()), rows, bool(rows.all()), shift, sampling)
 
     places = wanted.nonzero().tolist()
     assert found.shape == (batch, width)

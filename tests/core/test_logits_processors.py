@@ -12,7 +12,7 @@ from torch import Tensor
 
 import dkv
 from dkv.core.logits_processors import Endings
-from dkv.core.sampling import Read
+from dkv.core.sampling import Predictions
 from dkv.models import Transformer
 from tests.support.checkpoints import EOS, EOT, MASK, VOCAB
 from tests.support.engine_runs import alone, finished, same
@@ -65,7 +65,7 @@ def test_decoders_see_what_the_model_said(temperature: float, model: Transformer
     scripted = Scripted.like(model, table, mask_id=MASK)
     state = start(scripted, [[1]], 8, temperature=temperature)
     state.endings = Endings(torch.tensor([EOS]), torch.tensor([4.0]), torch.tensor([3]))
-    seen: list[Read] = [tick.read for tick in play(state) if tick.read is not None]
+    seen: list[Predictions] = [tick.predictions for tick in play(state) if tick.predictions is not None]
     for read in seen:
         assert read.logits.equal(table[read.flat])
         exact = table[read.flat].double().log_softmax(1).gather(1, read.token[:, None]).squeeze(1)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dkv.core.packing import At, exact, pack
-from dkv.core.policy import CachePolicy, Decoder, readers_of
+from dkv.core.packing import PackedRows, exact, pack
+from dkv.core.policy import CachePolicy, Decoder, rows_predicting
 from dkv.models import Transformer
 from tests.support.runs import Recorder, Scripted, play, start, start_and_play
 
@@ -24,7 +24,7 @@ def by_eight(rows: int) -> int:
     return -(-rows // 8) * 8
 
 
-def packed(rows: list[list[bool]], bucket: str = "exact") -> At:
+def packed(rows: list[list[bool]], bucket: str = "exact") -> PackedRows:
     return pack(torch.tensor(rows), [sum(row) for row in rows], None, by_eight if bucket == "eight" else exact)
 
 
@@ -35,7 +35,7 @@ def test_pack_lists_every_row_once_and_in_order(rows: list[list[bool]], bucket: 
     places = list(zip(at.sequence.tolist(), at.slot.tolist(), strict=True))
     assert places[: len(wanted)] == wanted
     assert set(places[len(wanted) :]) <= {(0, 5)}  # filling: the scratch slot of sequence 0
-    assert at.flat.tolist() == [b * 6 + t for b, t in places]
+    assert at.slot_mapping.tolist() == [b * 6 + t for b, t in places]
     assert at.whole == (len(wanted) == 5 * len(rows))
     if bucket == "eight" and not at.whole:
         assert len(places) % 8 == 0
@@ -67,12 +67,12 @@ def test_a_sequence_with_many_more_rows_attends_alone() -> None:
 
 def test_readers_without_a_shift_are_the_wanted() -> None:
     wanted = torch.tensor([[False, True, False, True]])
-    assert readers_of(wanted, 0).equal(wanted)
+    assert rows_predicting(wanted, 0).equal(wanted)
 
 
 def test_readers_with_a_shift_are_the_left_neighbours_and_row_0_predicts_itself() -> None:
-    assert readers_of(torch.tensor([[False, True, False, True]]), 1).tolist() == [[True, False, True, False]]
-    assert readers_of(torch.tensor([[True, False, False, False]]), 1).tolist() == [[True, False, False, False]]
+    assert rows_predicting(torch.tensor([[False, True, False, True]]), 1).tolist() == [[True, False, True, False]]
+    assert rows_predicting(torch.tensor([[True, False, False, False]]), 1).tolist() == [[True, False, False, False]]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_a_step_shows_blocks_clocks_and_ages(model: Transformer) -> None:
     recorder = Recorder(start(model, [[1, 2, 3], [4]], 4, 2).policy)
     state = start(model, [[1, 2, 3], [4]], 4, 2, cache=recorder)
     ticks = play(state)
-    assert [tick.step.clock.tolist() for tick in ticks] == [[0, 0], [1, 1], [2, 2], [3, 3]]
-    assert [tick.step.index.tolist() for tick in ticks] == [[0, 0], [1, 1], [0, 0], [1, 1]]
+    assert [tick.step.num_forwards.tolist() for tick in ticks] == [[0, 0], [1, 1], [2, 2], [3, 3]]
+    assert [tick.step.block_step.tolist() for tick in ticks] == [[0, 0], [1, 1], [0, 0], [1, 1]]
     assert [tick.step.block[0].tolist() for tick in ticks] == [[3, 1], [3, 1], [5, 3], [5, 3]]
     assert [tick.step.block[1].tolist() for tick in ticks] == [[5, 3], [5, 3], [7, 5], [7, 5]]
     assert not recorder.fresh[0].any()
@@ -123,22 +123,22 @@ def test_a_step_shows_blocks_clocks_and_ages(model: Transformer) -> None:
 def test_a_step_that_wants_something_else_knows_what_it_knew(model: Transformer) -> None:
     recorder = Recorder(start(model, [[1, 2, 3]], 4).policy)
     (tick, *_) = play(start(model, [[1, 2, 3]], 4, cache=recorder))
-    step, other = tick.step, torch.zeros_like(tick.step.wanted)
-    known = step.open, step.quota, step.readers
-    again = step.wanting(other)
+    step, other = tick.step, torch.zeros_like(tick.step.query)
+    known = step.open, step.num_transfer_tokens, step.query_rows
+    again = step.with_query(other)
     assert again.open is known[0]
-    assert again.quota is known[1]
-    assert again.wanted is other
-    assert not again.readers.any()
+    assert again.num_transfer_tokens is known[1]
+    assert again.query is other
+    assert not again.query_rows.any()
     assert known[2].any()
 
 
 def test_score_is_the_confidence_read_last(model: Transformer) -> None:
     recorder = Recorder(start(model, [[1]], 3).policy)
     ticks = play(start(model, [[1, 2]], 3, cache=recorder))
-    assert ticks[0].read is not None
+    assert ticks[0].predictions is not None
     assert recorder.score[0].eq(-torch.inf).all()
-    assert recorder.score[1].equal(ticks[0].read.spread(ticks[0].read.confidence, -torch.inf))
+    assert recorder.score[1].equal(ticks[0].predictions.spread(ticks[0].predictions.confidence, -torch.inf))
 
 
 def test_a_decoder_that_wants_more_than_the_plan_gets_it(model: Transformer) -> None:
@@ -161,7 +161,7 @@ def test_readers_are_computed_under_a_shift(model: Transformer) -> None:
     shifted = Scripted(replace(model.config, vocab=8, mask_id=7, shift=1), table)
     state, ticks = start_and_play(shifted, [[6, 6]], 3, cache="dkv-greedy:refresh=100,window=0")
     assert state.canvas.tokens.tolist() == [[6, 6, 1, 2, 3]]
-    assert all(tick.rows[tick.step.readers].all() for tick in ticks)
+    assert all(tick.rows[tick.step.query_rows].all() for tick in ticks)
 
 
 def test_protocols_are_checkable(model: Transformer) -> None:

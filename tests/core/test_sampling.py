@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dkv.core.sampling import (
     Debit,
-    Read,
+    Predictions,
     Sampling,
     best,
     choose,
@@ -29,13 +29,13 @@ from tests.support.runs import Scripted, play, start, start_and_play
 VOCAB, MASK = 12, 11
 
 
-def read(model: Transformer, table: Tensor, **options: object) -> Read:
+def read(model: Transformer, table: Tensor, **options: object) -> Predictions:
     """What a decoder reads on the first step, at every position but the prompt's one."""
     scripted = Scripted.like(model, table, mask_id=MASK, eos_ids=(0,))
     seed = options.pop("seed", 0)
     _, ticks = start_and_play(scripted, [[1]], len(table) - 1, steps=1, seeds=[seed], **options)
-    assert ticks[0].read is not None
-    return ticks[0].read
+    assert ticks[0].predictions is not None
+    return ticks[0].predictions
 
 
 def noisy(rows: int, seed: int = 0, scale: float = 2.0) -> Tensor:
@@ -237,5 +237,5 @@ def test_noise_reaches_deep_into_the_tail() -> None:
 
 def test_spread_lays_values_on_the_grid() -> None:
     sampling = Sampling(torch.zeros(2), None, None, greedy=True)
-    got = Read(torch.tensor([1, 5]), (2, 3), torch.tensor([4, 5]), torch.zeros(2), torch.zeros(2, 7), sampling)
+    got = Predictions(torch.tensor([1, 5]), (2, 3), torch.tensor([4, 5]), torch.zeros(2), torch.zeros(2, 7), sampling)
     assert got.spread(got.token, -1).tolist() == [[-1, 4, -1], [-1, -1, 5]]

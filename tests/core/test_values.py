@@ -136,6 +136,8 @@ def test_an_array_of_texts_is_several(lm: dkv.DiffusionLM) -> None:
         (torch.zeros(0, 4), "prompt is empty"),
         (torch.zeros(2, 0), "prompt is empty"),
         (torch.tensor(5), "5 is neither a text nor"),
+        (torch.empty(3, dtype=torch.long, device="meta"), "is neither a text nor"),
+        (torch.tensor([5, 0, 7]).to_sparse(), "is neither a text nor"),
         (torch.ones(1, 1, 9, dtype=torch.long), "is not a token id"),
     ],
 )

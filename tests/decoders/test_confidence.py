@@ -33,8 +33,8 @@ def test_blocks_from_left_to_right(model: Transformer) -> None:
 
 def test_only_the_block_is_read(model: Transformer) -> None:
     _, ticks = start_and_play(sure(model, [9, 1, 2, 7, 8]), [[1]], 4, 2)
-    assert [positions(tick.step.wanted)[0] for tick in ticks] == [[1, 2], [1], [3, 4], [3]]
-    assert [tick.read.flat.tolist() for tick in ticks if tick.read] == [[1, 2], [1], [3, 4], [3]]
+    assert [positions(tick.step.query)[0] for tick in ticks] == [[1, 2], [1], [3, 4], [3]]
+    assert [tick.predictions.flat.tolist() for tick in ticks if tick.predictions] == [[1, 2], [1], [3, 4], [3]]
 
 
 def test_sequences_choose_apart(model: Transformer) -> None:
@@ -44,4 +44,4 @@ def test_sequences_choose_apart(model: Transformer) -> None:
 
 def test_the_order_is_not_known_ahead(model: Transformer) -> None:
     _, ticks = start_and_play(sure(model, [9, 1, 4]), [[1]], 2)
-    assert ticks[0].step.rank.eq(NEVER).all()
+    assert ticks[0].step.order.eq(NEVER).all()

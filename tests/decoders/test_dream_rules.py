@@ -31,7 +31,7 @@ def test_counts_are_those_of_the_published_line(eps: float, model: Transformer) 
     for steps in (*range(1, 130), 255, 256, 512, 1000):
         line = torch.linspace(1, eps, steps + 1)
         index, count = torch.arange(steps), torch.full((steps,), steps)
-        got, told = share(replace(first, index=index, steps=count), eps), 1 - line[1:] / line[:-1]
+        got, told = share(replace(first, block_step=index, block_steps=count), eps), 1 - line[1:] / line[:-1]
         torch.testing.assert_close(got[:-1], told[:-1], atol=1e-6, rtol=0)
         assert float(got[-1]) == 1.0
         open_positions = torch.arange(1.0, 300.0)[:, None]
@@ -163,7 +163,7 @@ def test_origin_reads_only_what_it_fixes(model: Transformer) -> None:
     ticks = play(state)
     assert not state.canvas.masked.any()
     for tick in ticks:
-        assert tick.committed.equal(tick.step.wanted)
+        assert tick.committed.equal(tick.step.query)
     # Independent draws: on average one of twelve at the first step, and not always one.
     first = ticks[0].committed.sum(1)
     assert 0.5 < float(first.float().mean()) < 1.6
@@ -175,8 +175,9 @@ def test_origin_reads_only_what_it_fixes(model: Transformer) -> None:
     [
         ("entropy:eps=0", "eps=0.0 must lie in"),
         ("origin:eps=1", "eps=1.0 must lie in"),
-        ("entropy:alg_temp=-1", "alg_temp=-1.0 must be 0"),
-        ("topk-margin:alg_temp=nan", "alg_temp=nan must be 0"),
+        ("entropy:alg_temp=-1", r"alg_temp=-1.0 must lie in \[0, 1e6\]"),
+        ("maskgit-plus:alg_temp=2147483647", r"decoder='maskgit-plus': alg_temp=2147483647.0 must lie in \[0, 1e6\]"),
+        ("topk-margin:alg_temp=nan", r"alg_temp=nan must lie in \[0, 1e6\]"),
     ],
 )
 def test_keys_out_of_range_are_refused(spec: str, message: str) -> None:

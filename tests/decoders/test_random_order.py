@@ -46,7 +46,7 @@ def test_orders_are_even() -> None:
     """Over many seeds each position comes first about equally often: chi-square, 5 degrees, 0.999 quantile 20.5."""
     count = 3000
     canvas = lay_out([[1]] * count, 6, 99, list(range(count)))
-    order = make_decoder("random").rank(canvas)[:, 1:]
+    order = make_decoder("random").commit_order(canvas)[:, 1:]
     first = Counter(order.argmin(1).tolist())
     assert sum((first[p] - count / 6) ** 2 / (count / 6) for p in range(6)) < 20.5
 
@@ -59,8 +59,8 @@ def test_blocks_are_kept(model: Transformer) -> None:
 
 def test_only_what_is_about_to_be_fixed_is_read(model: Transformer) -> None:
     _, ticks = start_and_play(model, [[1], [2, 3]], 6, steps=3, decoder="random")
-    assert [tick.read.flat.numel() for tick in ticks if tick.read] == [4, 4, 4]
-    assert all(tick.committed.equal(tick.step.wanted) for tick in ticks)
+    assert [tick.predictions.flat.numel() for tick in ticks if tick.predictions] == [4, 4, 4]
+    assert all(tick.committed.equal(tick.step.query) for tick in ticks)
 
 
 def test_a_given_order_is_followed(model: Transformer) -> None:
@@ -84,7 +84,7 @@ def test_a_given_order_is_followed(model: Transformer) -> None:
 def test_a_bad_order_is_refused(given: list[list[list[int]]]) -> None:
     canvas: Canvas = lay_out([[7]], 3, 99, [0])
     with pytest.raises(SettingError, match="row 0 must list each masked position"):
-        RandomOrder(given).rank(canvas)
+        RandomOrder(given).commit_order(canvas)
 
 
 @pytest.mark.parametrize("seed", ["-1", str(1 << 62)])

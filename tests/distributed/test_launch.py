@@ -91,7 +91,10 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks f
 
 
 @LINUX
-@pytest.mark.parametrize("how", ["a rank killed", "interrupted", "terminated", "killed"])
+@pytest.mark.parametrize(
+    "how",
+    ["a rank killed", "interrupted", *(pytest.param(how, marks=pytest.mark.slow) for how in ("terminated", "killed"))],
+)
 def test_however_a_command_ends_all_its_ranks_end(how: str, bare: Path) -> None:
     endless = ["--gen-length", "88", "--steps", "100000000", "--block-length", "88", "--no-stop-at-eos"]
     process = dkv_of("1,2,3", "--ids", "--model", str(bare), "--tensor-parallel", "2", "--device", "cpu", *endless)
@@ -107,6 +110,7 @@ def test_however_a_command_ends_all_its_ranks_end(how: str, bare: Path) -> None:
     assert gone(pids)
 
 
+@pytest.mark.slow
 def test_heads_that_cannot_be_shared_out_are_one_line(bare: Path) -> None:
     process = dkv_of("1,2,3", "--ids", "--model", str(bare), "--tensor-parallel", "3", "--device", "cpu")
     out, err = process.communicate(timeout=60)

@@ -36,7 +36,7 @@ def test_many_callers_each_get_their_own(lm: dkv.DiffusionLM) -> None:
         async def listen(request: dkv.Request) -> tuple[str, dkv.Generation]:
             told, result = "", None
             async for update in service.stream(request):
-                assert update.tells
+                assert update.has_output
                 told, result = told + update.text, update.generation
             assert result is not None
             return told, result

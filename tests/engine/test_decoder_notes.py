@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import dkv
-from dkv.core.policy import Decoder, Noting, Step, notes_of
-from dkv.core.sampling import Read
+from dkv.core.policy import Decoder, StatefulDecoder, Step, state_size_of
+from dkv.core.sampling import Predictions
 from dkv.decoders.base import ReadsBlock, most
-from dkv.engine.per_sequence import MixedDecoder
+from dkv.engine.per_sequence import PerSequenceDecoder
 from dkv.models import Transformer
 from tests.support.engine_runs import alone, finished, same
 from tests.support.runs import POLICIES, play, start
@@ -25,17 +25,17 @@ class Patient(ReadsBlock):
 
     name: ClassVar[str] = "patient"
     adaptive: ClassVar[bool] = True
-    notes: int
+    state_size: int
 
-    def note(self, step: Step, read: Read) -> Tensor:
-        assert step.notes is not None
-        before = read.at(step.notes)[:, : self.notes]
+    def update_state(self, step: Step, read: Predictions) -> Tensor:
+        assert step.decoder_state is not None
+        before = read.at(step.decoder_state)[:, : self.state_size]
         return torch.cat((torch.ones_like(before[:, :1]), before[:, :-1]), dim=1)
 
-    def commit(self, step: Step, read: Read) -> Tensor:
-        assert step.notes is not None
-        ripe = read.spread(read.at(step.notes)[:, self.notes - 1] > 0, False)
-        return ripe | most(read, read.confidence, step.quota)
+    def commit(self, step: Step, read: Predictions) -> Tensor:
+        assert step.decoder_state is not None
+        ripe = read.spread(read.at(step.decoder_state)[:, self.state_size - 1] > 0, False)
+        return ripe | most(read, read.confidence, step.num_transfer_tokens)
 
 
 def test_notes_come_and_go_with_their_sequences(lm: dkv.DiffusionLM) -> None:
@@ -71,7 +71,7 @@ def test_notes_begin_as_nothing_and_stay_where_nothing_is_read(model: Transforme
     """Blocks of two: the second one is not read while the first is."""
     state = start(model, [[1, 2], [3]], 4, 2, decoder=Patient(5))
     ticks = play(state)
-    first, second, third, _ = (tick.step.notes for tick in ticks)
+    first, second, third, _ = (tick.step.decoder_state for tick in ticks)
     assert first is not None
     assert second is not None
     assert third is not None
@@ -83,9 +83,9 @@ def test_notes_begin_as_nothing_and_stay_where_nothing_is_read(model: Transforme
 def test_who_keeps_nothing_has_nothing(model: Transformer) -> None:
     state = start(model, [[1]], 2, decoder="confidence")
     assert state.notes is None
-    assert all(tick.step.notes is None for tick in play(state))
-    few = MixedDecoder((state.decoder, Patient(3), Patient(2)), torch.tensor([0]), state.rank)
-    assert notes_of(few) == 3
-    assert notes_of(MixedDecoder((state.decoder,), torch.tensor([0]), state.rank)) == 0
-    assert isinstance(Patient(1), Noting)
-    assert not isinstance(state.decoder, Noting)
+    assert all(tick.step.decoder_state is None for tick in play(state))
+    few = PerSequenceDecoder((state.decoder, Patient(3), Patient(2)), torch.tensor([0]), state.rank)
+    assert state_size_of(few) == 3
+    assert state_size_of(PerSequenceDecoder((state.decoder,), torch.tensor([0]), state.rank)) == 0
+    assert isinstance(Patient(1), StatefulDecoder)
+    assert not isinstance(state.decoder, StatefulDecoder)

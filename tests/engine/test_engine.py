@@ -77,12 +77,12 @@ def test_company_and_arrival_change_nothing(memory: int | None, lm: dkv.Diffusio
             assert engine.cancel(leaving)
             gone.add(leaving)
         for update in engine.step():
-            assert update.ticket not in gone
-            ids[update.ticket] = ids.get(update.ticket, ()) + update.ids
-            texts[update.ticket] = texts.get(update.ticket, "") + update.text
+            assert update.request_id not in gone
+            ids[update.request_id] = ids.get(update.request_id, ()) + update.ids
+            texts[update.request_id] = texts.get(update.request_id, "") + update.text
             if update.generation is not None:
-                assert update.ticket not in results
-                results[update.ticket] = update.generation
+                assert update.request_id not in results
+                results[update.request_id] = update.generation
         if memory is not None:
             assert engine.status().memory_used <= memory
     assert set(results) == set(requests) - gone
@@ -126,7 +126,7 @@ def test_a_finished_request_makes_room_at_once(lm: dkv.DiffusionLM) -> None:
     engine = dkv.Engine(lm, active=1)
     short, long = (lm.request([1], n, stop_at_eos=False, cache="none") for n in (2, 4))
     first, second = engine.add(short), engine.add(long)
-    done = [[u.ticket for u in engine.step() if u.generation] for _ in range(6)]
+    done = [[u.request_id for u in engine.step() if u.generation] for _ in range(6)]
     assert done == [[], [first], [], [], [], [second]]
     assert engine.step() == []
 
@@ -213,7 +213,7 @@ def test_frames_show_each_step(lm: dkv.DiffusionLM) -> None:
     engine = dkv.Engine(lm)
     engine.add(lm.request([1, 2], 4, cache="dkv-decode", frames=True, stop_at_eos=False))
     engine.add(lm.request([3], 4, cache="none", stop_at_eos=False))
-    frames = [u.frame for _ in range(4) for u in engine.step() if u.ticket == 0]
+    frames = [u.frame for _ in range(4) for u in engine.step() if u.request_id == 0]
     assert [sum(f.committed) for f in frames if f] == [1, 2, 3, 4]
     assert next(f.prompt_computed for f in frames if f) == 2
 
@@ -222,7 +222,7 @@ class Fickle:
     """A policy whose rules change on the way."""
 
     def plan(self, step: Step) -> Plan:
-        odd = bool((step.clock % 2).any())
+        odd = bool((step.num_forwards % 2).any())
         return Plan(step.canvas.live, rules=Rules(first=None, rest=None if odd else DllmCache().rules.rest))
 
 

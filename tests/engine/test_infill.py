@@ -67,9 +67,9 @@ def test_company_changes_nothing(lm: dkv.DiffusionLM) -> None:
     results: dict[int, dkv.Generation] = {}
     while updates := engine.step():
         for update in updates:
-            ids[update.ticket] += update.ids
+            ids[update.request_id] += update.ids
             if update.generation is not None:
-                results[update.ticket] = update.generation
+                results[update.request_id] = update.generation
     for ticket, request in requests.items():
         result = results[ticket]
         assert same(result, alone(lm, request)), request
@@ -198,6 +198,7 @@ def test_any_text_can_be_literal(text: str, lm: dkv.DiffusionLM) -> None:
     ("text", "read"),
     [
         ("a{mask}b", [97, None, 98]),
+        ("{mask:00000000000003}b", [None, None, None, 98]),
         ("{mask:3}b", [None, None, None, 98]),
         ("a{mask}{mask:2}", [97, None, None, None]),
         ("{{mask}{mask}", [*b"{mask}", None]),
@@ -252,6 +253,9 @@ def test_a_request_s_result_can_be_read(lm: dkv.DiffusionLM) -> None:
         ("a{mask:0}", "canvas: a hole of 0 positions must have at least 1"),
         (["a", -2], "canvas: a hole of -2 positions"),
         (["a", True], "canvas: a hole of True positions"),
+        ("a{mask:99999999999}b{mask}", "canvas: is longer than the model's context of 96"),
+        ("a{mask:" + "9" * 5000 + "}", "canvas: is longer than the model's context of 96"),
+        ("a{mask:" + "0" * 20 + "}", "canvas: a hole of 0 positions"),
         ("a{mask:999999999}", "canvas: is longer than the model's context of 96"),
         ([[1, 999], 2], "canvas: 999 is not a token id below 272"),
         ([1.5, 2], "canvas: 1.5 is neither a text, nor"),

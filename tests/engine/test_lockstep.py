@@ -137,16 +137,30 @@ def served(directory: str) -> dict[str, Any]:
 
 def finished(updates: list[Update]) -> dict[int, list[int]]:
     """The response ids of the requests that ended with this step, by ticket."""
-    return {u.ticket: u.generation.token_ids for u in updates if u.generation is not None}
+    return {u.request_id: u.generation.token_ids for u in updates if u.generation is not None}
 
 
-def test_an_engine_on_two_ranks_serves_as_one(directories: dict[str, str]) -> None:
+def all_of_it(directories: dict[str, str]) -> dict[str, Any]:
+    """What the tests below look at, by ranks that are started once."""
+    return {
+        "served": served(directories["dream"]),
+        "failing": fails_on_one(directories["llada"]),
+        "replayed": both_ranks(),
+    }
+
+
+@pytest.fixture(scope="module")
+def ranks(directories: dict[str, str]) -> dict[str, Any]:
+    return launch(2, all_of_it, directories)
+
+
+def test_an_engine_on_two_ranks_serves_as_one(directories: dict[str, str], ranks: dict[str, Any]) -> None:
     lm = dkv.load(directories["dream"], device="cpu", dtype="float32")
     alone = []
     for more in REQUESTS:
         arguments = {name: value for name, value in more.items() if name != "prompt"}
         alone.append(lm.generate(more["prompt"], stop_at_eos=False, **arguments)[0].token_ids)
-    found = launch(2, served, directories["dream"])
+    found = ranks["served"]
     assert found["by hand"] == {0: alone[0], 1: alone[1], 2: alone[2], 4: alone[3], 5: alone[4]}
     assert found["by service"] == alone
     first, second = found["status"]
@@ -160,7 +174,7 @@ class Partial:
     def plan(self, step: Step) -> Plan:
         import torch.distributed as dist
 
-        if dist.get_rank() == 1 and bool((step.clock == 2).any()):
+        if dist.get_rank() == 1 and bool((step.num_forwards == 2).any()):
             raise ValueError("here only")
         return Plan(step.canvas.live)
 
@@ -179,19 +193,19 @@ def fails_on_one(directory: str) -> dict[str, Any]:
         while leader.status().active or leader.status().waiting or not results:
             for update in leader.step():
                 if update.error is not None:
-                    errors[update.ticket] = str(update.error)
+                    errors[update.request_id] = str(update.error)
                 if update.generation is not None:
-                    results[update.ticket] = update.generation.token_ids
+                    results[update.request_id] = update.generation.token_ids
         return {"errors": errors, "results": results}
 
     found = in_lockstep(engine, run)
     return {"found": found, "status": everywhere(replace(engine.status(), step_seconds=0.0))}
 
 
-def test_what_fails_on_one_rank_is_dropped_on_all(directories: dict[str, str]) -> None:
+def test_what_fails_on_one_rank_is_dropped_on_all(directories: dict[str, str], ranks: dict[str, Any]) -> None:
     lm = dkv.load(directories["llada"], device="cpu", dtype="float32")
     alone = lm.generate([[3]], 8, cache="none", seed=1, stop_at_eos=False)[0].token_ids
-    made = launch(2, fails_on_one, directories["llada"])
+    made = ranks["failing"]
     assert list(made["found"]["errors"]) == [0]
     assert "failed on another rank" in made["found"]["errors"][0]
     assert made["found"]["results"] == {1: alone}
@@ -200,8 +214,8 @@ def test_what_fails_on_one_rank_is_dropped_on_all(directories: dict[str, str]) -
     assert first.requests_failed == 1
 
 
-def test_followers_replay() -> None:
-    result, (first, second) = launch(2, both_ranks)
+def test_followers_replay(ranks: dict[str, Any]) -> None:
+    result, (first, second) = ranks["replayed"]
     assert result == [0, 1, 3, True, 2, False, 6, 7, 3]
     long = "x" * 100_000
     assert first == [("add", "one"), ("add", "two"), "step", ("cancel", 0), ("add", long), "step", "step"]

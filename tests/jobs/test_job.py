@@ -11,18 +11,18 @@ import pytest
 
 import dkv
 from dkv.errors import SettingError
-from dkv.jobs.job import Job, Wanted
+from dkv.jobs.job import Job, JobOptions
 from dkv.jobs.job_line import seed_of_line
-from dkv.jobs.progress import Progress
+from dkv.jobs.progress import JobProgress
 from tests.support.job_files import answers, prompts, results, write_lines
 
 ARGUMENTS: dict[str, Any] = {"gen_length": 8, "block_length": 4, "temperature": 0.7}
 
 
 @pytest.fixture
-def wanted(tmp_path: Path, spoken: Path) -> Wanted:
+def wanted(tmp_path: Path, spoken: Path) -> JobOptions:
     source = write_lines(tmp_path / "in.jsonl", prompts(12))
-    return Wanted(
+    return JobOptions(
         source,
         tmp_path / "out.jsonl",
         ARGUMENTS,
@@ -38,10 +38,10 @@ class EnoughError(Exception):
     pass
 
 
-def run(wanted: Wanted, until: int = 1 << 30) -> Progress:
+def run(wanted: JobOptions, until: int = 1 << 30) -> JobProgress:
     """Run a job; give up, as Ctrl-C would, once so many are finished."""
 
-    def tell(progress: Progress) -> None:
+    def tell(progress: JobProgress) -> None:
         if progress.finished >= until:
             raise EnoughError
 
@@ -49,7 +49,7 @@ def run(wanted: Wanted, until: int = 1 << 30) -> Progress:
         return job.run(tell)
 
 
-def test_an_answer_is_what_the_line_gets_alone(wanted: Wanted, lm: dkv.DiffusionLM) -> None:
+def test_an_answer_is_what_the_line_gets_alone(wanted: JobOptions, lm: dkv.DiffusionLM) -> None:
     progress = run(wanted)
     assert (progress.finished, progress.failed) == (12, 0)
     found = answers(wanted.output)
@@ -61,7 +61,7 @@ def test_an_answer_is_what_the_line_gets_alone(wanted: Wanted, lm: dkv.Diffusion
         assert found[number]["new_tokens"] == alone.stats.new_tokens
 
 
-def test_a_job_in_pieces_is_the_same_job(wanted: Wanted, tmp_path: Path) -> None:
+def test_a_job_in_pieces_is_the_same_job(wanted: JobOptions, tmp_path: Path) -> None:
     run(wanted)
     pieces = replace(wanted, output=tmp_path / "pieces.jsonl")
     kept = b""
@@ -76,21 +76,22 @@ def test_a_job_in_pieces_is_the_same_job(wanted: Wanted, tmp_path: Path) -> None
     assert answers(pieces.output) == answers(wanted.output)
 
 
-def test_a_compiled_job_gives_the_same_texts(wanted: Wanted, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("built_once")
+def test_a_compiled_job_gives_the_same_texts(wanted: JobOptions, tmp_path: Path) -> None:
     run(wanted)
     compiled = replace(wanted, output=tmp_path / "compiled.jsonl", compile=True)
     run(compiled)
     assert answers(compiled.output) == answers(wanted.output)
 
 
-def test_a_finished_job_does_nothing_more(wanted: Wanted) -> None:
+def test_a_finished_job_does_nothing_more(wanted: JobOptions) -> None:
     run(wanted)
     before = wanted.output.read_bytes()
     assert (run(wanted).done, run(wanted).finished) == (0, 12)
     assert wanted.output.read_bytes() == before
 
 
-def test_a_drawn_seed_is_kept_for_the_rest(wanted: Wanted) -> None:
+def test_a_drawn_seed_is_kept_for_the_rest(wanted: JobOptions) -> None:
     drawn = replace(wanted, seed=None)
     with pytest.raises(EnoughError):
         run(drawn, 3)
@@ -113,14 +114,14 @@ def test_a_drawn_seed_is_kept_for_the_rest(wanted: Wanted) -> None:
         ({"compile": True}, "compile=None, not True"),
     ],
 )
-def test_other_settings_are_refused(wanted: Wanted, change: dict[str, Any], message: str) -> None:
+def test_other_settings_are_refused(wanted: JobOptions, change: dict[str, Any], message: str) -> None:
     with pytest.raises(EnoughError):
         run(wanted, 1)
     with pytest.raises(SettingError, match=message):
         Job(replace(wanted, **change))
 
 
-def test_another_input_is_refused(wanted: Wanted) -> None:
+def test_another_input_is_refused(wanted: JobOptions) -> None:
     with pytest.raises(EnoughError):
         run(wanted, 1)
     write_lines(wanted.input, prompts(13))
@@ -129,14 +130,14 @@ def test_another_input_is_refused(wanted: Wanted) -> None:
 
 
 @pytest.mark.parametrize("bad", ["{", {"prompt": "x", "gen_length": 7}, {"prompt": "y" * 5000}])
-def test_a_bad_line_stops_the_job_before_anything_is_run(wanted: Wanted, bad: object) -> None:
+def test_a_bad_line_stops_the_job_before_anything_is_run(wanted: JobOptions, bad: object) -> None:
     write_lines(wanted.input, [*prompts(3), bad])
     with pytest.raises(SettingError, match=r"^input: line 4: "):
         run(wanted)
     assert not wanted.output.exists()
 
 
-def test_skip_bad_goes_on_and_does_not_try_again(wanted: Wanted) -> None:
+def test_skip_bad_goes_on_and_does_not_try_again(wanted: JobOptions) -> None:
     write_lines(wanted.input, [*prompts(3), "{", {"prompt": "x", "gen_length": 7, "id": "seven"}])
     skipping = replace(wanted, skip_bad=True)
     assert (run(skipping).failed, run(skipping).done) == (2, 0)
@@ -147,7 +148,7 @@ def test_skip_bad_goes_on_and_does_not_try_again(wanted: Wanted) -> None:
     assert all("error" not in found[number] for number in (1, 2, 3))
 
 
-def test_wrong_settings_of_the_job_are_not_the_first_line_s_fault(wanted: Wanted) -> None:
+def test_wrong_settings_of_the_job_are_not_the_first_line_s_fault(wanted: JobOptions) -> None:
     wrong = replace(wanted, arguments={"gen_length": 10, "block_length": 4}, skip_bad=True)
     with pytest.raises(SettingError, match=r"^gen_length=10 must be a multiple"):
         run(wrong)
@@ -155,7 +156,7 @@ def test_wrong_settings_of_the_job_are_not_the_first_line_s_fault(wanted: Wanted
         replace(wanted, batch_size=0)
 
 
-def test_without_a_tokenizer_there_are_ids(wanted: Wanted, bare: Path) -> None:
+def test_without_a_tokenizer_there_are_ids(wanted: JobOptions, bare: Path) -> None:
     write_lines(wanted.input, [{"prompt": [1, 2, 3]}])
     run(replace(wanted, model=str(bare)))
     (record,) = results(wanted.output)

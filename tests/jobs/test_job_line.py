@@ -11,12 +11,12 @@ import pytest
 import dkv
 from dkv.core.registry import spec_of
 from dkv.errors import PromptError, SettingError
-from dkv.jobs.job_line import ARGUMENTS, Asked, Asking, read_line, seed_of_line
-from dkv.jobs.source import Line
+from dkv.jobs.job_line import ARGUMENTS, Asking, JobLine, read_line, seed_of_line
+from dkv.jobs.source import SourceLine
 
 
-def line(record: object, number: int = 7) -> Line:
-    return Line(number, record.encode() if isinstance(record, str) else json.dumps(record).encode())
+def line(record: object, number: int = 7) -> SourceLine:
+    return SourceLine(number, record.encode() if isinstance(record, str) else json.dumps(record).encode())
 
 
 def test_the_fields_are_the_arguments_of_a_request() -> None:
@@ -36,7 +36,7 @@ def test_the_fields_are_the_arguments_of_a_request() -> None:
 )
 def test_prompts_of_every_kind(record: dict[str, Any], prompt: object) -> None:
     read = read_line(line(record))
-    assert isinstance(read, Asked)
+    assert isinstance(read, JobLine)
     assert read.prompt == prompt
 
 
@@ -54,7 +54,7 @@ def test_prompts_of_every_kind(record: dict[str, Any], prompt: object) -> None:
 )
 def test_arguments_by_the_names_of_other_programs(given: dict[str, Any], changes: dict[str, Any]) -> None:
     read = read_line(line({"prompt": "Hi", **given}))
-    assert isinstance(read, Asked)
+    assert isinstance(read, JobLine)
     assert read.changes == changes
     assert all(type(value) is type(changes[name]) for name, value in read.changes.items())
 
@@ -67,8 +67,8 @@ def test_the_name_is_the_id_or_the_number() -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
-    read = read_line(Line(1, b'\xef\xbb\xbf{"prompt": "Hi"}\r\n'))
-    assert isinstance(read, Asked)
+    read = read_line(SourceLine(1, b'\xef\xbb\xbf{"prompt": "Hi"}\r\n'))
+    assert isinstance(read, JobLine)
     assert read.prompt == "Hi"
 
 
@@ -93,6 +93,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
             '{"prompt": "a", "sampling_params": {"temperature": 2, "seed": 0}}',
             'sampling_params={"temperature": 2, "seed": 0}: arguments are fields of the line itself; put them there',
         ),
+        ('{"prompt": "a", "extra_body": {"cache": "none"}}', "arguments are fields of the line itself"),
+        ('{"prompt": "a", "settings": {"temperature": 2}}', "arguments are fields of the line itself"),
         ('{"prompt": "a", "ignore_eos": true}', "ignore_eos=true: give stop_at_eos=false"),
         ('{"prompt": "a", "max_tokens": 5, "gen_length": 5}', "max_tokens is another name of gen_length"),
         ('{"prompt": "a", "max_tokens": 5, "max_new_tokens": 5}', "give one of them"),

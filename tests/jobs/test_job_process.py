@@ -7,7 +7,6 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from dkv.jobs.job import Job, Wanted
+from dkv.jobs.job import Job, JobOptions
 from tests.cli.test_process import in_terminal
 from tests.support.job_files import answers, prompts, results, write_lines
+from tests.support.warm import program
 
 Started = Callable[..., "subprocess.Popen[bytes]"]
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -33,7 +33,7 @@ def start(spoken: Path, tmp_path: Path) -> Started:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
 
         return subprocess.Popen(
-            [sys.executable, "-m", "dkv", *command(spoken, tmp_path, lines, output), *rest],
+            [*program(), *command(spoken, tmp_path, lines, output), *rest],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             preexec_fn=limit,
@@ -53,7 +53,7 @@ def command(model: Path, directory: Path, lines: int, output: Path | str) -> lis
 
 def in_one(model: Path, directory: Path, lines: int) -> dict[int, dict[str, Any]]:
     """The answers of the same job, done here and in one piece."""
-    wanted = Wanted(
+    wanted = JobOptions(
         directory / f"{lines}.jsonl", directory / "one.jsonl", {"gen_length": 8}, str(model), "cpu", "float32", seed=1
     )
     with Job(wanted) as job:
@@ -135,9 +135,7 @@ def test_a_full_device_is_one_line(start: Started) -> None:
 def test_standard_output_on_a_full_device_is_one_line(spoken: Path, tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         arguments = command(spoken, tmp_path, 5, "-")
-        ended = subprocess.run(
-            [sys.executable, "-m", "dkv", *arguments], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
-        )
+        ended = subprocess.run([*program(), *arguments], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
     assert ended.returncode == 2
     assert ended.stderr == b"error: output='-' cannot be written (No space left on device); give another output\n"
 

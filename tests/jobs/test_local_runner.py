@@ -15,7 +15,7 @@ from dkv.engine import Engine, Request
 from dkv.errors import SettingError
 from dkv.jobs.job_line import Asking
 from dkv.jobs.local_runner import answers, engine_for
-from dkv.jobs.source import Line
+from dkv.jobs.source import SourceLine
 
 
 @dataclass
@@ -58,7 +58,7 @@ def generation(lm: dkv.DiffusionLM) -> dkv.Generation:
     return lm.generate([1], gen_length=1, seed=0)[0]
 
 
-def counted(lines: list[Line], engine: Slow, ahead: int) -> Iterator[Line]:
+def counted(lines: list[SourceLine], engine: Slow, ahead: int) -> Iterator[SourceLine]:
     for line in lines:
         assert len(engine.held) <= ahead
         yield line
@@ -67,7 +67,7 @@ def counted(lines: list[Line], engine: Slow, ahead: int) -> Iterator[Line]:
 def test_each_line_gets_its_answer_and_the_engine_never_more_than_wanted(
     lm: dkv.DiffusionLM, generation: dkv.Generation
 ) -> None:
-    lines = [Line(n, json.dumps({"prompt": [n, n], "id": f"n{n}"}).encode()) for n in range(1, 21)]
+    lines = [SourceLine(n, json.dumps({"prompt": [n, n], "id": f"n{n}"}).encode()) for n in range(1, 21)]
     engine = Slow(generation)
     made = answers(cast(Engine, engine), Asking(lm, {"gen_length": 4}, 0), counted(lines, engine, 6), ahead=6)
     found = [record for records in made for record in records]
@@ -81,7 +81,7 @@ BAD = [b'{"prompt": [1]}', b"x", b'{"prompt": [1], "id": "big", "gen_length": 64
 
 
 def test_a_bad_line_stops_the_job_or_is_answered_by_its_error(lm: dkv.DiffusionLM, generation: dkv.Generation) -> None:
-    lines = [Line(number, text) for number, text in enumerate(BAD, 1)]
+    lines = [SourceLine(number, text) for number, text in enumerate(BAD, 1)]
     asking, engine = Asking(lm, {"gen_length": 4}, 0), Slow(generation, room=32)
     with pytest.raises(SettingError, match="input: line 2: not JSON"):
         list(answers(cast(Engine, engine), asking, lines, ahead=2))
@@ -104,7 +104,7 @@ class Breaks:
 
 
 def test_a_line_that_fails_on_the_way_is_answered_by_its_error_and_stops_nothing(lm: dkv.DiffusionLM) -> None:
-    lines = [Line(n, json.dumps({"prompt": [n, n]}).encode()) for n in range(7, 12)]
+    lines = [SourceLine(n, json.dumps({"prompt": [n, n]}).encode()) for n in range(7, 12)]
     asking = Asking(lm, {"gen_length": 4, "cache": Breaks()}, 0)
     made = answers(engine_for(lm, 2), asking, lines, ahead=4)
     found = {record["line"]: record for records in made for record in records}
@@ -116,7 +116,7 @@ def test_a_line_that_fails_on_the_way_is_answered_by_its_error_and_stops_nothing
 
 
 def test_nothing_but_bad_lines_never_piles_up(lm: dkv.DiffusionLM, generation: dkv.Generation) -> None:
-    lines = (Line(number, b"x") for number in range(1, 1001))
+    lines = (SourceLine(number, b"x") for number in range(1, 1001))
     made = answers(cast(Engine, Slow(generation)), Asking(lm, {}, 0), lines, ahead=8, skip_bad=True)
     sizes = [len(records) for records in made]
     assert sum(sizes) == 1000

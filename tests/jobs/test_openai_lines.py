@@ -10,11 +10,11 @@ import pytest
 
 import dkv
 from dkv.errors import SettingError
-from dkv.jobs.job import Job, Wanted
+from dkv.jobs.job import Job, JobOptions
 from dkv.jobs.job_line import Asking, read_line, seed_of_line
 from dkv.jobs.openai_lines import OpenAILine
 from dkv.jobs.records import failure_of, number_of, tokens_of
-from dkv.jobs.source import Line
+from dkv.jobs.source import SourceLine
 from tests.support.job_files import results, write_lines
 
 CHAT = {"messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}]}
@@ -25,7 +25,7 @@ def openai_line(body: dict[str, Any], url: str = "/v1/completions", name: str = 
 
 
 def read(record: dict[str, Any], number: int = 7) -> OpenAILine:
-    found = read_line(Line(number, json.dumps(record).encode()))
+    found = read_line(SourceLine(number, json.dumps(record).encode()))
     assert isinstance(found, OpenAILine)
     return found
 
@@ -76,14 +76,14 @@ def test_ignoring_the_end_of_the_text_fills_the_answer(lm: dkv.DiffusionLM) -> N
 )
 def test_what_is_wrong_with_a_line(record: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError) as error:
-        read_line(Line(1, json.dumps(record).encode()))
+        read_line(SourceLine(1, json.dumps(record).encode()))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_another_model_is_refused(lm: dkv.DiffusionLM) -> None:
     with pytest.raises(SettingError, match=r"input: line 2: body: there is no model 'gpt-4' here"):
-        Asking(lm, {}, 0).check(Line(2, json.dumps(openai_line({"model": "gpt-4", "prompt": "a"})).encode()))
+        Asking(lm, {}, 0).check(SourceLine(2, json.dumps(openai_line({"model": "gpt-4", "prompt": "a"})).encode()))
 
 
 def test_answers_have_openais_form_and_a_later_run_finds_them(spoken: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_answers_have_openais_form_and_a_later_run_finds_them(spoken: Path, tmp_
         openai_line({**body, "prompt": "Hi", "top_p": 2}, name="unread"),
     ]
     source, output = write_lines(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
-    wanted = Wanted(
+    wanted = JobOptions(
         source, output, {"gen_length": 8}, str(spoken), "cpu", "float32", seed=1, batch_size=2, skip_bad=True
     )
     with Job(wanted) as job:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dkv.cli.batch import line_of
-from dkv.jobs.progress import Progress
+from dkv.jobs.progress import JobProgress
 
 
 def test_the_pace_is_this_run_s() -> None:
     now = [100.0]
-    progress = Progress(total=10, before=4, clock=lambda: now[0])
+    progress = JobProgress(total=10, before=4, clock=lambda: now[0])
     assert (progress.left, progress.rates, progress.share) == (None, (0.0, 0.0), 0.4)
     now[0] = 104.0
     progress.add([{"line": 1, "new_tokens": 30}, {"line": 2, "error": "x"}])
@@ -21,7 +21,7 @@ def test_the_pace_is_this_run_s() -> None:
 
 def test_before_the_first_answer_the_steps_are_told() -> None:
     now = [100.0]
-    progress = Progress(total=3, clock=lambda: now[0])
+    progress = JobProgress(total=3, clock=lambda: now[0])
     progress.steps, now[0] = 41, 107.0
     assert line_of(progress) == "0 of 3 prompts, 41 steps in 7 s"
     progress.add([{"line": 1, "new_tokens": 35}])

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from dkv.errors import SettingError
-from dkv.jobs.source import Line, Source
+from dkv.jobs.source import Source, SourceLine
 
 
-def nothing(_: Line) -> None:
+def nothing(_: SourceLine) -> None:
     pass
 
 
 def test_blank_lines_count_as_places_but_not_as_prompts(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(b'\n{"a": 1}\n  \n{"b": "\xe2\x80\xa8"}\r\n{"c": 3}')
-    seen: list[Line] = []
+    seen: list[SourceLine] = []
     source = Source(path, seen.append)
     assert seen == list(source.lines())
     assert [line.number for line in seen] == [2, 4, 5]

@@ -10,25 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.packing import At, Bucket, Counted, exact, narrow, pack
+from dkv.core.kv_cache import LayerCache
+from dkv.core.packing import Bucket, Counted, PackedRows, exact, pack, select_rows
 from dkv.layers.transformer import sixteenths
 from dkv.layers.v_verify import ADDED, Verify
 from dkv.models import Transformer
 
 
-def placed(rows: Tensor, forced: Tensor, budget: int, bucket: Bucket) -> At:
+def placed(rows: Tensor, forced: Tensor, budget: int, bucket: Bucket) -> PackedRows:
     """Where carried rows [B, T] sit, of which each layer picks the forced ones and `budget` more."""
     counts = rows.sum(1)
     picks = torch.minimum((forced & rows).sum(1) + budget, counts)
     at = pack(rows, counts.tolist(), None, bucket)
     all_of, some_of = (Counted(each.tolist(), each) for each in (counts, picks))
-    return replace(at, narrow=narrow(at, all_of, some_of, forced & rows, None, bucket))
+    return replace(at, selection=select_rows(at, all_of, some_of, forced & rows, None, bucket))
 
 
-def memory_of(model: Transformer, batch: int, width: int) -> LayerMemory:
+def memory_of(model: Transformer, batch: int, width: int) -> LayerCache:
     """A layer's memory in which something is kept already."""
-    memory = model.remember(batch, width)
+    memory = model.new_kv_cache(batch, width)
     memory.layers[0].buffers[ADDED] = torch.zeros(batch, 1, width + 1, model.config.width)
     for buffer in memory.layers[0].buffers.values():
         buffer.normal_(generator=torch.Generator().manual_seed(3))
@@ -49,7 +49,7 @@ def test_picked_rows_are_computed_and_others_add_what_is_kept(
     assert x.equal(given_x)
     real, after = at.slot < width, memory.take(ADDED, at)[:, 0]
     changed = (after != before).any(1) & real
-    assert int(changed.sum()) == int(at.picking.picks.sum())
+    assert int(changed.sum()) == int(at.required_selection.picks.sum())
     assert out[real & ~changed].equal((x + before)[real & ~changed])
     # What was computed: attention over the cells as they are by now, then the feed-forward.
     q, _ = block.qk(block.norm(x, block.attn_norm), turn)

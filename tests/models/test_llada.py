@@ -119,7 +119,7 @@ def test_a_full_forward_is_that_of_the_oracle(changes: dict[str, Any], tmp_path:
     tokens = [5, 200, 7, 7, MASK, 0, 31]
     wanted, _ = Oracle(config, tensors).forward(tokens, list(range(7)), [{}, {}])
     at = pack(torch.ones(1, 7, dtype=torch.bool), [7], None)
-    got = model.logits(model.forward(torch.tensor(tokens), at, model.remember(1, 7)))
+    got = model.logits(model.forward(torch.tensor(tokens), at, model.new_kv_cache(1, 7)))
     torch.testing.assert_close(got, torch.stack([wanted[p] for p in range(7)]).float(), atol=1e-4, rtol=1e-4)
 
 
@@ -127,7 +127,7 @@ def test_rows_of_a_part_equal_rows_of_the_whole(grouped: Transformer) -> None:
     """Computing some rows over slots that the same tokens filled gives what computing all of them gives."""
     tokens = torch.tensor([[5, 6, 7, 8, 9], [1, 2, 3, 4, 0]])
     everything, some = torch.ones(2, 5, dtype=torch.bool), torch.tensor([[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]]).bool()
-    memory = grouped.remember(2, 5)
+    memory = grouped.new_kv_cache(2, 5)
     whole = grouped.forward(tokens.flatten(), pack(everything, [5, 5], None), memory)
     part = grouped.forward(tokens[some], pack(some, [3, 1], None), memory)
     torch.testing.assert_close(part, whole.view(2, 5, -1)[some], atol=1e-5, rtol=1e-5)
@@ -136,7 +136,7 @@ def test_rows_of_a_part_equal_rows_of_the_whole(grouped: Transformer) -> None:
 def test_the_last_position_of_the_context_works(model: Transformer) -> None:
     width = model.config.context
     at = pack(torch.ones(1, width, dtype=torch.bool), [width], None)
-    hidden = model.forward(torch.zeros(width, dtype=torch.int64), at, model.remember(1, width))
+    hidden = model.forward(torch.zeros(width, dtype=torch.int64), at, model.new_kv_cache(1, width))
     assert hidden.isfinite().all()
 
 
@@ -146,8 +146,8 @@ def test_other_dtypes(dtype: torch.dtype, bare: Path) -> None:
     assert model.dtype == dtype
     assert model.device == CPU
     at = pack(torch.ones(1, 4, dtype=torch.bool), [4], None)
-    logits = model.logits(model.forward(torch.tensor([1, 2, 3, 4]), at, model.remember(1, 4)))
+    logits = model.logits(model.forward(torch.tensor([1, 2, 3, 4]), at, model.new_kv_cache(1, 4)))
     exact = load_model(bare, CPU, torch.float32)
-    wanted = exact.logits(exact.forward(torch.tensor([1, 2, 3, 4]), at, exact.remember(1, 4)))
+    wanted = exact.logits(exact.forward(torch.tensor([1, 2, 3, 4]), at, exact.new_kv_cache(1, 4)))
     assert logits.dtype == dtype
     assert float((logits - wanted).abs().max()) < (0.5 if dtype == torch.bfloat16 else 0.05)

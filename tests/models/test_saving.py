@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from dkv.checkpoints.safetensors_writer import parse_size
 from dkv.errors import CheckpointError, SettingError
 from dkv.models.saving import convert
 from tests.support.checkpoints import CONFIG, config_of, dream_config_of, tensors_of, write_checkpoint, write_tokenizer
+from tests.support.warm import program
 
 
 def everything(directory: Path) -> dict[str, torch.Tensor]:
@@ -133,7 +133,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 
-    command = [sys.executable, "-m", "dkv", "convert", str(source), str(tmp_path / "saved")]
+    command = [*program(), "convert", str(source), str(tmp_path / "saved")]
     ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr == f"error: {tmp_path / 'saved'}: cannot be written (File too large); free some space\n"

@@ -109,10 +109,10 @@ def test_logits(name: str, network: Transformer) -> None:
     for key, tick, (at, logits) in zip(steps, ticks, watched.seen, strict=True):
         carried = logits[at.sequence == 0]
         torch.testing.assert_close(carried, LOGITS[key], atol=1e-4, rtol=0)
-        assert tick.read is not None
+        assert tick.predictions is not None
         fed = positions(tick.rows)[0]
-        places = [fed.index(p) for p in tick.read.flat.tolist() if p < tick.rows.shape[1]]
-        torch.testing.assert_close(tick.read.logits[: len(places)], LOGITS[key][places], atol=1e-4, rtol=0)
+        places = [fed.index(p) for p in tick.predictions.flat.tolist() if p < tick.rows.shape[1]]
+        torch.testing.assert_close(tick.predictions.logits[: len(places)], LOGITS[key][places], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 import dkv
 from dkv.caches import make_cache
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.layer_rules import Parts, Rules, Turn
-from dkv.core.loop import State, Tick
-from dkv.core.packing import At
+from dkv.core.kv_cache import LayerCache
+from dkv.core.layer_rules import LayerOps, RotaryPhase, Rules
+from dkv.core.loop import State, StepOutput
+from dkv.core.packing import PackedRows
 from dkv.core.policy import CachePolicy, Plan, Step
 from dkv.layers.v_verify import Verify
 from dkv.models import Transformer, load_model
@@ -66,23 +66,23 @@ def started(model: Any, case: dict[str, Any], cache: str | CachePolicy) -> State
 class Spied(Verify):
     """V-verify that notes where the rows sit that it picks."""
 
-    log: list[At] = field(default_factory=list)
+    log: list[PackedRows] = field(default_factory=list)
 
-    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
-        return super().__call__(cast("Parts", Logged(block, self.log)), x, at, turn, memory)
+    def __call__(self, block: LayerOps, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
+        return super().__call__(cast("LayerOps", Logged(block, self.log)), x, at, turn, memory)
 
 
 @dataclass
 class Logged:
     """A block that notes where the rows sit that it is asked to pick."""
 
-    inner: Parts
-    log: list[At]
+    inner: LayerOps
+    log: list[PackedRows]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def pick(self, x: Tensor, at: At, memory: LayerMemory, similarity: str | None) -> tuple[Tensor, At]:
+    def pick(self, x: Tensor, at: PackedRows, memory: LayerCache, similarity: str | None) -> tuple[Tensor, PackedRows]:
         h, picked = self.inner.pick(x, at, memory, similarity)
         self.log.append(picked)
         return h, picked
@@ -94,11 +94,11 @@ class Spy:
 
     inner: CachePolicy
     plans: list[tuple[Plan, Tensor]] = field(default_factory=list)
-    logs: list[list[At]] = field(default_factory=list)
+    logs: list[list[PackedRows]] = field(default_factory=list)
 
     def plan(self, step: Step) -> Plan:
         plan = self.inner.plan(step)
-        self.plans.append((plan, step.clock.clone()))
+        self.plans.append((plan, step.num_forwards.clone()))
         self.logs.append([])
         if not isinstance(plan.rules.rest, Verify):
             return plan
@@ -106,7 +106,7 @@ class Spy:
         return replace(plan, rules=Rules(None if plan.rules.first is None else rest, rest))
 
 
-def letters(case: dict[str, Any], ticks: Sequence[Tick], spy: Spy) -> str:
+def letters(case: dict[str, Any], ticks: Sequence[StepOutput], spy: Spy) -> str:
     """Of the first sequence: which regions each forward renewed in full."""
     found = ""
     for plan, _ in spy.plans[: len(ticks)]:

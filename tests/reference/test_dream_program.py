@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import dkv
-from dkv.core.loop import Tick
+from dkv.core.loop import StepOutput
 from dkv.models import Transformer, load_model
 from tests.support.runs import Watched, play, positions, start
 
@@ -72,7 +72,7 @@ def test_case_step_by_step(name: str, network: Transformer) -> None:
             torch.testing.assert_close(logits[at.sequence == 0], LOGITS[key], atol=1e-4, rtol=0)
 
 
-def check_step(tick: Tick, wanted: dict[str, Any], final: torch.Tensor) -> None:
+def check_step(tick: StepOutput, wanted: dict[str, Any], final: torch.Tensor) -> None:
     if not wanted["full"]:
         assert positions(tick.rows) == [sorted(row) for row in wanted["fed"]]
     for row, decoded in enumerate(wanted["decoded"]):

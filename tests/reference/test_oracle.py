@@ -84,8 +84,8 @@ def compare(model: Transformer, setup: Setup, traces: list[Trace], **options: An
             (row, p) for row, step in enumerate(played) for p in step.fed
         ]
         torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=1e-4)
-        if tick.read is not None:
-            confidence = tick.read.spread(tick.read.confidence, -torch.inf).exp()
+        if tick.predictions is not None:
+            confidence = tick.predictions.spread(tick.predictions.confidence, -torch.inf).exp()
             for row, step in enumerate(played):
                 for p, value in step.confidence.items():
                     assert float(confidence[row, p]) == pytest.approx(value, abs=1e-4)

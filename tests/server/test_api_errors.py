@@ -74,7 +74,11 @@ BAD: list[tuple[str, dict[str, Any], str | None, str]] = [
     ("chat/completions", {"response_format": {"type": "json_object"}}, "response_format", "is not supported"),
     ("chat/completions", {"logprobs": True}, "logprobs", "are not supported"),
     ("chat/completions", {"presence_penalty": 1}, "presence_penalty", "penalties are not supported by this server"),
-    ("chat/completions", {"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "differs from max_tokens"),
+    ("chat/completions", {"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens",
+     "max_tokens: 3 differs from max_completion_tokens=4; give one"),
+    ("completions", {"seed": 1 << 62}, "seed", "must be below 4611686018427387904"),
+    ("completions", {"max_tokens": 1 << 31}, "max_tokens", "must be below 2147483648"),
+    ("completions", {"canvas": True, "prompt": "a{mask:99999999999}b{mask}"}, "prompt", "exceed the model's context"),
 ]  # fmt: skip
 
 

@@ -37,6 +37,8 @@ def test_a_prompt_beyond_the_context_has_the_code(lm: dkv.DiffusionLM, path: str
         ({"prompt": "x" * 40, "max_tokens": 60}, "prompt of 40 tokens and max_tokens=60 exceed the model's context of"),
         ({"prompt": "x", "max_tokens": 4000}, "max_tokens=4000 exceed the model's context"),
         ({"prompt": "x", "max_tokens": 5000}, "max_tokens=5000 exceeds the limit of 4096"),
+        ({"prompt": "x" * 5000}, "prompt of 5000 tokens exceeds the limit of 95; shorten it"),
+        ({"prompt": "x" * 100}, "prompt of 100 tokens leaves no room for an answer in the model's context of 96"),
         ({"prompt": "x" * 90, "suffix": "y" * 90, "max_tokens": 4}, "prompt and suffix of 180 tokens leave no"),
         ({"prompt": "x" * 40, "min_tokens": 90}, "prompt of 40 tokens and min_tokens=90 exceed the model's context of"),
         ({"prompt": "x{mask:900}y", "canvas": True}, "its holes exceed the model's context"),

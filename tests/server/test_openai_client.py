@@ -142,7 +142,7 @@ def check_streaming(client: openai.OpenAI, first: int, count: int) -> None:
 
 
 def test_streams_give_the_same_as_whole_answers(client: openai.OpenAI) -> None:
-    check_streaming(client, 0, 12)
+    check_streaming(client, 0, 5)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dkv.lab.bench.grid import AUTOREGRESSIVE, Cell
-from dkv.lab.bench.rows import Result, Row
+from dkv.lab.bench.rows import BenchRow, Result
 
 CELL = Cell(
     model="tiny", device="cpu", dtype="float32", cache="dkv-decode", prompt=10, gen=20, block=20, steps=20, batch=2,
@@ -45,13 +45,13 @@ UNTIMED: dict[str, Any] = {
 """Changes to the result: nothing was timed."""
 
 
-def row(result: dict[str, Any] | None = None, **cell: Any) -> Row:
+def row(result: dict[str, Any] | None = None, **cell: Any) -> BenchRow:
     """A row that differs from the sample in some of the result and some of the cell."""
     made = replace(CELL, **cell)
-    return Row(made, made.spec, ENVIRONMENT, replace(RESULT, **(result or {})))
+    return BenchRow(made, made.spec, ENVIRONMENT, replace(RESULT, **(result or {})))
 
 
-def grid_of_rows() -> list[Row]:
+def grid_of_rows() -> list[BenchRow]:
     """Three caches over two prompts and three responses; costs are powers of the length."""
     exponents = {"none": 3, "dkv-decode": 2, AUTOREGRESSIVE: 1}
     return [

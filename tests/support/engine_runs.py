@@ -5,7 +5,8 @@ from __future__ import annotations
 import dkv
 from dkv.core.dtypes import named_dtype
 from dkv.core.packing import exact
-from dkv.outputs import Generation, Run
+from dkv.lab.common.batch_run import Run
+from dkv.outputs import Generation
 
 __all__ = ["alone", "ended", "finished", "same"]
 
@@ -52,8 +53,8 @@ def finished(engine: dkv.Engine) -> dict[int, Generation]:
     while updates := engine.step():
         for update in updates:
             if update.generation is not None:
-                assert update.ticket not in results
-                results[update.ticket] = update.generation
+                assert update.request_id not in results
+                results[update.request_id] = update.generation
     return results
 
 
@@ -64,12 +65,12 @@ def ended(engine: dkv.Engine) -> tuple[dict[int, Exception], dict[int, Generatio
     results: dict[int, Generation] = {}
     while updates := engine.step():
         for update in updates:
-            assert update.ticket not in errors
-            assert update.ticket not in results
+            assert update.request_id not in errors
+            assert update.request_id not in results
             if update.error is not None:
-                errors[update.ticket] = update.error
+                errors[update.request_id] = update.error
             if update.generation is not None:
-                results[update.ticket] = update.generation
+                results[update.request_id] = update.generation
     status = engine.status()
     assert (status.active, status.waiting, status.memory_used) == (0, 0, 0)
     assert status.requests_failed == len(errors)

@@ -26,7 +26,7 @@ PROMPTS = [[5, 80, 33, 7], [9, 1, 44, 120, 66, 2, 13]]
 CASES: dict[str, dict[str, Any]] = {
     "none": {"cache": "none"},
     "dkv-decode": {"cache": "dkv-decode:refresh=4"},
-    "dkv-greedy": {"cache": "dkv-greedy:refresh=3,window=2", "block_length": 8},
+    "dkv-greedy": {"cache": "dkv-greedy:refresh=3,window=2", "block_length": 6},
     "dllm-cache, cosine": {"cache": "dllm-cache:kp=5,kr=3,rho=0.4"},
     "dllm-cache, l2": {"cache": "dllm-cache:kp=3,kr=100,rho=0.3,first_layer=false,similarity=l2"},
     "guided": {"cache": "dllm-cache:kp=5,kr=3,rho=0.4,cfg_interval=3", "cfg_scale": 1.5},
@@ -38,7 +38,7 @@ def generated(lm: dkv.DiffusionLM) -> dict[str, list[list[int]]]:
     """The response ids of every case."""
     prompts = PROMPTS if lm.tokenizer is None else ["Tell me: 3 + 4?", "A list, please."]
     return {
-        name: [g.token_ids for g in lm.generate(prompts, gen_length=16, stop_at_eos=False, **case)]
+        name: [g.token_ids for g in lm.generate(prompts, gen_length=12, stop_at_eos=False, **case)]
         for name, case in CASES.items()
     }
 
@@ -50,7 +50,7 @@ def held(lm: dkv.DiffusionLM) -> tuple[int, int]:
     tensors = [model.embedding, model.head_weight]
     tensors += [getattr(block, name) for block in model.blocks for name in DIMENSIONS if hasattr(block, name)]
     whole = [plain(t) for t in tensors if t is not None]
-    return sum(t.numel() * t.element_size() for t in whole), model.remember(2, 20).nbytes
+    return sum(t.numel() * t.element_size() for t in whole), model.new_kv_cache(2, 20).nbytes
 
 
 def survey(directories: dict[str, str]) -> dict[str, Any]:

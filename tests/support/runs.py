@@ -11,11 +11,11 @@ from torch import Tensor
 from dkv.caches import make_cache
 from dkv.core.canvas import lay_out
 from dkv.core.guidance import Guidance
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
-from dkv.core.loop import Schedule, State, Tick, advance
+from dkv.core.loop import Schedule, State, StepOutput, advance
 from dkv.core.model import Model, ModelConfig
-from dkv.core.packing import At, Bucket, exact
+from dkv.core.packing import Bucket, PackedRows, exact
 from dkv.core.policy import CachePolicy, Decoder, Plan, Step
 from dkv.core.sampling import Sampling
 from dkv.decoders import make_decoder
@@ -77,7 +77,7 @@ def start(
     return State(
         model=model,
         canvas=canvas,
-        memory=model.remember(*canvas.tokens.shape),
+        memory=model.new_kv_cache(*canvas.tokens.shape),
         policy=make_cache(cache) if isinstance(cache, str) else cache,
         decoder=make_decoder(decoder) if isinstance(decoder, str) else decoder,
         sampling=Sampling(warmth, each(top_p), each(top_k), greedy=not bool(warmth.any())),
@@ -89,7 +89,7 @@ def start(
     )
 
 
-def play(state: State) -> list[Tick]:
+def play(state: State) -> list[StepOutput]:
     """Advance to the end."""
     ticks = []
     while (tick := advance(state)) is not None:
@@ -97,7 +97,7 @@ def play(state: State) -> list[Tick]:
     return ticks
 
 
-def start_and_play(*args: object, **options: object) -> tuple[State, list[Tick]]:
+def start_and_play(*args: object, **options: object) -> tuple[State, list[StepOutput]]:
     """`start`, then `play`."""
     state = start(*args, **options)  # type: ignore[arg-type]
     return state, play(state)
@@ -124,12 +124,12 @@ class Recorder:
     def plan(self, step: Step) -> Plan:
         plan = self.inner.plan(step)
         self.rows.append(plan.rows.clone())
-        self.fresh.append(step.fresh.clone())
+        self.fresh.append(step.just_committed.clone())
         self.tokens.append(step.canvas.tokens.clone())
         self.masked.append(step.canvas.masked.clone())
-        self.score.append(step.score.clone())
+        self.score.append(step.last_confidence.clone())
         self.computed_at.append(step.computed_at.clone())
-        self.clock.append(step.clock.clone())
+        self.clock.append(step.num_forwards.clone())
         return plan
 
 
@@ -138,7 +138,7 @@ class Watched:
     """A model that also runs its head over every carried row, and keeps those logits with their places."""
 
     inner: Model
-    seen: list[tuple[At, Tensor]] = field(default_factory=list)
+    seen: list[tuple[PackedRows, Tensor]] = field(default_factory=list)
 
     @property
     def config(self) -> ModelConfig:
@@ -152,10 +152,10 @@ class Watched:
     def dtype(self) -> torch.dtype:
         return self.inner.dtype
 
-    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
-        return self.inner.remember(batch, width, dtype)
+    def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> KVCache:
+        return self.inner.new_kv_cache(batch, width, dtype)
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
+    def forward(self, tokens: Tensor, at: PackedRows, memory: KVCache, rules: Rules) -> Tensor:
         hidden = self.inner.forward(tokens, at, memory, rules)
         self.seen.append((at, self.inner.logits(hidden)))
         return hidden
@@ -179,10 +179,10 @@ class Scripted:
         config = replace(model.config, vocab=table.shape[1], **changes)  # type: ignore[arg-type]
         return cls(config, table)
 
-    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
-        return Memory(1, batch, 1, width, 2, dtype or self.dtype)
+    def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> KVCache:
+        return KVCache(1, batch, 1, width, 2, dtype or self.dtype)
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
+    def forward(self, tokens: Tensor, at: PackedRows, memory: KVCache, rules: Rules) -> Tensor:
         self.forwards += 1
         return at.slot[:, None]
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dkv.tiny.tasks.extraction import Block, fenced_blocks, program_of
+from dkv.tiny.tasks.extraction import FencedBlock, fenced_blocks, program_of
 
 HEAD = 'import math\n\ndef helper(x):\n    return x\n\n\ndef area(r):\n    """ Of a circle. """\n'
 WHOLE = "def area(r):\n    return math.pi * helper(r) ** 2"
@@ -156,7 +156,7 @@ def test_the_prompts_own_helpers_stand_before_the_function_once() -> None:
 def test_fences_are_paired() -> None:
     text = "a\n```bash\nx\n```\n~~~\n```\ny\n~~~\n````py\n```\nz\n```\n````\n  ```\n    u\n  ```\n```\nv"
     assert [block.code for block in fenced_blocks(text)] == ["x\n", "```\ny\n", "```\nz\n```\n", "  u\n", "v\n"]
-    assert fenced_blocks("```Python3 title=x\nx\n```") == [Block("python3", "x\n")]
+    assert fenced_blocks("```Python3 title=x\nx\n```") == [FencedBlock("python3", "x\n")]
 
 
 @pytest.mark.parametrize(

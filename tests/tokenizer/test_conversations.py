@@ -201,6 +201,7 @@ def test_a_cut_message_is_still_text(tmp_path: Path) -> None:
         ([USER, message(content=["Hi"])], r"prompt: message 2 has the content \['Hi'\]; give a text"),
         ([{"role": "user"}], "prompt: message 1 has the keys 'role'; give 'role' and 'content'"),
         ([message(id="Jo")], "prompt: message 1 has the keys 'role', 'content', 'id'"),
+        ([message(type="image")], "prompt: message 1 has the keys 'role', 'content', 'type'"),
         ([message(name="<|eot_id|>")], r"prompt: message 1 has the name '<\|eot_id\|>'; give 1 to 64 characters"),
         ([message("tool", tool_call_id=3)], "prompt: message 1 has the tool_call_id 3; give 1 to 64 characters"),
         ([USER, message("assistant", "Yes")], "the last message has the role 'assistant'; end the conversation"),
@@ -217,6 +218,14 @@ def test_what_is_no_conversation(
         with pytest.raises(PromptError, match=line) as caught:
             ask(conversation)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["message", "text"])
+def test_the_type_that_some_clients_give_a_message_says_nothing(
+    kind: str, speakers: dict[tuple[str, str], Tokenizer]
+) -> None:
+    speaker = speakers["llada", "own"]
+    assert speaker.encode_chat([message(type=kind)]) == speaker.encode_chat([message()])
 
 
 def test_names_and_messages_of_tools_go_to_a_template_that_prints_them(tmp_path: Path) -> None:

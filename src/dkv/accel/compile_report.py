@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Warmth", "compiled_as"]
+__all__ = ["CompileReport", "compiled_as"]
 
 
 @dataclass
-class Warmth:
+class CompileReport:
     """graphs: built or captured so far; seconds: that took, the steps in which it happened included; refused: kinds of
     forwards that run without; note: why the first of them does, or else what was prepared; one line."""
 

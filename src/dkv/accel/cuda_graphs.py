@@ -14,14 +14,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dkv.accel.compile_report import Warmth
+from dkv.accel.compile_report import CompileReport
 from dkv.accel.graph_cache import Table
 from dkv.accel.graph_inputs import address_of, copied, fitted, renew, sheltering, signature
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
 from dkv.core.model import Model, ModelConfig, best_of
-from dkv.core.packing import At
-from dkv.core.sampling import Best
+from dkv.core.packing import PackedRows
+from dkv.core.sampling import ArgmaxWithLogprob
 from dkv.layers.transformer import sixteenths
 
 __all__ = ["Capture", "CudaCapture", "Graphed"]
@@ -71,10 +71,10 @@ class _Recorded:
     """A forward that was recorded: its inputs, and how to do it again."""
 
     tokens: Tensor
-    at: At
+    at: PackedRows
     replay: Callable[[], Tensor]
 
-    def __call__(self, tokens: Tensor, at: At) -> Tensor:
+    def __call__(self, tokens: Tensor, at: PackedRows) -> Tensor:
         """Do it with these inputs; the result is the caller's own."""
         renew(self.tokens, tokens)
         renew(self.at, at)
@@ -91,7 +91,7 @@ class Graphed:
     """
 
     def __init__(self, inner: Model, capture: Capture, size: int = _SIZE) -> None:
-        self.inner, self.warmth = inner, Warmth()
+        self.inner, self.warmth = inner, CompileReport()
         self._capture, self._table = capture, Table[_Recorded](size)
 
     @property
@@ -110,13 +110,13 @@ class Graphed:
         return self.inner.dtype
 
     @property
-    def best(self) -> Best:
+    def best(self) -> ArgmaxWithLogprob:
         """How its best tokens are found."""
         return best_of(self.inner)
 
-    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
+    def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> KVCache:
         """A memory for `batch` sequences of `width` slots."""
-        return self.inner.remember(batch, width, dtype)
+        return self.inner.new_kv_cache(batch, width, dtype)
 
     def bucket(self, rows: int) -> int:
         """How row counts are rounded up, so that there are few."""
@@ -127,7 +127,7 @@ class Graphed:
         three operations."""
         return self.inner.logits(x)
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
+    def forward(self, tokens: Tensor, at: PackedRows, memory: KVCache, rules: Rules) -> Tensor:
         """Carry the rows `at`, holding tokens [N], through every layer under its rule: hidden states [N, C]."""
         if at.uneven:
             return self.inner.forward(tokens, at, memory, rules)
@@ -143,7 +143,7 @@ class Graphed:
                 self._table.put(key, recorded)
         return self.inner.forward(tokens, at, memory, rules) if recorded is None else recorded(tokens, fit)
 
-    def _record(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> _Recorded | None:
+    def _record(self, tokens: Tensor, at: PackedRows, memory: KVCache, rules: Rules) -> _Recorded | None:
         """Record a forward of these shapes; None where that fails."""
         began, own, places = time.perf_counter(), copied(tokens), sheltering(at)
         try:

@@ -1,8 +1,7 @@
 """A forward's inputs as buffers that stay where they are: copies, what must be equal for them to serve, and renewal.
 
-A recorded forward reads the addresses that it was recorded with. So the places of the rows (`At`) are copied into
-tensors of its own before each replay; all that is no tensor is part of what it was recorded for.
-"""
+A recorded forward reads the addresses that it was recorded with. So the places of the rows (`PackedRows`) are copied
+into tensors of its own before each replay; all that is no tensor is part of what it was recorded for."""
 
 from __future__ import annotations
 
@@ -13,8 +12,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.kv_cache import Memory
-from dkv.core.packing import At, Bucket, Grouping, Narrowing
+from dkv.core.kv_cache import KVCache
+from dkv.core.packing import Bucket, Grouping, PackedRows, RowSelection
 
 __all__ = ["address_of", "copied", "fitted", "renew", "sheltering", "signature"]
 
@@ -63,26 +62,26 @@ def _names(value: Any) -> list[str]:
     return [field.name for field in fields(value) if field.init]
 
 
-def address_of(memory: Memory) -> Hashable:
+def address_of(memory: KVCache) -> Hashable:
     """Where a memory's buffers are and how they lie: equal for two memories only if they are the same bytes."""
     first = memory.layers[0].buffers
     lie = tuple((name, tuple(b.shape), b.stride(), b.dtype) for name, b in first.items())
     return lie, tuple(b.data_ptr() for layer in memory.layers for b in layer.buffers.values())
 
 
-def sheltering(at: At) -> At:
+def sheltering(at: PackedRows) -> PackedRows:
     """Places of its own for a rehearsal: all that it writes goes to scratch. `at` must not be `whole`."""
     own = copied(at)
     own.slot.fill_(at.width)
-    own.flat.fill_(at.width)
+    own.slot_mapping.fill_(at.width)
     return own
 
 
-def fitted(at: At, bucket: Bucket) -> At:
+def fitted(at: PackedRows, bucket: Bucket) -> PackedRows:
     """The same places, more alike: never `whole` (its rows are written one by one), and where sequences have unequal
     numbers of rows, as many for each as the bucket says. What is added is never looked at."""
-    narrow = None if at.narrow is None else _narrowing(at.narrow, bucket)
-    return replace(at, whole=False, grouping=_grouping(at.grouping, bucket), narrow=narrow)
+    narrow = None if at.selection is None else _narrowing(at.selection, bucket)
+    return replace(at, whole=False, grouping=_grouping(at.grouping, bucket), selection=narrow)
 
 
 def _grouping(grouping: Grouping, bucket: Bucket) -> Grouping:
@@ -94,7 +93,7 @@ def _grouping(grouping: Grouping, bucket: Bucket) -> Grouping:
     return Grouping((batch, wide), F.pad(grouping.group, (0, wide - rows)), place, grouping.alone)
 
 
-def _narrowing(narrow: Narrowing, bucket: Bucket) -> Narrowing:
+def _narrowing(narrow: RowSelection, bucket: Bucket) -> RowSelection:
     rows = narrow.source.shape[1]
     more = (0, bucket(rows) - rows)
     ranked = narrow.ranked // rows * bucket(rows) + narrow.ranked % rows

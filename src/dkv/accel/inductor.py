@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dkv.accel.compile_report import Warmth
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.layer_rules import Turn
-from dkv.core.packing import At, Narrowing
-from dkv.layers.transformer import Block, Rule, has_tiles
+from dkv.accel.compile_report import CompileReport
+from dkv.core.kv_cache import LayerCache
+from dkv.core.layer_rules import RotaryPhase
+from dkv.core.packing import PackedRows, RowSelection
+from dkv.layers.transformer import Rule, TransformerBlock, has_tiles
 
 __all__ = ["Compiled"]
 
@@ -31,26 +31,34 @@ few graphs serve them all."""
 class Compiled:
     """Runs layers compiled, for `Transformer.run`. backend: of `torch.compile`; warmth: what was built, and why not.
 
-    Kinds of calls (by rule, and by what of `At` is there) are compiled each by itself when first met. One that cannot
-    be, for want of a C++ compiler or for what its rule does, runs as ever from then on, and `warmth.note` says why. So
-    does a call with sequences that attend alone: their rows are numbers of the host's, new ones at every step.
+    Kinds of calls (by rule, and by what of `PackedRows` is there) are compiled each by itself when first met. One that
+    cannot be, for want of a C++ compiler or for what its rule does, runs as ever from then on, and `warmth.note` says
+    why. So does a call with sequences that attend alone: their rows are numbers of the host's, new ones at every step.
     """
 
     def __init__(self, backend: str = "inductor") -> None:
         self._backend = backend
         self._runs: dict[Hashable, Callable[..., Tensor]] = {}
         self._broken = False  # the compiler never built anything: the next kind need not spend seconds on its failure
-        self.warmth = Warmth()
+        self.warmth = CompileReport()
 
     def __call__(
-        self, rule: Rule, blocks: Sequence[Block], x: Tensor, at: At, turn: Turn, memories: Sequence[LayerMemory]
+        self,
+        rule: Rule,
+        blocks: Sequence[TransformerBlock],
+        x: Tensor,
+        at: PackedRows,
+        turn: RotaryPhase,
+        memories: Sequence[LayerCache],
     ) -> Tensor:
         """Layers under one rule: x [N, C] of the carried rows to x [N, C]."""
         for block, memory in zip(blocks, memories, strict=True):
             x = self._layer(rule, block, x, at, turn, memory)
         return x
 
-    def _layer(self, rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    def _layer(
+        self, rule: Rule, block: TransformerBlock, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache
+    ) -> Tensor:
         kind = _kind(rule, at)
         if self._broken or at.uneven or self._runs.get(kind) is _plain:
             return _plain(rule, block, x, at, turn, memory)
@@ -89,15 +97,17 @@ class Compiled:
         return run
 
 
-def _plain(rule: Rule, block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+def _plain(
+    rule: Rule, block: TransformerBlock, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache
+) -> Tensor:
     return rule(block, x, at, turn, memory)
 
 
-def _kind(rule: Rule, at: At) -> Hashable:
+def _kind(rule: Rule, at: PackedRows) -> Hashable:
     """What decides the operations of a layer, numbers aside."""
-    narrow = at.narrow
+    narrow = at.selection
     return rule, at.whole, at.mask is None, at.grouping.group is None, None if narrow is None else _narrow_kind(narrow)
 
 
-def _narrow_kind(narrow: Narrowing) -> Hashable:
+def _narrow_kind(narrow: RowSelection) -> Hashable:
     return narrow.frozen is None, narrow.real is None, narrow.grouping.group is None

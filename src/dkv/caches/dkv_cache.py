@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.core.canvas import NEVER, lowest
-from dkv.core.policy import Plan, Step, readers_of
+from dkv.core.policy import Plan, Step, rows_predicting
 from dkv.core.values import as_index
 from dkv.core.wording import shown
 from dkv.errors import SpecError
@@ -34,7 +34,7 @@ _UNREAD = 1e30
 
 def unsettled(step: Step, delay: int) -> Tensor:
     """m [B, T]: masked, or fixed at most `delay` forwards ago."""
-    return step.canvas.live & (step.canvas.committed_at >= (step.clock - delay).clamp(min=0)[:, None])
+    return step.canvas.live & (step.canvas.committed_at >= (step.num_forwards - delay).clamp(min=0)[:, None])
 
 
 def live_rows(step: Step, m: Tensor, shift: str) -> Tensor:
@@ -45,7 +45,7 @@ def live_rows(step: Step, m: Tensor, shift: str) -> Tensor:
     left = F.pad(m[:, 1:], (0, 1))
     last = step.canvas.position == step.canvas.length[:, None] - 1
     if shift == "un":  # the last row predicts nothing; the program drops it once its first step's set has passed
-        return left | (last & (step.clock <= 1)[:, None])
+        return left | (last & (step.num_forwards <= 1)[:, None])
     return m | left | (last & F.pad(m[:, :-1], (1, 0)))
 
 
@@ -58,24 +58,24 @@ def region(step: Step) -> Tensor:
 def begins(step: Step) -> Tensor:
     """[B, 1] whether the prompt is due: at the first forward of a block (LLaDA's loop drops its cache there) or, with a
     shift, of the sequence (Dream's loop has no blocks)."""
-    return ((step.clock if step.shift else step.index) == 0)[:, None]
+    return ((step.num_forwards if step.shift else step.block_step) == 0)[:, None]
 
 
 def due(step: Step, every: int) -> Tensor:
     """[B, 1] whether the step within the block is a multiple of `every`."""
-    return (step.index % every == 0)[:, None]
+    return (step.block_step % every == 0)[:, None]
 
 
 def expected(step: Step) -> tuple[Tensor, Tensor, Tensor]:
     """The positions [B, T] that are decoded now, a key [B, T] by which they come (the lowest first), and which
     sequences' decoders [B] told so themselves; for the others they are predicted."""
-    known, doubt = step.rank < NEVER, (-step.score).clamp(max=_UNREAD)
-    key = torch.where(step.wanted, torch.where(known, step.rank.float(), doubt), torch.inf)
-    wanted = step.wanted.sum(1)
+    known, doubt = step.order < NEVER, (-step.last_confidence).clamp(max=_UNREAD)
+    key = torch.where(step.query, torch.where(known, step.order.float(), doubt), torch.inf)
+    wanted = step.query.sum(1)
     # A decoder that wants less than what is open has chosen already.
-    told = (known | ~step.wanted).all(1) | (wanted < step.open.sum(1))
-    number = torch.where(told, wanted, step.quota)
-    return lowest(key, number) & step.wanted, key, told
+    told = (known | ~step.query).all(1) | (wanted < step.open.sum(1))
+    number = torch.where(told, wanted, step.num_transfer_tokens)
+    return lowest(key, number) & step.query, key, told
 
 
 def require(name: str, key: str, value: int, least: int) -> None:
@@ -119,7 +119,7 @@ class Decode:
     def plan(self, step: Step) -> Plan:
         """Refresh, or compute what has not settled."""
         warmup = 2 - step.shift if self.warmup is None else self.warmup
-        full = due(step, self.refresh) | (step.index < warmup)[:, None]
+        full = due(step, self.refresh) | (step.block_step < warmup)[:, None]
         return Plan((full & step.canvas.live) | live_rows(step, unsettled(step, self.delay), self.shift))
 
 
@@ -150,8 +150,8 @@ class Greedy:
         """Refresh, or compute what is being decoded, what just was, and the window."""
         soon, key, told = expected(step)
         full = due(step, self.refresh)
-        rows = self._window(step, soon | readers_of(soon, step.shift) | step.fresh, soon, key)
-        return Plan((full & step.canvas.live) | rows, reads=full | told[:, None] | rows)
+        rows = self._window(step, soon | rows_predicting(soon, step.shift) | step.just_committed, soon, key)
+        return Plan((full & step.canvas.live) | rows, query=full | told[:, None] | rows)
 
     def _window(self, step: Step, rows: Tensor, soon: Tensor, key: Tensor) -> Tensor:
         """rows [B, T] and the windows of `soon` [B, T], taken in the order of `key` [B, T]."""

@@ -76,14 +76,17 @@ class DllmCache:
         """Carry the response and what is due; say what each layer must recompute."""
         canvas = step.canvas
         prompt = canvas.live & ~canvas.response
-        prompt_due, response_due = (step.clock % self.kp == 0)[:, None], (step.clock % self.kr == 0)[:, None]
+        prompt_due, response_due = (
+            (step.num_forwards % self.kp == 0)[:, None],
+            (step.num_forwards % self.kr == 0)[:, None],
+        )
         forced = (prompt & prompt_due) | (canvas.response & response_due)
         last = prompt & (canvas.position == canvas.prompt[:, None] - 1) if step.shift else None
         rows = canvas.response | forced
         budget = (canvas.response.sum(1).double() * self.rho).long()
         return Plan(
             rows if last is None else rows | last,
-            rest=self._rest(step),
+            skip_unconditional=self._rest(step),
             rules=self.rules,
             forced=forced,
             frozen=None if last is None else last & ~forced,
@@ -92,8 +95,8 @@ class DllmCache:
 
     def _rest(self, step: Step) -> Tensor | None:
         """[B] the guides that skip this step; None where none ever does."""
-        guide = step.canvas.guide
+        guide = step.canvas.unconditional_of
         if guide is None or self.cfg_interval == 1:
             return None
-        clock = step.clock[guide.clamp(min=0)]
+        clock = step.num_forwards[guide.clamp(min=0)]
         return (guide >= 0) & (clock % self.cfg_interval != 0) & (clock >= _GUIDED)

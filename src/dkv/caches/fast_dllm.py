@@ -24,18 +24,18 @@ def _from_block(step: Step) -> Tensor:
 
 def _first(step: Step) -> Tensor:
     """[B, T] every live row of the sequences that are at their block's first step."""
-    return step.canvas.live & (step.index == 0)[:, None]
+    return step.canvas.live & (step.block_step == 0)[:, None]
 
 
 def opening(step: Step, plan: Plan, published: bool) -> Plan:
     """The plan, by which (published, on Dream) a block's first forward reads and fixes its first position alone."""
     if not (published and step.shift):
         return plan
-    first = ((step.index == 0) & (step.steps > 1))[:, None]  # else nothing would be left to fix the others
+    first = ((step.block_step == 0) & (step.block_steps > 1))[:, None]  # else nothing would be left to fix the others
     only = step.canvas.position == step.block[0][:, None]
     # Where that position is given (a text with holes), the block has none to open with.
-    opens = first & (step.wanted & only).any(1, keepdim=True)
-    return replace(plan, reads=~opens | only, commits=opens & only)
+    opens = first & (step.query & only).any(1, keepdim=True)
+    return replace(plan, query=~opens | only, commits=opens & only)
 
 
 @dataclass(frozen=True)

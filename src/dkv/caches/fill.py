@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from dkv.caches.dkv_cache import expected, require
 from dkv.core.canvas import GIVEN, NEVER, lowest
-from dkv.core.policy import Plan, Step, readers_of
+from dkv.core.policy import Plan, Step, rows_predicting
 from dkv.core.wording import shown
 from dkv.errors import SpecError
 
@@ -80,15 +80,15 @@ class Fill:
         """What must be computed, and the rows that need it most."""
         soon, _, told = expected(step)
         live, never = step.canvas.live, step.canvas.live & (step.computed_at == NEVER)
-        must = soon | readers_of(soon, step.shift) | step.fresh | never
+        must = soon | rows_predicting(soon, step.shift) | step.just_committed | never
         free = live & ~must
         key = torch.where(free, -self._need(step, must), torch.inf)
         rows = must | (lowest(key, self.rows - must.sum(1)) & free)
-        return Plan(rows, reads=told[:, None] | rows)
+        return Plan(rows, query=told[:, None] | rows)
 
     def _need(self, step: Step, must: Tensor) -> Tensor:
         """[B, T] how much each row needs it."""
-        age = (step.clock[:, None] - step.computed_at).float()
+        age = (step.num_forwards[:, None] - step.computed_at).float()
         if self.choose == "age":
             return age
         if self.choose == "change":

@@ -16,7 +16,7 @@ from dkv.errors import CheckpointError, UnsupportedModelError
 __all__ = ["check_switches", "flat_config", "merge_aliases", "other_names", "rope_theta"]
 
 _EPS = ("layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_eps", "norm_epsilon", "rms_eps")
-_ACTIVATION = ("hidden_activation", "activation_function", "act_fn")
+_ACTIVATION = ("hidden_activation", "activation_function", "activation_type", "act_fn", "hidden_act")
 
 _NESTED = (
     *("text_config", "llm_config", "language_config", "language_model_config"),
@@ -45,7 +45,7 @@ _KNOWN = frozenset(
 """Keys that are read elsewhere, by a family or below, though their names look like a switch's."""
 
 _LOOKS_LIKE_A_SWITCH = re.compile(
-    "soft_?cap|multiplier|logits?_scal|scale_logit|scal(e|ing)_(emb|attn|depth)|attn_scal|attention_scal|"
+    "soft_?cap|multiplier|residual_scale|attn_temperature|attention_temperature|embedding_(layer_?)?norm|logits?_scal|scale_logit|scal(e|ing)_(emb|attn|depth)|attn_scal|attention_scal|"
     "embed(ding)?_scale|emb_scale|scale_embedding|softmax_scale|logit_?cap|mup_|width_mult|"
     "qk_?(layer)?_?norm|query_pre_attn|expert|moe|alibi|rope|rotary|"
     "sliding|attention_window|local_attention|window_size|attention_chunk|sink|"

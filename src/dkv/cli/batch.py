@@ -18,7 +18,7 @@ from dkv.errors import SettingError
 
 if TYPE_CHECKING:
     from dkv.jobs.job import Job
-    from dkv.jobs.progress import Progress
+    from dkv.jobs.progress import JobProgress
 
 __all__ = ["line_of", "run_batch"]
 
@@ -44,10 +44,10 @@ def run_batch(
     if output is None:
         raise SettingError("output: none is given; give --output FILE, or --output - for standard output")
     say_loading(model)
-    from dkv.jobs.job import Job, Wanted
+    from dkv.jobs.job import Job, JobOptions
 
     seed = arguments.pop("seed")
-    wanted = Wanted(
+    wanted = JobOptions(
         source, output, arguments, model, device, dtype, seed, batch_size, skip_bad, ray, workers, quantize,
         compile,
     )  # fmt: skip
@@ -56,7 +56,7 @@ def run_batch(
     print(printable(f"{_counts(progress)} in {output} (seed {job.seed})"), file=sys.stderr)
 
 
-def _run(job: Job) -> Progress:
+def _run(job: Job) -> JobProgress:
     """Run it with its progress shown. Ctrl-C says what was kept, and then ends as it always does."""
     with (
         keeping(lambda: f"{job.results.count} results are in {job.results.output}"),
@@ -64,7 +64,7 @@ def _run(job: Job) -> Progress:
     ):
         told = time.monotonic()
 
-        def tell(progress: Progress) -> None:
+        def tell(progress: JobProgress) -> None:
             nonlocal told
             if time.monotonic() - told < (_SECONDS_A_LINE if show is None else _SECONDS_A_DRAWING):
                 return
@@ -80,7 +80,7 @@ def _run(job: Job) -> Progress:
         return job.run(tell)
 
 
-def _counts(progress: Progress) -> str:
+def _counts(progress: JobProgress) -> str:
     """How much is done, and how fast it went."""
     prompts, tokens = progress.rates
     failed = f", {progress.failed} of them errors" if progress.failed else ""
@@ -88,7 +88,7 @@ def _counts(progress: Progress) -> str:
     return f"{progress.finished} of {progress.total} prompts{failed}{rates}"
 
 
-def line_of(progress: Progress) -> str:
+def line_of(progress: JobProgress) -> str:
     """How far a job is, in one line: until something is finished, by its steps."""
     if not progress.done:
         return f"{_counts(progress)}, {progress.steps} steps in {spelled(progress.seconds)}"

@@ -13,7 +13,7 @@ from dkv.errors import SettingError
 
 if TYPE_CHECKING:
     from dkv.core.model import ModelConfig
-    from dkv.lab.bench.rows import Row
+    from dkv.lab.bench.rows import BenchRow
 
 __all__ = ["bench"]
 
@@ -110,7 +110,7 @@ def bench(
 
     from dkv.cli.benchrun import run
     from dkv.cli.benchtable import print_tables
-    from dkv.lab.bench.bench_session import Session
+    from dkv.lab.bench.bench_session import BenchSession
     from dkv.lab.bench.grid import Grid
     from dkv.loading import find_device, find_dtype
 
@@ -134,7 +134,7 @@ def bench(
         quantize=quantize,
         compile=compile,
     )
-    session = Session(grid, config, shape is not None, out, place)
+    session = BenchSession(grid, config, shape is not None, out, place)
     run(session)
     if as_json:
         _print_json(out, session.rows)
@@ -159,7 +159,7 @@ def _whole_numbers(name: str, text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _print_json(out: Path, rows: list[Row]) -> None:
+def _print_json(out: Path, rows: list[BenchRow]) -> None:
     from dataclasses import asdict
 
     from dkv.cli.record import print_json

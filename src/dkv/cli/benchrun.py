@@ -14,18 +14,18 @@ from dkv.cli.console import printable, stderr_console
 from dkv.cli.live import region
 
 if TYPE_CHECKING:
-    from dkv.lab.bench.bench_session import Session
+    from dkv.lab.bench.bench_session import BenchSession
     from dkv.lab.bench.grid import Cell
 
-__all__ = ["Progress", "run", "spelled"]
+__all__ = ["BenchProgress", "run", "spelled"]
 
 
-def run(session: Session) -> None:
+def run(session: BenchSession) -> None:
     """Measure what is outstanding."""
     from dkv.lab.bench.bench_session import cost_of
 
     groups = session.outstanding
-    progress = Progress([cost_of(group) for group in groups])
+    progress = BenchProgress([cost_of(group) for group in groups])
     with region(stderr_console()) as show:
 
         def tell(what: str, share: float) -> None:
@@ -42,7 +42,7 @@ def _place(cell: Cell) -> str:
 
 
 @dataclass
-class Progress:
+class BenchProgress:
     """How far a run is. costs: of each group, in no unit; done: groups finished; what: a group's name in the line."""
 
     costs: list[int]

@@ -10,16 +10,16 @@ from rich.text import Text
 from dkv.cli.console import printable, stdout_console
 from dkv.lab.bench.columns import COLUMNS, growth_lines
 from dkv.lab.bench.exponents import growths
-from dkv.lab.bench.rows import Row
+from dkv.lab.bench.rows import BenchRow
 
 __all__ = ["print_tables"]
 
 _SHOWN = ("cache", "tokens/s", "s/step", "CPU speed-up", "FLOPs saved", "agreement", "of roofline", "of AR", "J/token")
 
 
-def print_tables(rows: Sequence[Row]) -> None:
+def print_tables(rows: Sequence[BenchRow]) -> None:
     """A table for each point of the grid, then the exponents."""
-    points: dict[str, list[Row]] = {}
+    points: dict[str, list[BenchRow]] = {}
     for row in rows:
         points.setdefault(row.cell.point.key, []).append(row)
     columns = [column for column in COLUMNS if column.title in _SHOWN]

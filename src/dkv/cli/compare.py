@@ -11,7 +11,7 @@ from dkv.cli.prompt import read_prompt, read_stops
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
-    from dkv.cli.compare_timing import Measured
+    from dkv.cli.compare_timing import TimedCache
     from dkv.lm import DiffusionLM
 
 __all__ = ["compare"]
@@ -73,10 +73,10 @@ def compare(
         _print_table(measured)
 
 
-def _print_json(lm: DiffusionLM, repeats: int, measured: list[Measured]) -> None:
+def _print_json(lm: DiffusionLM, repeats: int, measured: list[TimedCache]) -> None:
     from dkv.cli.record import print_json, record_of
 
-    def one(m: Measured) -> dict[str, Any]:
+    def one(m: TimedCache) -> dict[str, Any]:
         timing = {"seconds": m.seconds, "tokens_per_second": m.speed, "agreement": m.agreement}
         return {"cache": m.spec, **timing, **record_of(m.generation)}
 
@@ -84,7 +84,7 @@ def _print_json(lm: DiffusionLM, repeats: int, measured: list[Measured]) -> None
     print_json({**how, "results": [one(m) for m in measured]})
 
 
-def _print_table(measured: list[Measured]) -> None:
+def _print_table(measured: list[TimedCache]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -112,7 +112,7 @@ def _print_table(measured: list[Measured]) -> None:
 _HEADINGS = ("cache", "tokens/s", "forwards", "rows computed", "agreement", "text")
 
 
-def _cells(m: Measured) -> tuple[str, ...]:
+def _cells(m: TimedCache) -> tuple[str, ...]:
     from dkv.cli.record import share_of, shown_text
 
     stats = m.generation.stats

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
     from dkv.outputs import Generation
 
-__all__ = ["Measured", "measure"]
+__all__ = ["TimedCache", "measure"]
 
 _WARM_UP_LENGTH = 8
 
 
 @dataclass(frozen=True)
-class Measured:
+class TimedCache:
     """One cache's result. spec: as given; generation: its first run's; seconds: the median of its runs; agreement: with
     the first cache's tokens."""
 
@@ -38,7 +38,7 @@ class Measured:
 
 def measure(
     lm: DiffusionLM, prompt: str | list[int], specs: Sequence[str], repeats: int, arguments: dict[str, Any]
-) -> list[Measured]:
+) -> list[TimedCache]:
     """Each cache `repeats` times, in turn, after a short untimed run of each. Raises what `lm.generate` raises."""
     turns = [spec for _ in range(repeats) for spec in specs]
     runs: list[Generation] = []
@@ -68,5 +68,5 @@ def _warm_up(lm: DiffusionLM, prompt: str | list[int], specs: Sequence[str], arg
         )
 
 
-def _summed_up(spec: str, runs: Sequence[Generation], first: Generation) -> Measured:
-    return Measured(spec, runs[0], statistics.median(g.stats.seconds for g in runs), agreement(first, runs[0]))
+def _summed_up(spec: str, runs: Sequence[Generation], first: Generation) -> TimedCache:
+    return TimedCache(spec, runs[0], statistics.median(g.stats.seconds for g in runs), agreement(first, runs[0]))

@@ -64,14 +64,14 @@ def doctor(
     say_loading(model, as_json)
     import dkv
     from dkv.lab.doctor.doctor_prompts import default_prompts, read_prompts
-    from dkv.lab.doctor.examine import Asked, examine
+    from dkv.lab.doctor.examine import ExamineOptions, examine
 
     for spec in specs:
         dkv.caches.make_cache(spec)  # a misspelled one should not cost the loading
     given = None if prompts is None else read_prompts(prompts, count)
     lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize, compile=compile)
     given = default_prompts(lm, count, gen_length, chat) if given is None else given
-    asked = Asked(gen_length, block_length, steps, decoder, chat)
+    asked = ExamineOptions(gen_length, block_length, steps, decoder, chat)
     with region(stderr_console()) as show:
         found = examine(lm, given, specs, asked, lambda note: None if show is None else show(printable(note)))
     if as_json:

@@ -13,8 +13,8 @@ from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
-    from dkv.lab.eval.eval_session import Session
-    from dkv.lab.eval.measured import Row
+    from dkv.lab.eval.eval_session import EvalSession
+    from dkv.lab.eval.measured import ResultRow
 
 __all__ = ["evaluate"]
 
@@ -127,9 +127,9 @@ def evaluate(
     if markdown and as_json:
         raise SettingError("markdown and json exclude each other; give one of them")
     say_loading(model, as_json)
-    from dkv.lab.eval.eval_session import CACHES, Session, Wanted
+    from dkv.lab.eval.eval_session import CACHES, EvalOptions, EvalSession
 
-    wanted = Wanted(
+    wanted = EvalOptions(
         tasks=tasks, model=model, caches=tuple(cache or CACHES), decoder=decoder, gen_length=gen_length,
         block_length=block_length, steps=steps, cfg_scale=cfg_scale, seed=seed,
         count=count, full=full, batch_size=batch_size, out=out, gsm8k=gsm8k,
@@ -137,7 +137,7 @@ def evaluate(
         include_path=include_path, unconfined_code=unconfined_code, chat=chat, device=device, dtype=dtype,
         quantize=quantize, compile=compile, grow=grow, served=served,
     )  # fmt: skip
-    session = Session(wanted)
+    session = EvalSession(wanted)
     with session.store:
         rows = _run(session, out)
     if as_json:
@@ -149,7 +149,7 @@ def evaluate(
         _print(rows, markdown)
 
 
-def _run(session: Session, out: Path) -> list[Row]:
+def _run(session: EvalSession, out: Path) -> list[ResultRow]:
     """Run what is missing."""
     with (
         keeping(lambda: f"{len(session.store)} results are kept in {out}"),
@@ -158,7 +158,7 @@ def _run(session: Session, out: Path) -> list[Row]:
         return session.run(lambda note: None if show is None else show(printable(note)))
 
 
-def _print(rows: list[Row], markdown: bool) -> None:
+def _print(rows: list[ResultRow], markdown: bool) -> None:
     from dkv.lab.eval.eval_table import HEADINGS, cells
     from dkv.lab.eval.eval_table import markdown as markdown_of
 

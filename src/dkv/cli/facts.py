@@ -27,13 +27,13 @@ from dkv.models import architecture_of, named_architecture
 from dkv.storage.regular_file import exists
 from dkv.tokenizer import load_tokenizer
 
-__all__ = ["Length", "facts_of"]
+__all__ = ["MemoryQuestion", "facts_of"]
 
 _MOST_PROBLEMS = 10
 
 
 @dataclass(frozen=True)
-class Length:
+class MemoryQuestion:
     """What to reckon the memory for. dtype None = as stored; quantize: as `load` takes it. Raises SettingError."""
 
     prompt: int
@@ -49,7 +49,7 @@ class Length:
         check_kind(self.quantize)
 
 
-def facts_of(model: str, length: Length) -> dict[str, Any]:
+def facts_of(model: str, length: MemoryQuestion) -> dict[str, Any]:
     """Everything that is printed; what dkv cannot run is a fact too. Raises CheckpointError for damaged files."""
     source = _source(model)
     raw, directory, stored = source.raw, source.directory, source.stored
@@ -170,7 +170,7 @@ def _dtype(raw: Mapping[str, Any], stored: Mapping[str, Stored]) -> torch.dtype:
     return DTYPES.get(named, torch.bfloat16) if isinstance(named, str) else torch.bfloat16
 
 
-def _memory(c: ModelConfig, module: ModuleType, length: Length, dtype: torch.dtype) -> dict[str, Any]:
+def _memory(c: ModelConfig, module: ModuleType, length: MemoryQuestion, dtype: torch.dtype) -> dict[str, Any]:
     """Bytes of the weights and of each cache; caches whose keys have no defaults are left out."""
     from dkv.caches import known_caches
     from dkv.core.cache_size import cache_bytes

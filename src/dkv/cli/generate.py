@@ -177,7 +177,7 @@ def _watch(
 
 def _tell_warmth(lm: DiffusionLM) -> None:
     """A line on standard error for each way of faster forwards that was asked for: what it took, or why it is not."""
-    for name, warmth in lm.warmth.items():
+    for name, warmth in lm.compile_report.items():
         print(printable(f"{name}: {warmth}"), file=sys.stderr)
 
 

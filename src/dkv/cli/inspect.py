@@ -36,11 +36,11 @@ def inspect(
 
     Sizes, dtypes, token ids, chat template, memory, and what of it is not supported; no weights are loaded.
     """
-    from dkv.cli.facts import Length, facts_of
+    from dkv.cli.facts import MemoryQuestion, facts_of
     from dkv.core.dtypes import named_dtype
 
     kind = None if dtype == "auto" else named_dtype("dtype", dtype, ("auto",))
-    facts = facts_of(path, Length(prompt_length, gen_length, batch, kind, quantize))
+    facts = facts_of(path, MemoryQuestion(prompt_length, gen_length, batch, kind, quantize))
     if as_json:
         from dkv.cli.record import print_json
 

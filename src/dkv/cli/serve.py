@@ -169,7 +169,7 @@ def serve(
     """
     say_loading(model)
     try:
-        from dkv.cli.serving import Job, serve_alone, serve_on_ranks, serve_on_ray
+        from dkv.cli.serving import ServerSetup, serve_alone, serve_on_ranks, serve_on_ray
         from dkv.server import Limits
         from dkv.server.auth import parse_keys
         from dkv.server.cors import parse_origins
@@ -215,7 +215,7 @@ def serve(
     budget = None if memory is None else parse_size(memory, "memory")
     keys = parse_keys(os.environ.get("DKV_API_KEY"))
     check_exposure(host, keys, no_key)
-    job = Job(
+    job = ServerSetup(
         model, device, dtype, name, host, port, keys, limits, budget, active, waiting, grace, access_log,
         ranks=tensor_parallel, quantize=quantize, compile=compile, cuda_graphs=cuda_graphs,
         parse_special=parse_special,

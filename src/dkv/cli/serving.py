@@ -19,11 +19,11 @@ from dkv.server.uvicorn_server import KEEP_ALIVE, run
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
 
-__all__ = ["Job", "serve_alone", "serve_on_ranks", "serve_on_ray"]
+__all__ = ["ServerSetup", "serve_alone", "serve_on_ranks", "serve_on_ray"]
 
 
 @dataclass(frozen=True)
-class Job:
+class ServerSetup:
     """What is to be served, and how. memory: bytes of cache at most, None = no limit; grace: seconds that requests have
     once the server is told to end; ranks: processes that share the model; compile, cuda_graphs: as `load` takes
     them; parse_special: as `build` takes it; keep_alive: seconds of an idle connection; origins: of the pages that may
@@ -61,7 +61,7 @@ class Job:
         print(printable(told(Defaults.of(lm, self.settings), lm.name)), file=sys.stderr, flush=True)
 
 
-def serve_alone(job: Job) -> None:
+def serve_alone(job: ServerSetup) -> None:
     """From this process. Raises SettingError, CheckpointError and EngineError."""
     import dkv
     from dkv.loading import bound_memory
@@ -85,7 +85,7 @@ def serve_alone(job: Job) -> None:
         run(app, listening, gate, job.grace, job.access_log, job.keep_alive)
 
 
-def serve_on_ranks(job: Job) -> None:
+def serve_on_ranks(job: ServerSetup) -> None:
     """On each of the ranks that share the model: the first one listens, the others follow its engine."""
     import dkv
     from dkv.engine.lockstep import Leader, in_lockstep
@@ -112,12 +112,12 @@ def serve_on_ranks(job: Job) -> None:
     in_lockstep(dkv.Engine(lm, memory=job.memory, active=job.active, waiting=job.waiting), lead)
 
 
-def serve_on_ray(job: Job, replicas: int | None) -> None:
+def serve_on_ray(job: ServerSetup, replicas: int | None) -> None:
     """From replicas on Ray; None = as many as there are GPUs, else 2. Raises SettingError without the extra."""
-    from dkv.server.ray_serve import Part, deployed
+    from dkv.server.ray_serve import ReplicaSetup, deployed
 
     gate = Gate(job.limits)
-    part = Part(
+    part = ReplicaSetup(
         job.model, job.device, job.dtype, job.memory, job.active, job.waiting, job.limits, job.name, job.quantize,
         job.parse_special,
         job.settings,

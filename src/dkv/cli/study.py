@@ -17,7 +17,7 @@ from dkv.errors import SettingError
 if TYPE_CHECKING:
     from dkv.lab.study.base import Effort, Study
     from dkv.lab.study.context import Kit
-    from dkv.lab.study.study_session import Finished, Session
+    from dkv.lab.study.study_session import Finished, StudySession
 
 __all__ = ["study"]
 
@@ -107,22 +107,22 @@ def _list(studies: list[Study], as_json: bool) -> None:
 
 def _run(studies: list[Study], effort: Effort, kit: Kit, out: Path) -> list[Finished]:
     """Run what is missing."""
-    from dkv.lab.study.study_session import Session
+    from dkv.lab.study.study_session import StudySession
 
     command = shlex.join(["dkv", *sys.argv[1:]])
     with (
-        Session(studies, effort, kit, out, command) as session,
+        StudySession(studies, effort, kit, out, command) as session,
         keeping(lambda: f"{session.kept} cells and {kit.kept} answers are kept in {out}"),
     ):
         return _shown(session, studies, kit)
 
 
-def _shown(session: Session, studies: list[Study], kit: Kit) -> list[Finished]:
+def _shown(session: StudySession, studies: list[Study], kit: Kit) -> list[Finished]:
     """With progress and the time left, on a terminal."""
-    from dkv.cli.benchrun import Progress
+    from dkv.cli.benchrun import BenchProgress
 
     left = [study.name for study in studies for _ in session.missing(study)]
-    progress = Progress([1] * len(left), what="cell")
+    progress = BenchProgress([1] * len(left), what="cell")
     with region(stderr_console()) as show:
 
         def tell(note: str) -> None:

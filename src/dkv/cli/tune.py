@@ -15,7 +15,7 @@ from dkv.errors import SettingError
 
 if TYPE_CHECKING:
     from dkv.lab.tune.budget import Budget
-    from dkv.lab.tune.tune_session import Attempt, Outcomes, Session
+    from dkv.lab.tune.tune_session import Attempt, Outcomes, TuneSession
     from dkv.lm import DiffusionLM
 
 __all__ = ["tune"]
@@ -107,13 +107,13 @@ def tune(
     from dkv.lab.tune.budget import Budget
     from dkv.lab.tune.search_space import CACHES, DECODERS
     from dkv.lab.tune.tune_prompts import suites_of
-    from dkv.lab.tune.tune_session import Plan, Session
+    from dkv.lab.tune.tune_session import TuneSession, TuningPlan
 
     budget = (
         Budget("lost", (5 if lost is None else lost) / 100) if changed is None else Budget("changed", changed / 100)
     )
     block, length = _canvas(block_length, grow, None if prompts is None else gen_length)
-    plan = Plan(
+    plan = TuningPlan(
         budget, count, min(8, count), held_out, caches=tuple(cache or CACHES), decoders=tuple(decoder or DECODERS),
         block_length=block, gen_length=length,
     )  # fmt: skip
@@ -121,7 +121,7 @@ def tune(
     _check(plan.caches, plan.decoders)
     lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize, compile=compile)
     out.mkdir(parents=True, exist_ok=True)
-    with Session(lm, suites, plan, seed, out / "answers.jsonl") as session:
+    with TuneSession(lm, suites, plan, seed, out / "answers.jsonl") as session:
         outcomes = _run(session, out)
     kept = _keep(lm, outcomes, budget, out)
     if as_json:
@@ -155,7 +155,7 @@ def _check(caches: tuple[str, ...], decoders: tuple[str, ...]) -> None:
         dkv.decoders.make_decoder(spec)
 
 
-def _run(session: Session, out: Path) -> Outcomes:
+def _run(session: TuneSession, out: Path) -> Outcomes:
     """Run what is missing."""
     with (
         keeping(lambda: f"{len(session.store)} results are kept in {out}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dkv.core.canvas import NEVER, lay_out
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
 from dkv.core.model import ModelConfig
 from dkv.core.policy import CachePolicy, Step
@@ -18,7 +18,7 @@ def cache_bytes(
 ) -> int:
     """Bytes of the buffers for `batch` sequences of prompt + gen_length positions: keys and values of every layer and
     slot, and the features that the policy's layer rules keep. Guidance doubles the batch."""
-    memory = Memory(config.layers, batch, config.kv_heads, prompt + gen_length, config.head_dim, dtype, "meta")
+    memory = KVCache(config.layers, batch, config.kv_heads, prompt + gen_length, config.head_dim, dtype, "meta")
     memory.keep(_rules(policy, config), config.width)
     return memory.nbytes
 
@@ -29,14 +29,14 @@ def _rules(policy: CachePolicy, config: ModelConfig) -> Rules:
     zero, grid = torch.zeros_like(canvas.prompt), torch.zeros_like(canvas.tokens)
     step = Step(
         canvas=canvas,
-        clock=zero,
-        index=zero,
-        steps=zero + 1,
+        num_forwards=zero,
+        block_step=zero,
+        block_steps=zero + 1,
         block=(canvas.prompt, canvas.length),
-        wanted=canvas.masked,
-        rank=grid + NEVER,
-        score=grid.float() - torch.inf,
-        fresh=grid.bool(),
+        query=canvas.masked,
+        order=grid + NEVER,
+        last_confidence=grid.float() - torch.inf,
+        just_committed=grid.bool(),
         computed_at=grid + NEVER,
         shift=config.shift,
     )

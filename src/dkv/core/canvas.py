@@ -26,36 +26,48 @@ NEVER = 1 << 62
 class Canvas:
     """A batch of sequences under denoising. B sequences, T positions (the longest sequence).
 
-    tokens [B, T] int64; prompt [B] and length [B]: prompt length, and that of all; committed_at [B, T]: the clock of
-    the forward that fixed the token, GIVEN, or NEVER while masked; seed [B]: each request's own seed; request [B]: the
-    caller's number of each sequence; position [T]; live and response [B, T]: positions that exist, and those between
-    the prompt and what follows the response (which may hold given tokens too); guide [B] or None: for guidance, the row
-    whose response this row (with its prompt masked) mirrors, -1 for a sequence of its own. Which positions are masked
-    is read from `committed_at`, never by comparing tokens with the mask id: a user's text may contain it, and holes may
-    lie inside given text.
+    Which positions are masked is read from `committed_at`, never by comparing tokens with the mask id: a user's text
+    may contain it, and gaps may lie inside given text.
     """
 
     tokens: Tensor
+    """[B, T] int64."""
     prompt: Tensor
+    """[B] length of the prompt."""
     length: Tensor
+    """[B] length of prompt, response and what follows it."""
     committed_at: Tensor
+    """[B, T] value of num_forwards of the forward that committed the token; GIVEN; NEVER while masked."""
     seed: Tensor
+    """[B] each request's own seed."""
     request: Tensor
+    """[B] the caller's number of each sequence."""
     position: Tensor
+    """[T] 0, 1, 2, ..."""
     live: Tensor
+    """[B, T] bool: positions that exist."""
     response: Tensor
-    guide: Tensor | None = None
+    """[B, T] bool: positions between the prompt and what follows the response; some of them may be given."""
+    unconditional_of: Tensor | None = None
+    """[B] for guidance: the row whose response this row repeats after a masked prompt, -1 for an ordinary row; None
+    where no row is unconditional."""
 
     @cached_property
-    def guides(self) -> Tensor | None:
+    def is_unconditional(self) -> Tensor | None:
         """[B] which rows are guides; None where no row is."""
-        return None if self.guide is None else self.guide >= 0
+        return None if self.unconditional_of is None else self.unconditional_of >= 0
 
-    def mirrored(self, x: Tensor) -> Tensor:
+    def mirror(self, x: Tensor) -> Tensor:
         """x [B, ...] with the entry of each guide row taken from the row that it mirrors."""
-        if self.guide is None:
+        if self.unconditional_of is None:
             return x
-        return x[torch.where(self.guide >= 0, self.guide, torch.arange(len(self.guide), device=x.device))]
+        return x[
+            torch.where(
+                self.unconditional_of >= 0,
+                self.unconditional_of,
+                torch.arange(len(self.unconditional_of), device=x.device),
+            )
+        ]
 
     @property
     def masked(self) -> Tensor:
@@ -114,7 +126,7 @@ def lay_out(
         position=position.to(device),
         live=live.to(device),
         response=response.to(device),
-        guide=None if guide is None else guide.to(device),
+        unconditional_of=None if guide is None else guide.to(device),
     )
 
 

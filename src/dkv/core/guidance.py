@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dkv.core.canvas import Canvas
 from dkv.core.model import Model
-from dkv.core.packing import At
+from dkv.core.packing import PackedRows
 
 __all__ = ["Guidance"]
 
@@ -34,22 +34,22 @@ class Guidance:
     def __post_init__(self) -> None:
         own = torch.arange(len(self.canvas.tokens), device=self.canvas.tokens.device)
         self.partner = own.clone()
-        if self.canvas.guide is not None:
-            guides = self.canvas.guide >= 0
-            self.partner[self.canvas.guide[guides]] = own[guides]
+        if self.canvas.unconditional_of is not None:
+            guides = self.canvas.unconditional_of >= 0
+            self.partner[self.canvas.unconditional_of[guides]] = own[guides]
 
     def passes(self, rest: Tensor | None) -> int:
         """How often the head runs on what is read: for the sequences and their guides, and where guides may rest, for
         both as they were kept as well."""
         return 2 if rest is None else 3
 
-    def keep(self, at: At, hidden: Tensor, rest: Tensor) -> None:
+    def keep(self, at: PackedRows, hidden: Tensor, rest: Tensor) -> None:
         """Keep the output hidden [N, C] of the carried rows whose guides did not rest [B] at this step."""
         if self.kept is None:
             rows = len(self.partner) * (at.width + 1)
             self.kept = torch.zeros(rows, hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
         ran = ~rest[self.partner][at.sequence]
-        self.kept[torch.where(ran, at.flat, at.width)] = hidden
+        self.kept[torch.where(ran, at.slot_mapping, at.width)] = hidden
 
     def apply(self, model: Model, logits: Tensor, sequence: Tensor, slot: Tensor, hidden: Tensor | None) -> Tensor:
         """Guided logits [M, V] float32 from this step's own `logits` [M, V] of rows slot [M] of sequence [M], and the

@@ -15,10 +15,10 @@ from torch import Tensor
 from dkv.core.canvas import NEVER
 from dkv.core.drift import Lengths, drift, whole_lengths
 from dkv.core.layer_rules import Rules
-from dkv.core.packing import Apart, At
+from dkv.core.packing import CellStrides, PackedRows
 from dkv.errors import AuditError
 
-__all__ = ["MOVES", "LayerMemory", "Memory", "Moves"]
+__all__ = ["MOVES", "KVCache", "LayerCache", "Moves"]
 
 
 _WORD = torch.complex128
@@ -28,7 +28,7 @@ _WORD = torch.complex128
 class Moves:
     """How rows go into the cells [M, D] of a buffer, and out of them, where those lie `apart`; as torch composes it."""
 
-    def write(self, cells: Tensor, at: At, apart: Apart, rows: Tensor) -> None:
+    def write(self, cells: Tensor, at: PackedRows, apart: CellStrides, rows: Tensor) -> None:
         """Put rows [N, heads, D] of the carried rows into their cells."""
         source = rows.reshape(-1, cells.shape[1]).contiguous()
         # A CPU writes rows by index element by element: in the widest elements that takes a third of the time.
@@ -39,8 +39,8 @@ class Moves:
     def renew(
         self,
         cells: Tensor,
-        at: At,
-        apart: Apart,
+        at: PackedRows,
+        apart: CellStrides,
         rows: Tensor,
         similarity: str,
         frozen: Tensor | None,
@@ -48,10 +48,10 @@ class Moves:
     ) -> Tensor:
         """Put rows [N, heads, D] into their cells, but the frozen [N] ones, and say how far each moved, [N] float32."""
         moved = drift(rows, cells.index_select(0, at.cells(apart)).view(rows.shape), similarity, lengths)
-        self.write(cells, at if frozen is None else at.sheltered(frozen), apart, rows.to(cells.dtype))
+        self.write(cells, at if frozen is None else at.to_scratch(frozen), apart, rows.to(cells.dtype))
         return moved
 
-    def onto(self, cells: Tensor, numbers: Tensor, x: Tensor) -> Tensor:
+    def add_kept(self, cells: Tensor, numbers: Tensor, x: Tensor) -> Tensor:
         """x [N, D] plus what cells numbers [N] hold, in the dtype of x."""
         return cells.index_select(0, numbers).to(x.dtype).add_(x)
 
@@ -65,7 +65,7 @@ MOVES = Moves()
 
 
 @dataclass(frozen=True, eq=False)
-class LayerMemory:
+class LayerCache:
     """One layer's buffers: k and v, [B, kv_heads, T + 1, head_dim] each, and features of a rule, [B, 1, T + 1, C]. The
     last slot is scratch. moves: how rows go in and out; views: of each buffer, made once, since at few rows making them
     costs as much as using them."""
@@ -74,7 +74,7 @@ class LayerMemory:
     moves: Moves = MOVES
     views: dict[str, _Views] = field(init=False, default_factory=dict)
 
-    def put(self, name: str, at: At, value: Tensor) -> None:
+    def write(self, name: str, at: PackedRows, value: Tensor) -> None:
         """Write value [N, kv_heads, head_dim] of the carried rows into their own slots."""
         views = self._of(name)
         if at.whole:
@@ -86,7 +86,7 @@ class LayerMemory:
     def renew(
         self,
         name: str,
-        at: At,
+        at: PackedRows,
         value: Tensor,
         similarity: str,
         frozen: Tensor | None,
@@ -97,18 +97,18 @@ class LayerMemory:
         views = self._of(name)
         return self.moves.renew(views.cells, at, views.apart, value, similarity, frozen, lengths)
 
-    def take(self, name: str, at: At) -> Tensor:
+    def take(self, name: str, at: PackedRows) -> Tensor:
         """What the slots of the carried rows hold, [N, heads, D]."""
         views = self._of(name)
         held = views.cells.index_select(0, at.cells(views.apart))
         return held.view(len(at.slot), *views.buffer.shape[1::2])
 
-    def onto(self, name: str, at: At, x: Tensor) -> Tensor:
+    def add_kept(self, name: str, at: PackedRows, x: Tensor) -> Tensor:
         """x [N, C] of the carried rows plus what their slots of a feature hold."""
         cells, apart = self.cells(name)
-        return self.moves.onto(cells, at.starts(apart), x)
+        return self.moves.add_kept(cells, at.starts(apart), x)
 
-    def cells(self, name: str) -> tuple[Tensor, Apart]:
+    def cells(self, name: str) -> tuple[Tensor, CellStrides]:
         """A buffer's cells [M, D], and how they lie."""
         views = self._of(name)
         return views.cells, views.apart
@@ -136,7 +136,7 @@ class _Views:
     buffer: Tensor
     slots: Tensor
     cells: Tensor
-    apart: Apart
+    apart: CellStrides
 
     @classmethod
     def of(cls, buffer: Tensor) -> _Views:
@@ -144,10 +144,10 @@ class _Views:
         (batch, heads, slots, size), (sequence, head) = buffer.shape, buffer.stride()[:2]
         last = (batch - 1) * sequence + (heads - 1) * head + (slots - 1) * size
         cells = buffer.as_strided((last // size + 1, size), (size, 1))
-        return cls(buffer, buffer[:, :, :-1], cells, Apart(heads, sequence // size, head // size))
+        return cls(buffer, buffer[:, :, :-1], cells, CellStrides(heads, sequence // size, head // size))
 
 
-class Memory:
+class KVCache:
     """The buffers of all layers, and the clock at which each slot was last computed (`computed_at` [B, T])."""
 
     def __init__(
@@ -164,7 +164,7 @@ class Memory:
         # Zeros, not empty: a masked slot has weight 0 in attention, and 0 times a stray NaN would be NaN.
         shape = (batch, kv_heads, width + 1, head_dim)
         self.layers = [
-            LayerMemory({name: torch.zeros(shape, dtype=dtype, device=device) for name in ("k", "v")}, moves)
+            LayerCache({name: torch.zeros(shape, dtype=dtype, device=device) for name in ("k", "v")}, moves)
             for _ in range(layers)
         ]
         self.computed_at = torch.full((batch, width), NEVER, dtype=torch.int64, device=device)
@@ -181,12 +181,12 @@ class Memory:
                 if name not in layer.buffers:
                     layer.buffers[name] = torch.zeros((len(k), 1, k.shape[2], width), dtype=k.dtype, device=k.device)
 
-    def part(self, count: int, width: int, first: int = 0) -> Memory:
+    def part(self, count: int, width: int, first: int = 0) -> KVCache:
         """The first `width` slots of `count` sequences, from `first` on, of the same buffers; slot `width` is its
         scratch, so no sequence there may be longer. `computed_at` is its own."""
         part, own = copy(self), slice(first, first + count)
         part.layers = [
-            LayerMemory({name: buffer[own, :, : width + 1] for name, buffer in layer.buffers.items()}, layer.moves)
+            LayerCache({name: buffer[own, :, : width + 1] for name, buffer in layer.buffers.items()}, layer.moves)
             for layer in self.layers
         ]
         part.computed_at = torch.full((count, width), NEVER, dtype=torch.int64, device=self.computed_at.device)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from dkv.core.packing import At
+from dkv.core.packing import PackedRows
 
 if TYPE_CHECKING:
-    from dkv.core.kv_cache import LayerMemory
+    from dkv.core.kv_cache import LayerCache
 
-__all__ = ["DENSE", "LayerRule", "Parts", "Rules", "Turn"]
+__all__ = ["DENSE", "LayerOps", "LayerRule", "RotaryPhase", "Rules"]
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
+class RotaryPhase:
     """The rotation of the carried rows: cos and sin of each pair of channels, [N, 1, D / 2, 2] float32."""
 
     phase: Tensor
@@ -34,7 +34,7 @@ class Turn:
         return turned.view(torch.float32).to(x.dtype)
 
 
-class Parts(Protocol):
+class LayerOps(Protocol):
     """One layer as verbs, which a rule composes. N rows, C model width, H query and G key/value heads, D head size."""
 
     @property
@@ -46,7 +46,7 @@ class Parts(Protocol):
         """RMS norm of x [N, C]."""
         ...
 
-    def qk(self, h: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+    def qk(self, h: Tensor, turn: RotaryPhase) -> tuple[Tensor, Tensor]:
         """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]."""
         ...
 
@@ -54,18 +54,20 @@ class Parts(Protocol):
         """Values [N, G, D] of h [N, C]."""
         ...
 
-    def pick(self, x: Tensor, at: At, memory: LayerMemory, similarity: str | None) -> tuple[Tensor, At]:
+    def pick(self, x: Tensor, at: PackedRows, memory: LayerCache, similarity: str | None) -> tuple[Tensor, PackedRows]:
         """x [N, C] of the carried rows once normed, and those to recompute, as many of each sequence as the plan asked
         for: the ones whose values moved most over all heads of the model, by "cosine" or "l2". The values go into their
         slots, but those of frozen rows. None: none is looked at or renewed, and the lowest positions are picked. Raises
         RuntimeError where the plan did not say how many."""
         ...
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: PackedRows) -> Tensor:
         """Attention of the carried queries over every slot, projected: [N, C]."""
         ...
 
-    def mix(self, h: Tensor, at: At, turn: Turn, memory: LayerMemory, values: bool = True) -> Tensor:
+    def attend_and_write(
+        self, h: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache, values: bool = True
+    ) -> Tensor:
         """What attention adds to the carried rows, [N, C], of which h [N, C] are the normed ones: their keys go into
         their slots, and with `values` their values; then they attend."""
         ...
@@ -74,10 +76,10 @@ class Parts(Protocol):
         self,
         x: Tensor,
         h: Tensor,
-        at: At,
-        picked: At,
-        turn: Turn,
-        memory: LayerMemory,
+        at: PackedRows,
+        picked: PackedRows,
+        turn: RotaryPhase,
+        memory: LayerCache,
         name: str,
         values: bool = True,
     ) -> Tensor:
@@ -104,7 +106,7 @@ class LayerRule(Protocol):
         the work done."""
         ...
 
-    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    def __call__(self, block: LayerOps, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
         """x [N, C] of the carried rows, where they sit, their rotation, the layer's memory; to x [N, C]."""
         ...
 
@@ -113,7 +115,7 @@ class LayerRule(Protocol):
 class Rules:
     """Which composition of a block's parts each layer uses; hashable, so that sequences with equal rules share one
     forward. first: layer 0, rest: the layers above; None = dense. A rule that is given computes the rows that it picks
-    by `At.narrow`, and names the feature buffers that it keeps in `buffers`."""
+    by `PackedRows.narrow`, and names the feature buffers that it keeps in `buffers`."""
 
     first: LayerRule | None = None
     rest: LayerRule | None = None

@@ -12,26 +12,32 @@ from torch import Tensor
 
 from dkv.core.sampling import Sampling
 
-__all__ = ["Reading"]
+__all__ = ["LogitRows"]
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """M positions that are read, ascending: flat [M] = sequence * T + position of each; sequence, position [M]; shape
-    (B, T); slot [M]: of the row that predicts it; row [M]: which of the carried ones that is; number [B * T]: of each
-    carried row, None = all are; sampling: one entry for each."""
+class LogitRows:
+    """M queried positions in ascending order, and the carried rows that predict them."""
 
     flat: Tensor
+    """[M] sequence * T + position."""
     sequence: Tensor
+    """[M] sequence of each."""
     position: Tensor
+    """[M] position of each."""
     shape: tuple[int, int]
+    """(B, T)."""
     slot: Tensor
+    """[M] slot of the row that predicts it."""
     row: Tensor
+    """[M] which of the carried rows that is."""
     number: Tensor | None
+    """[B * T] number of each carried row; None where all rows are carried."""
     sampling: Sampling
+    """One entry for each of the M positions."""
 
     @classmethod
-    def of(cls, wanted: Tensor, count: int, rows: Tensor, whole: bool, shift: int, sampling: Sampling) -> Reading:
+    def of(cls, wanted: Tensor, count: int, rows: Tensor, whole: bool, shift: int, sampling: Sampling) -> LogitRows:
         """The `count` wanted [B, T] ones, by carried rows [B, T] (whole: all of them), of which row p predicts token
         p + shift; sampling: of each sequence."""
         batch, width = rows.shape

@@ -14,74 +14,93 @@ from torch.nn import functional as F
 
 from dkv.core.canvas import Canvas
 from dkv.core.guidance import Guidance
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
-from dkv.core.logit_rows import Reading
+from dkv.core.logit_rows import LogitRows
 from dkv.core.logits_processors import Endings
 from dkv.core.model import Model, best_of
-from dkv.core.packing import At, Bucket, Counted, exact, narrow, pack
-from dkv.core.policy import CachePolicy, Decoder, Noting, Plan, Step, notes_of
-from dkv.core.sampling import Read, Sampling, choose, draw, log_confidence, noise_key, summit
+from dkv.core.packing import Bucket, Counted, PackedRows, exact, pack, select_rows
+from dkv.core.policy import CachePolicy, Decoder, Plan, StatefulDecoder, Step, state_size_of
+from dkv.core.sampling import Predictions, Sampling, choose, draw, log_confidence, noise_key, summit
 from dkv.errors import AuditError, RequestError
 
-__all__ = ["Schedule", "State", "Tick", "advance", "finish", "not_finite"]
+__all__ = ["Schedule", "State", "StepOutput", "advance", "finish", "not_finite"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """The semi-autoregressive schedule per sequence: block_length [B], blocks [B], and steps [B] in each block.
-    adaptive [B]: whether a block ends as soon as it is complete; None = as the decoder says. grows [B]: whether the
-    positions of a block exist only once the block before it has ended; None = nowhere."""
+    """The semi-autoregressive schedule of each sequence."""
 
     block_length: Tensor
+    """[B] positions of a block."""
     blocks: Tensor
+    """[B] number of blocks."""
     steps: Tensor
+    """[B] steps in each block."""
     adaptive: Tensor | None = None
+    """[B] bool: a block ends as soon as it is complete; None = as the decoder says."""
     grows: Tensor | None = None
+    """[B] bool: the positions of a block exist only once the block before it has ended; None = nowhere."""
 
 
 @dataclass
 class State:
-    """A running batch. stop_ids: end-of-text ids that finish a sequence, () = fill the canvas; fills [B]: sequences
-    that fill it all the same, None = none; endings: what is charged for an end-of-text, None = nothing anywhere;
-    bucket: how row counts round up; guidance: where the canvas has guide rows; audit: check every read.
-
-    What changes: clock, index, block [B], forwards so far, step within the block, and its number; done [B]; broken [B]:
-    logits that were not finite have been read there, so nothing that follows means anything; rank, score, fresh [B, T]
-    and notes [B, T, K] as in `Step`; ragged: whether any position is padding.
-    """
+    """A running batch: what is fixed for its sequences, and below what changes with every step."""
 
     model: Model
+    """The network."""
     canvas: Canvas
-    memory: Memory
+    """Tokens, and when each was committed."""
+    memory: KVCache
+    """Keys and values of every slot."""
     policy: CachePolicy
+    """Chooses the rows to compute."""
     decoder: Decoder
+    """Chooses the positions to read and to commit."""
     sampling: Sampling
+    """Temperature and filters of each sequence."""
     schedule: Schedule
+    """Blocks and steps of each sequence."""
     stop_ids: tuple[int, ...] = ()
+    """End-of-text ids that finish a sequence; () = fill the canvas."""
     fills: Tensor | None = None
+    """[B] bool: sequences that fill the canvas whatever stop_ids says; None = none."""
     endings: Endings | None = None
+    """What choosing an end-of-text costs; None = nothing."""
     bucket: Bucket = exact
+    """Rounds row counts up to sizes that kernels are prepared for."""
     guidance: Guidance | None = None
+    """Classifier-free guidance, where the canvas has unconditional rows."""
     audit: bool = False
-    clock: Tensor = field(init=False)
-    index: Tensor = field(init=False)
+    """Check every read of the cache and every commit."""
+    num_forwards: Tensor = field(init=False)
+    """[B] forwards of this sequence so far."""
+    block_step: Tensor = field(init=False)
+    """[B] step within the active block."""
     block: Tensor = field(init=False)
+    """[B] number of the active block."""
     done: Tensor = field(init=False)
+    """[B] bool: finished."""
     broken: Tensor = field(init=False)
-    rank: Tensor = field(init=False)
-    score: Tensor = field(init=False)
-    fresh: Tensor = field(init=False)
-    notes: Tensor | None = field(init=False)
+    """[B] bool: logits that were not finite have been read, so nothing that follows means anything."""
+    order: Tensor = field(init=False)
+    """[B, T] as in `Step`."""
+    last_confidence: Tensor = field(init=False)
+    """[B, T] as in `Step`."""
+    just_committed: Tensor = field(init=False)
+    """[B, T] as in `Step`."""
+    decoder_state: Tensor | None = field(init=False)
+    """[B, T, K] as in `Step`."""
     ragged: bool = field(init=False)
+    """Whether any position is padding."""
 
     def __post_init__(self) -> None:
         canvas, zero = self.canvas, torch.zeros_like(self.canvas.prompt)
         self.clock, self.index, self.block, self.done, self.broken = zero, zero, zero, zero.bool(), zero.bool()
-        self.rank = self.decoder.rank(canvas)
+        self.rank = self.decoder.commit_order(canvas)
         self.score = torch.full_like(canvas.tokens, -torch.inf, dtype=torch.float32)
         self.fresh = torch.zeros_like(canvas.live)
-        kept = notes_of(self.decoder)
+        kept = state_size_of(self.decoder)
         self.notes = self.score.new_zeros(*self.score.shape, kept) if kept else None
         self.reach()
         self.ragged = not bool(canvas.live.all())
@@ -100,28 +119,35 @@ class State:
 
 
 @dataclass(frozen=True)
-class Tick:
-    """What one step did. step: what was seen; rows [B, T]: what was carried; counts: carried rows of each sequence, and
-    lengths: how many there were; picked, rules: how many of them each layer that picks recomputes, and which layers do;
-    work: rows of each sequence that passed through an MLP, summed over layers; done: which sequences were finished
-    before; read: what was read, or None; committed [B, T]: what the decoder fixed; head_rows: through the output head,
-    those of guides included."""
+class StepOutput:
+    """What one step did. B sequences, T positions."""
 
     step: Step
+    """What policy and decoder saw."""
     rows: Tensor
+    """[B, T] bool: rows that were carried."""
     counts: list[int]
+    """[B] carried rows of each sequence."""
     lengths: list[int]
+    """[B] positions of each sequence."""
     picked: list[int]
+    """[B] rows that each selecting layer recomputed."""
     rules: Rules
+    """Which layers select."""
     work: list[int]
+    """[B] rows that passed through a feed-forward, summed over layers."""
     done: list[bool]
-    read: Read | None
+    """[B] sequences that were finished before this step."""
+    predictions: Predictions | None
+    """What was read; None where nothing was."""
     committed: Tensor
+    """[B, T] bool: positions that the decoder committed."""
     head_rows: int = 0
+    """Rows through the output head, those of unconditional rows included."""
 
 
 @torch.inference_mode()
-def advance(state: State) -> Tick | None:
+def advance(state: State) -> StepOutput | None:
     """One denoising step of every sequence that is not done; None when all are.
 
     Raises RequestError where the logits of the step before were not finite in a sequence that is still there, and
@@ -130,7 +156,7 @@ def advance(state: State) -> Tick | None:
     """
     step, plan, rows = _plan(state)
     carried = rows.sum(1)
-    picks = carried if plan.rules.dense else plan.picks(rows)
+    picks = carried if plan.rules.dense else plan.num_selected(rows)
     # The only host sync of a step: the shapes, and who is finished.
     told = torch.cat(
         (_read_by(step).sum().view(1), carried, picks, state.done, state.canvas.length, state.broken)
@@ -145,28 +171,34 @@ def advance(state: State) -> Tick | None:
     if any(counts):  # else a step without work: the schedule has more steps than tokens
         at = _places(state, plan, rows, Counted(counts, carried), Counted(picked, picks))
         reading = _reading(state, step, at, rows, reads) if reads else None
-        tokens = F.pad(state.canvas.tokens, (0, 1)).view(-1).index_select(0, at.flat)
+        tokens = F.pad(state.canvas.tokens, (0, 1)).view(-1).index_select(0, at.slot_mapping)
         hidden = state.model.forward(tokens, at, state.memory, plan.rules)
-        if state.guidance is not None and plan.rest is not None:  # also where nothing is read: a later step may need it
-            state.guidance.keep(at, hidden, plan.rest)
+        if (
+            state.guidance is not None and plan.skip_unconditional is not None
+        ):  # also where nothing is read: a later step may need it
+            state.guidance.keep(at, hidden, plan.skip_unconditional)
         read = None if reading is None else _read(state, plan, reading, hidden)
     committed = _commit(state, step, read, plan.commits)
-    _turn(state, step, plan.rest)
+    _turn(state, step, plan.skip_unconditional)
     layers = state.model.config.layers
     narrowed = plan.rules.narrowed(layers)
     work = [n * (layers - narrowed) + m * narrowed for n, m in zip(counts, picked, strict=True)]
-    heads = 0 if read is None else reads * (1 if state.guidance is None else state.guidance.passes(plan.rest))
-    return Tick(step, rows, counts, lengths, picked, plan.rules, work, [bool(d) for d in done], read, committed, heads)
+    heads = (
+        0 if read is None else reads * (1 if state.guidance is None else state.guidance.passes(plan.skip_unconditional))
+    )
+    return StepOutput(
+        step, rows, counts, lengths, picked, plan.rules, work, [bool(d) for d in done], read, committed, heads
+    )
 
 
 def _plan(state: State) -> tuple[Step, Plan, Tensor]:
     """What is seen, what the policy answers to it, and the rows [B, T] to carry."""
     step = _observe(state)
     plan = _with_new(state, state.policy.plan(step))
-    if plan.reads is not None:
-        step = step.wanting(step.wanted & plan.reads)
-    rows = (plan.rows | step.readers) & ~state.done[:, None]
-    return step, plan, rows if plan.rest is None else rows & ~plan.rest[:, None]
+    if plan.query is not None:
+        step = step.with_query(step.query & plan.query)
+    rows = (plan.rows | step.query_rows) & ~state.done[:, None]
+    return step, plan, rows if plan.skip_unconditional is None else rows & ~plan.skip_unconditional[:, None]
 
 
 def _with_new(state: State, plan: Plan) -> Plan:
@@ -180,27 +212,27 @@ def _with_new(state: State, plan: Plan) -> Plan:
         rows=plan.rows | new,
         forced=None if plan.rules.dense else forced,
         frozen=None if plan.frozen is None else plan.frozen & ~new,
-        rest=None if plan.rest is None else plan.rest & ~new.any(1),
+        skip_unconditional=None if plan.skip_unconditional is None else plan.skip_unconditional & ~new.any(1),
     )
 
 
-def _places(state: State, plan: Plan, rows: Tensor, counts: Counted, picks: Counted) -> At:
+def _places(state: State, plan: Plan, rows: Tensor, counts: Counted, picks: Counted) -> PackedRows:
     """Where the rows [B, T] sit, `counts` of them, and the `picks` of layers that pick."""
     at = pack(rows, counts.told, _mask(state, rows, plan), state.bucket, counts.each)
     if plan.rules.dense:
         return at
-    return replace(at, narrow=narrow(at, counts, picks, plan.forced, plan.frozen, state.bucket))
+    return replace(at, selection=select_rows(at, counts, picks, plan.forced, plan.frozen, state.bucket))
 
 
 def _read_by(step: Step) -> Tensor:
     """[B, T] what is read: the wanted positions, guide rows aside."""
-    guides = step.canvas.guides
-    return step.wanted if guides is None else step.wanted & ~guides[:, None]
+    guides = step.canvas.is_unconditional
+    return step.query if guides is None else step.query & ~guides[:, None]
 
 
 def finish(state: State, which: Tensor) -> None:
     """Finish the sequences `which` [B], and their guides: what is not fixed there becomes the end-of-text."""
-    which = state.canvas.mirrored(which)
+    which = state.canvas.mirror(which)
     canvas, fill = state.canvas, state.canvas.unfixed & which[:, None]
     canvas.tokens = torch.where(fill, state.model.config.eos_ids[0], canvas.tokens)
     canvas.committed_at = torch.where(fill, state.clock[:, None], canvas.committed_at)
@@ -213,19 +245,19 @@ def _observe(state: State) -> Step:
     first = canvas.prompt + state.block * schedule.block_length
     step = Step(
         canvas=canvas,
-        clock=state.clock,
-        index=state.index,
-        steps=schedule.steps,
+        num_forwards=state.clock,
+        block_step=state.index,
+        block_steps=schedule.steps,
         block=(first, first + schedule.block_length),
-        wanted=state.fresh,
-        rank=state.rank,
-        score=state.score,
-        fresh=state.fresh,
+        query=state.fresh,
+        order=state.rank,
+        last_confidence=state.score,
+        just_committed=state.fresh,
         computed_at=state.memory.computed_at,
         shift=state.model.config.shift,
-        notes=state.notes,
+        decoder_state=state.notes,
     )
-    return step.wanting(state.decoder.wanted(step))
+    return step.with_query(state.decoder.query(step))
 
 
 def _mask(state: State, rows: Tensor, plan: Plan) -> Tensor | None:
@@ -238,12 +270,12 @@ def _mask(state: State, rows: Tensor, plan: Plan) -> Tensor | None:
     return readable[:, None, None] if state.ragged or visible is not None else None
 
 
-def _reading(state: State, step: Step, at: At, rows: Tensor, reads: int) -> Reading:
+def _reading(state: State, step: Step, at: PackedRows, rows: Tensor, reads: int) -> LogitRows:
     """The positions that are read, so many, and the carried rows [B, T] that predict them."""
-    return Reading.of(_read_by(step), reads, rows, at.whole, step.shift, state.sampling)
+    return LogitRows.of(_read_by(step), reads, rows, at.whole, step.shift, state.sampling)
 
 
-def _read(state: State, plan: Plan, reading: Reading, hidden: Tensor) -> Read:
+def _read(state: State, plan: Plan, reading: LogitRows, hidden: Tensor) -> Predictions:
     """Run the head on the rows that predict what is read, and choose a candidate for each."""
     logits = _logits(state, plan, reading, hidden)
     if reading.sampling.greedy and state.endings is None:
@@ -251,10 +283,10 @@ def _read(state: State, plan: Plan, reading: Reading, hidden: Tensor) -> Read:
     else:
         token, confidence = _sampled(state, logits.float(), reading)
     _find_broken(state, reading, confidence)
-    return Read(reading.flat, reading.shape, token, confidence, logits, reading.sampling)
+    return Predictions(reading.flat, reading.shape, token, confidence, logits, reading.sampling)
 
 
-def _find_broken(state: State, reading: Reading, confidence: Tensor) -> None:
+def _find_broken(state: State, reading: LogitRows, confidence: Tensor) -> None:
     """Note the sequences where the log-probability of a candidate is no number: any NaN or +inf in its logits makes it
     so, and where all are -inf."""
     bad = torch.zeros_like(state.clock).index_add_(0, reading.sequence, (~confidence.isfinite()).long())
@@ -274,7 +306,7 @@ def not_finite(dtype: torch.dtype) -> RequestError:
     )
 
 
-def _sampled(state: State, logits: Tensor, reading: Reading) -> tuple[Tensor, Tensor]:
+def _sampled(state: State, logits: Tensor, reading: LogitRows) -> tuple[Tensor, Tensor]:
     """A candidate [M] for each row of logits [M, V], what ends a text charged for, and its log-probability."""
     sequence, position, mask_id = reading.sequence, reading.position, state.model.config.mask_id
     debit = None if state.endings is None else state.endings.at(sequence, position)
@@ -286,13 +318,13 @@ def _sampled(state: State, logits: Tensor, reading: Reading) -> tuple[Tensor, Te
     return token, log_confidence(logits, token, top)
 
 
-def _logits(state: State, plan: Plan, reading: Reading, hidden: Tensor) -> Tensor:
+def _logits(state: State, plan: Plan, reading: LogitRows, hidden: Tensor) -> Tensor:
     """Logits [M, V] of what is read, guided where there are guides."""
     logits, guidance = _head(state, hidden.index_select(0, reading.row)), state.guidance
     if guidance is None:
         return logits
     beside = None
-    if plan.rest is None:
+    if plan.skip_unconditional is None:
         beside = hidden.index_select(0, reading.row_in(guidance.partner[reading.sequence]))
     return guidance.apply(state.model, logits, reading.sequence, reading.slot, beside)
 
@@ -304,16 +336,16 @@ def _head(state: State, hidden: Tensor) -> Tensor:
     return state.model.logits(hidden if size == reads else F.pad(hidden, (0, 0, 0, size - reads)))[:reads]
 
 
-def _note(state: State, step: Step, read: Read) -> Step:
+def _note(state: State, step: Step, read: Predictions) -> Step:
     """Keep what the decoder notes of this read; the step as it then is."""
-    if state.notes is None or not isinstance(state.decoder, Noting):
+    if state.notes is None or not isinstance(state.decoder, StatefulDecoder):
         return step
-    notes = state.notes.flatten(0, 1).index_copy(0, read.flat, state.decoder.note(step, read))
+    notes = state.notes.flatten(0, 1).index_copy(0, read.flat, state.decoder.update_state(step, read))
     state.notes = notes.view_as(state.notes)
-    return replace(step, notes=state.notes)
+    return replace(step, decoder_state=state.notes)
 
 
-def _commit(state: State, step: Step, read: Read | None, always: Tensor | None) -> Tensor:
+def _commit(state: State, step: Step, read: Predictions | None, always: Tensor | None) -> Tensor:
     """Let the decoder fix tokens, and what is to be fixed `always` [B, T]; write them on the canvas; [B, T] what was
     fixed."""
     if read is None:
@@ -321,14 +353,14 @@ def _commit(state: State, step: Step, read: Read | None, always: Tensor | None) 
         return state.fresh
     step = _note(state, step, read)
     picked = state.decoder.commit(step, read)
-    picked = picked if always is None else picked | (always & step.wanted)
-    canvas, chosen = state.canvas, state.canvas.mirrored(picked)
-    if state.audit and bool((chosen & ~step.wanted).any()):
+    picked = picked if always is None else picked | (always & step.query)
+    canvas, chosen = state.canvas, state.canvas.mirror(picked)
+    if state.audit and bool((chosen & ~step.query).any()):
         raise AuditError("the decoder fixed a position that it had not read")
-    candidates = canvas.mirrored(canvas.tokens.view(-1).scatter(0, read.flat, read.token).view_as(canvas.tokens))
+    candidates = canvas.mirror(canvas.tokens.view(-1).scatter(0, read.flat, read.token).view_as(canvas.tokens))
     canvas.tokens = torch.where(chosen, candidates, canvas.tokens)
     canvas.committed_at = torch.where(chosen, state.clock[:, None], canvas.committed_at)
-    state.score = canvas.mirrored(state.score.view(-1).scatter(0, read.flat, read.confidence).view_as(state.score))
+    state.score = canvas.mirror(state.score.view(-1).scatter(0, read.flat, read.confidence).view_as(state.score))
     state.fresh = chosen
     return chosen
 

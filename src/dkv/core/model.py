@@ -11,10 +11,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
-from dkv.core.packing import At
-from dkv.core.sampling import Best, best
+from dkv.core.packing import PackedRows
+from dkv.core.sampling import ArgmaxWithLogprob, best
 
 __all__ = ["Model", "ModelConfig", "best_of"]
 
@@ -64,11 +64,11 @@ class Model(Protocol):
         """Its weights' dtype."""
         ...
 
-    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
+    def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> KVCache:
         """A memory for `batch` sequences of `width` slots."""
         ...
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
+    def forward(self, tokens: Tensor, at: PackedRows, memory: KVCache, rules: Rules) -> Tensor:
         """Carry the rows `at`, holding tokens [N], through every layer under its rule: hidden states [N, C]."""
         ...
 
@@ -77,7 +77,7 @@ class Model(Protocol):
         ...
 
 
-def best_of(model: Model) -> Best:
+def best_of(model: Model) -> ArgmaxWithLogprob:
     """How the best tokens of a model's logits are found: its own `best`, if it has one."""
-    found: Best = getattr(model, "best", best)
+    found: ArgmaxWithLogprob = getattr(model, "best", best)
     return found

@@ -1,4 +1,4 @@
-"""Where the rows that one forward carries sit (`At`), and which of them a layer picks for itself (`Narrowing`).
+"""Which rows one forward carries (`PackedRows`), and which of them a layer selects for itself (`RowSelection`).
 
 Linears run on the flat carried rows, so that cost follows rows computed; only attention regroups them by sequence. It
 knows masks and counts, and nothing of why a row was planned.
@@ -15,10 +15,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Apart", "At", "Attention", "Bucket", "Counted", "Grouping", "Narrowing", "exact", "narrow", "pack"]
+__all__ = [
+    "Attention",
+    "Bucket",
+    "CellStrides",
+    "Counted",
+    "Grouping",
+    "PackedRows",
+    "RowSelection",
+    "exact",
+    "pack",
+    "select_rows",
+]
 
 
-class Apart(NamedTuple):
+class CellStrides(NamedTuple):
     """How the cells of a buffer [B, heads, T + 1, D] lie, D elements each, counted through the storage: heads, and by
     how many cells two sequences, and two heads, lie apart."""
 
@@ -28,72 +39,76 @@ class Apart(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class At:
-    """Where N carried rows sit in B sequences of T slots (slot T is scratch).
-
-    sequence [N] and slot [N], flat [N] = sequence * (T + 1) + slot; width T; grouping: the carried rows by sequence;
-    whole: every slot is carried; mask [B, 1, 1, T]: slots that attention may read, None = all; narrow: for layers that
-    pick rows of their own, None = no layer does; index [N]: of rows that a layer picked, which of those that it carries
-    they are, None = they are all that it carries; real [N]: which of those do not only fill a bucket, None = all;
-    numbers: what `cells` found, the same for all layers.
-    """
+class PackedRows:
+    """Where N carried rows sit in B sequences of T slots (slot T is scratch)."""
 
     sequence: Tensor
+    """[N] which sequence."""
     slot: Tensor
-    flat: Tensor
+    """[N] which slot of it."""
+    slot_mapping: Tensor
+    """[N] sequence * (T + 1) + slot."""
     width: int
+    """T."""
     grouping: Grouping
+    """The carried rows by sequence, for attention."""
     whole: bool
+    """Every slot is carried."""
     mask: Tensor | None
-    narrow: Narrowing | None = None
+    """[B, 1, 1, T] bool: slots that attention may read; None = all."""
+    selection: RowSelection | None = None
+    """How layers select rows of their own; None = no layer does."""
     index: Tensor | None = None
+    """[N] of rows that a layer selected: which of the rows it carries they are; None = all of them."""
     real: Tensor | None = None
-    numbers: dict[Apart, Tensor] = field(init=False, default_factory=dict)
+    """[N] bool: which rows do not only fill a bucket; None = all."""
+    numbers: dict[CellStrides, Tensor] = field(init=False, default_factory=dict)
+    """What `cells` found, the same for all layers."""
 
-    def starts(self, apart: Apart) -> Tensor:
+    def starts(self, apart: CellStrides) -> Tensor:
         """[N] the numbers of the carried rows' first cells in a buffer whose cells lie `apart`."""
-        return self.flat if apart.sequence == self.width + 1 else self._noted(Apart(1, apart.sequence, 0))
+        return self.slot_mapping if apart.sequence == self.width + 1 else self._noted(CellStrides(1, apart.sequence, 0))
 
-    def cells(self, apart: Apart) -> Tensor:
+    def cells(self, apart: CellStrides) -> Tensor:
         """[N * heads] the numbers of the carried rows' cells in such a buffer, head by head of each row."""
         return self.starts(apart) if apart.heads == 1 else self._noted(apart)
 
-    def _noted(self, apart: Apart) -> Tensor:
+    def _noted(self, apart: CellStrides) -> Tensor:
         if torch.compiler.is_compiling():  # else the key's numbers would be part of the graph
             return self._numbers(apart)
         if apart not in self.numbers:
             self.numbers[apart] = self._numbers(apart)
         return self.numbers[apart]
 
-    def _numbers(self, apart: Apart) -> Tensor:
+    def _numbers(self, apart: CellStrides) -> Tensor:
         if apart.heads == 1:
             return self.sequence * apart.sequence + self.slot
         heads = torch.arange(0, apart.heads * apart.head, apart.head, device=self.slot.device)
         return (self.starts(apart)[:, None] + heads).view(-1)
 
     @property
-    def picking(self) -> Narrowing:
-        """`narrow`, for a layer that picks. Raises RuntimeError where the plan did not say what."""
-        if self.narrow is None:
+    def required_selection(self) -> RowSelection:
+        """`selection`, for a layer that picks. Raises RuntimeError where the plan did not say what."""
+        if self.selection is None:
             raise RuntimeError("a layer that picks rows needs a plan that says how many")
-        return self.narrow
+        return self.selection
 
     @property
     def uneven(self) -> bool:
         """Whether some sequence attends alone, in any layer: what is done then depends on numbers of the host."""
-        return bool(self.grouping.alone or (self.narrow is not None and self.narrow.grouping.alone))
+        return bool(self.grouping.alone or (self.selection is not None and self.selection.grouping.alone))
 
     @property
     def shape(self) -> tuple[int, int]:
         """(B, R): R rows of each of B sequences, where they are as many."""
         return self.grouping.shape
 
-    def sheltered(self, rows: Tensor) -> At:
+    def to_scratch(self, rows: Tensor) -> PackedRows:
         """The same places, but what `rows` [N] write goes to scratch."""
         slot = torch.where(rows, self.width, self.slot)
-        return replace(self, slot=slot, flat=self.sequence * (self.width + 1) + slot, whole=False)
+        return replace(self, slot=slot, slot_mapping=self.sequence * (self.width + 1) + slot, whole=False)
 
-    def among(self, rows: Tensor, own: Tensor) -> Tensor:
+    def scatter(self, rows: Tensor, own: Tensor) -> Tensor:
         """rows [N, C] of all that the layer carries, those of the rows picked here being own [M, C]."""
         if self.index is None:
             return own
@@ -121,19 +136,19 @@ Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """Rows of B sequences side by side, [B, R], for attention.
-
-    group [B, R] indexes the rows of each sequence, None where they are regular (every sequence has R rows, in order);
-    place [N] is the way back. alone: sequences with many more rows than the others, each with its rows, which would
-    make R large for all: they attend by themselves, and what `flatten` gives for them is to be overwritten. counts [B]:
-    how many rows each sequence has, told on the host, where they are not regular.
-    """
+    """Rows of B sequences side by side, [B, R], for attention."""
 
     shape: tuple[int, int]
+    """(B, R)."""
     group: Tensor | None = None
+    """[B, R] the rows of each sequence; None where every sequence has R rows, in order."""
     place: Tensor | None = None
+    """[N] the way back from [B * R] to rows."""
     alone: tuple[tuple[int, slice], ...] = ()
+    """Sequences with many more rows than the others, each with its rows: they attend by themselves, lest they make R
+    large for all. What `flatten` gives for them is overwritten."""
     counts: tuple[int, ...] = ()
+    """[B] rows of each sequence, on the host, where they are not regular."""
 
     def regroup(self, x: Tensor) -> Tensor:
         """[N, H, D] of rows to [B, H, R, D] by sequence."""
@@ -147,28 +162,31 @@ class Grouping:
 
 
 @dataclass(frozen=True, eq=False)
-class Narrowing:
-    """How a layer picks M of the N carried rows: so many of each sequence, which depends on the layer.
-
-    frozen [N] bool: to be picked after all others; None = no row is. source [B, R]: the carried rows of each sequence;
-    bias [B, R]: what is added to their scores: inf for those to be picked before all others, -inf for frozen ones and
-    where there is none. picks [B]: how many of each sequence; sequence [M]: of each picked row, and base [M] = sequence
-    * (T + 1); ranked [M]: its place in [B, R], best first; first [M]: its sequence's first carried row; real [M]: not
-    only filling the bucket, None = all. grouping: the picked rows by sequence.
-    """
+class RowSelection:
+    """How a layer selects M of the N carried rows: a number for each sequence, by scores that depend on the layer."""
 
     frozen: Tensor | None
+    """[N] bool: rows selected after all others; None = none."""
     source: Tensor
+    """[B, R] the carried rows of each sequence."""
     bias: Tensor
+    """[B, R] added to scores: inf for rows selected first, -inf for frozen rows and for padding."""
     picks: Tensor
+    """[B] rows to select of each sequence."""
     sequence: Tensor
+    """[M] sequence of each selected row."""
     base: Tensor
+    """[M] sequence * (T + 1)."""
     ranked: Tensor
+    """[M] its place in [B, R], best first."""
     first: Tensor
+    """[M] its sequence's first carried row."""
     real: Tensor | None
+    """[M] bool: not only filling the bucket; None = all."""
     grouping: Grouping
+    """The selected rows by sequence."""
 
-    def pick(self, at: At, score: Tensor) -> At:
+    def pick(self, at: PackedRows, score: Tensor) -> PackedRows:
         """The carried rows with the highest score [N], ties to the lowest position."""
         # A sequence that is alone, and fills its bucket, has its scores side by side already.
         grid = score.view(1, -1) if self.source.shape == (1, len(score)) else score[self.source]
@@ -179,9 +197,11 @@ class Narrowing:
             slot = torch.where(self.real, slot, at.width)
         return self.picked(at, index, slot, self.base + slot)
 
-    def picked(self, at: At, index: Tensor, slot: Tensor, flat: Tensor) -> At:
+    def picked(self, at: PackedRows, index: Tensor, slot: Tensor, flat: Tensor) -> PackedRows:
         """The rows index [M] of those carried, which sit in slot [M], flat [M]."""
-        return At(self.sequence, slot, flat, at.width, self.grouping, False, at.mask, index=index, real=self.real)
+        return PackedRows(
+            self.sequence, slot, flat, at.width, self.grouping, False, at.mask, index=index, real=self.real
+        )
 
 
 class Counted(NamedTuple):
@@ -192,9 +212,9 @@ class Counted(NamedTuple):
     each: Tensor
 
 
-def narrow(
-    at: At, counts: Counted, picks: Counted, forced: Tensor | None, frozen: Tensor | None, bucket: Bucket
-) -> Narrowing:
+def select_rows(
+    at: PackedRows, counts: Counted, picks: Counted, forced: Tensor | None, frozen: Tensor | None, bucket: Bucket
+) -> RowSelection:
     """Prepare every layer's pick of `picks` rows of each sequence, of which `counts` are carried; forced and frozen
     [B, T] or None."""
     batch, most, device = len(counts.told), max(counts.told), at.slot.device
@@ -206,7 +226,7 @@ def narrow(
     order = torch.arange(total, device=device) - _before(picks.each)[sequence]
     sequence, order = (F.pad(x, (0, size - total)) for x in (sequence, order))
     held = _carried(frozen, at)
-    return Narrowing(
+    return RowSelection(
         frozen=held,
         source=source,
         bias=_bias(source, _carried(forced, at), held, torch.arange(most, device=device) >= counts.each[:, None]),
@@ -226,7 +246,7 @@ def _before(each: Tensor) -> Tensor:
 
 
 def _bias(source: Tensor, forced: Tensor | None, frozen: Tensor | None, absent: Tensor) -> Tensor:
-    """`Narrowing.bias` of forced and frozen rows [N], and of absent ones [B, R]."""
+    """`RowSelection.bias` of forced and frozen rows [N], and of absent ones [B, R]."""
     bias = torch.zeros(source.shape, device=source.device)
     if forced is not None:
         bias.masked_fill_(forced[source], torch.inf)
@@ -235,9 +255,9 @@ def _bias(source: Tensor, forced: Tensor | None, frozen: Tensor | None, absent: 
     return bias.masked_fill_(absent, -torch.inf)
 
 
-def _carried(flag: Tensor | None, at: At) -> Tensor | None:
+def _carried(flag: Tensor | None, at: PackedRows) -> Tensor | None:
     """A [B, T] flag of each carried row [N]; rows that only fill the bucket have none."""
-    return None if flag is None else F.pad(flag, (0, 1)).view(-1)[at.flat]
+    return None if flag is None else F.pad(flag, (0, 1)).view(-1)[at.slot_mapping]
 
 
 Bucket = Callable[[int], int]
@@ -251,7 +271,7 @@ def exact(rows: int) -> int:
 
 def pack(
     rows: Tensor, counts: list[int], mask: Tensor | None, bucket: Bucket = exact, carried: Tensor | None = None
-) -> At:
+) -> PackedRows:
     """Turn rows [B, T] bool, of which `counts` per sequence are set, into the places of N = bucket(sum) carried rows.
     carried [B]: the counts on the device, where they are there already.
 
@@ -266,7 +286,7 @@ def pack(
     flat = torch.nonzero_static(grid, size=size, fill_value=width).view(-1)
     sequence, slot = flat // (width + 1), flat % (width + 1)
     each = rows.sum(1) if carried is None else carried
-    return At(sequence, slot, flat, width, _grouping(Counted(counts, each), size, sequence), whole, mask)
+    return PackedRows(sequence, slot, flat, width, _grouping(Counted(counts, each), size, sequence), whole, mask)
 
 
 _UNEVEN = 2

@@ -17,42 +17,45 @@ from torch.nn import functional as F
 
 from dkv.core.canvas import Canvas
 from dkv.core.layer_rules import DENSE, Rules
-from dkv.core.sampling import Read
+from dkv.core.sampling import Predictions
 
-__all__ = ["CachePolicy", "Decoder", "Noting", "Plan", "Step", "notes_of", "readers_of", "rules_of"]
+__all__ = ["CachePolicy", "Decoder", "Plan", "StatefulDecoder", "Step", "rows_predicting", "rules_of", "state_size_of"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """All that a policy or a decoder may look at before a forward. Row by row; B sequences, T positions.
-
-    clock [B]: forwards of this sequence so far. index [B], steps [B]: step within the active block, and steps of that
-    block. block: start and end [B] of the active block. wanted [B, T]: positions that the decoder would read now.
-    rank [B, T]: the decoder's expected commit order, 0 first, NEVER where unknown. score [B, T]: confidence last read
-    there, -inf before. fresh [B, T]: tokens changed since the previous forward. computed_at [B, T]: clock at which each
-    slot was computed, NEVER before. shift: 1 where row p predicts token p + 1 (and row 0 also itself), else 0. notes
-    [B, T, K]: what the decoder noted when it last read there, 0 before; None for one that keeps none. The canvas is the
-    live one: it moves on with the commit.
-    """
+    """All that a policy or a decoder may look at before a forward. B sequences, T positions, K numbers of state."""
 
     canvas: Canvas
-    clock: Tensor
-    index: Tensor
-    steps: Tensor
+    """The canvas itself, not a copy: it moves on with the commit."""
+    num_forwards: Tensor
+    """[B] forwards of this sequence so far."""
+    block_step: Tensor
+    """[B] step within the active block, from 0."""
+    block_steps: Tensor
+    """[B] steps of the active block."""
     block: tuple[Tensor, Tensor]
-    wanted: Tensor
-    rank: Tensor
-    score: Tensor
-    fresh: Tensor
+    """Start [B] and end [B] of the active block, as positions."""
+    query: Tensor
+    """[B, T] bool: positions that the decoder would read now."""
+    order: Tensor
+    """[B, T] the decoder's expected commit order, 0 first; NEVER where unknown."""
+    last_confidence: Tensor
+    """[B, T] float32: confidence (log-probability) last read there; -inf before."""
+    just_committed: Tensor
+    """[B, T] bool: tokens committed by the previous step."""
     computed_at: Tensor
+    """[B, T] value of num_forwards when the slot was computed; NEVER before."""
     shift: int
-    notes: Tensor | None = None
+    """1 where row p predicts token p + 1 (and row 0 also itself), else 0."""
+    decoder_state: Tensor | None = None
+    """[B, T, K] float32: what the decoder stored when it last read there, 0 before; None for a stateless decoder."""
 
-    def wanting(self, wanted: Tensor) -> Step:
-        """The same step with other `wanted` [B, T]; what was found out of the rest stays known."""
+    def with_query(self, query: Tensor) -> Step:
+        """The same step with another `query` [B, T]; what was found out of the rest stays known."""
         step = copy(self)
-        step.__dict__.pop("readers", None)
-        step.__dict__["wanted"] = wanted  # frozen, as its users see it
+        step.__dict__.pop("query_rows", None)
+        step.__dict__["query"] = query  # frozen, as its users see it
         return step
 
     @cached_property
@@ -66,19 +69,19 @@ class Step:
         return self.masked & (self.canvas.position < self.block[1][:, None])
 
     @cached_property
-    def readers(self) -> Tensor:
+    def query_rows(self) -> Tensor:
         """[B, T] rows whose output predicts the wanted positions."""
-        return readers_of(self.wanted, self.shift)
+        return rows_predicting(self.query, self.shift)
 
     @cached_property
-    def quota(self) -> Tensor:
+    def num_transfer_tokens(self) -> Tensor:
         """[B] tokens that LLaDA's schedule fixes at this step: an even split over the block's steps, the remainder to
         the earliest; which is what is open, over the steps left, rounded up."""
-        left = self.steps - self.index
+        left = self.block_steps - self.block_step
         return (self.open.sum(1) + left - 1) // left
 
 
-def readers_of(wanted: Tensor, shift: int) -> Tensor:
+def rows_predicting(wanted: Tensor, shift: int) -> Tensor:
     """Rows that predict the `wanted` [B, T] positions, for a model whose row p predicts token p + shift."""
     if not shift:
         return wanted
@@ -89,29 +92,32 @@ def readers_of(wanted: Tensor, shift: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one forward computes.
+    """What one forward computes. B sequences, T positions.
 
-    rows [B, T]: carried through the network; the core adds the rows that predict what is read, so that no token is ever
-    chosen from a row that was not carried. visible [B, T]: slots that attention may read, None = all live ones.
-    reads [B, T]: which of `wanted` are read now, None = all; commits [B, T]: which of those are fixed whatever the
-    decoder says, None = none. rest [B]: guide rows that skip this forward, their last
-    output standing in; None = none.
-
-    For layers that pick rows of their own (`rules`): forced [B, T] are always recomputed, frozen [B, T] never, and of
-    the other carried rows budget [B], the most drifted ones.
+    forced, frozen and budget are for layers that select rows of their own (`rules`).
     """
 
     rows: Tensor
+    """[B, T] bool: rows carried through the network. The core adds the rows that predict the queried positions, so that
+    no token is ever chosen from a row that was not carried."""
     visible: Tensor | None = None
-    reads: Tensor | None = None
-    rest: Tensor | None = None
+    """[B, T] bool: slots that attention may read; None = all live ones."""
+    query: Tensor | None = None
+    """[B, T] bool: which of `Step.query` are read now; None = all."""
+    skip_unconditional: Tensor | None = None
+    """[B] bool: unconditional rows that skip this forward, their last output standing in; None = none."""
     rules: Rules = DENSE
+    """How each layer composes its operations; the same in every plan of a policy."""
     forced: Tensor | None = None
+    """[B, T] bool: carried rows that every layer recomputes."""
     frozen: Tensor | None = None
+    """[B, T] bool: carried rows that no layer recomputes."""
     budget: Tensor | None = None
+    """[B] how many of the other carried rows each layer recomputes: the most drifted ones."""
     commits: Tensor | None = None
+    """[B, T] bool: queried positions that are committed whatever the decoder says; None = none."""
 
-    def picks(self, rows: Tensor) -> Tensor:
+    def num_selected(self, rows: Tensor) -> Tensor:
         """[B] rows that each picking layer recomputes, of the carried `rows` [B, T]."""
         none = torch.zeros_like(rows)
         forced = rows & (none if self.forced is None else self.forced)
@@ -139,40 +145,40 @@ def rules_of(policy: CachePolicy) -> Rules:
 @runtime_checkable
 class Decoder(Protocol):
     """An unmasking rule. It keeps nothing between steps: what it knows ahead is its order, what it learns is in Step
-    (see `Noting` for one that must learn more). Each sequence is treated on its own. adaptive: a block ends as soon as
-    it is complete, not after its steps."""
+    (see `StatefulDecoder` for one that must learn more). Each sequence is treated on its own. adaptive: a block ends
+    as soon as it is complete, not after its steps."""
 
     adaptive: ClassVar[bool]
 
-    def rank(self, canvas: Canvas) -> Tensor:
+    def commit_order(self, canvas: Canvas) -> Tensor:
         """[B, T] the commit order, 0 first, as far as it is known when the sequences join; NEVER where it is not."""
         ...
 
-    def wanted(self, step: Step) -> Tensor:
+    def query(self, step: Step) -> Tensor:
         """[B, T] positions that it would read now: masked ones only. (`step.wanted` is not filled in yet.)"""
         ...
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """[B, T] positions to fix now, each among those read."""
         ...
 
 
 @runtime_checkable
-class Noting(Decoder, Protocol):
+class StatefulDecoder(Decoder, Protocol):
     """A decoder that learns from step to step: `notes` numbers (float32) of each position, which it writes whenever it
     reads there, and finds again in `Step.notes`. They start as 0, stay as they are where nothing is read, and move with
     their sequence; it may find more columns than it asked for, of which the first ones are its own."""
 
     @property
-    def notes(self) -> int:
+    def state_size(self) -> int:
         """How many numbers it keeps of each position."""
         ...
 
-    def note(self, step: Step, read: Read) -> Tensor:
+    def update_state(self, step: Step, read: Predictions) -> Tensor:
         """What to keep of the positions read, [M, notes]; `commit` then sees a step that shows it."""
         ...
 
 
-def notes_of(decoder: Decoder) -> int:
+def state_size_of(decoder: Decoder) -> int:
     """How many numbers of each position a decoder keeps between steps; 0 for one that keeps none."""
-    return decoder.notes if isinstance(decoder, Noting) else 0
+    return decoder.state_size if isinstance(decoder, StatefulDecoder) else 0

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Best",
+    "Argmax",
+    "ArgmaxWithLogprob",
     "Debit",
-    "Peak",
-    "Read",
+    "Predictions",
     "Sampling",
     "best",
     "choose",
@@ -62,17 +62,21 @@ class Debit:
 
 
 @dataclass(frozen=True)
-class Read:
-    """What was read at M positions of the canvas: flat [M] = sequence * T + position, ascending; shape = (B, T);
-    token [M] the candidate; confidence [M] its log-probability; raw [M, V]: logits, unaltered, in the model's dtype;
-    sampling: one entry for each of the M."""
+class Predictions:
+    """What was read at M positions of the canvas."""
 
     flat: Tensor
+    """[M] sequence * T + position, ascending."""
     shape: tuple[int, int]
+    """(B, T)."""
     token: Tensor
+    """[M] the candidate."""
     confidence: Tensor
+    """[M] its log-probability under the unaltered logits."""
     raw: Tensor
+    """[M, V] logits, unaltered, in the model's dtype."""
     sampling: Sampling
+    """One entry for each of the M positions."""
 
     @cached_property
     def logits(self) -> Tensor:
@@ -98,7 +102,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Peak:
+class Argmax:
     """The best of each row of logits [M, V]: token [M], the lowest id of equals, and its value [M]."""
 
     token: Tensor
@@ -110,34 +114,34 @@ _GROUP, _MANY = 64, 1 << 16
 the time."""
 
 
-def peak(logits: Tensor) -> Peak:
+def peak(logits: Tensor) -> Argmax:
     """The best of each row of logits [M, V]."""
     rows, vocab = logits.shape
     if logits.device.type != "cpu" or logits.numel() < _MANY or vocab % _GROUP:
         found = logits.max(dim=1)  # the first of equals, as argmax, which takes longer
-        return Peak(found.indices, found.values)
+        return Argmax(found.indices, found.values)
     groups = logits.view(rows, -1, _GROUP)
     first = groups.amax(2).max(dim=1).indices
     own = groups[torch.arange(rows), first].max(dim=1)
-    return Peak(first * _GROUP + own.indices, own.values)
+    return Argmax(first * _GROUP + own.indices, own.values)
 
 
-def choose(logits: Tensor, mask_id: int, debit: Debit | None = None) -> Peak:
+def choose(logits: Tensor, mask_id: int, debit: Debit | None = None) -> Argmax:
     """The most likely token of each row of logits [M, V], the mask token aside and after the debit."""
     with _without(logits, mask_id, debit):
         return peak(logits)
 
 
-def summit(logits: Tensor, mask_id: int, chosen: Peak, debit: Debit | None) -> Peak:
+def summit(logits: Tensor, mask_id: int, chosen: Argmax, debit: Debit | None) -> Argmax:
     """The best of each row of the unaltered logits [M, V], of which `chosen` was chosen: what a softmax needs."""
     if debit is not None:
         return peak(logits)
     masks = logits[:, mask_id]
     above = masks > chosen.value
-    return Peak(torch.where(above, mask_id, chosen.token), torch.where(above, masks, chosen.value))
+    return Argmax(torch.where(above, mask_id, chosen.token), torch.where(above, masks, chosen.value))
 
 
-Best = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+ArgmaxWithLogprob = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """`best`, or another way to the same."""
 
 
@@ -151,7 +155,7 @@ _AT_ONCE = 1 << 17
 """Logits that a CPU passes over at once, several times: they should stay in its second-level cache."""
 
 
-def log_confidence(logits: Tensor, token: Tensor, top: Peak | None = None) -> Tensor:
+def log_confidence(logits: Tensor, token: Tensor, top: Argmax | None = None) -> Tensor:
     """Log-probability [M] of token [M] under softmax of logits [M, V], without the rounding of a softmax near 1.
     top: `peak` of the same logits, where it is known.
 

@@ -30,13 +30,21 @@ def plain(value: Any) -> Any:
     if value is None or type(value) in (bool, int, float, str, list, tuple, dict):
         return value
     if isinstance(value, ArrayLike):
-        return value.tolist()
+        return _listed(value)
     if isinstance(value, (str, bool)):
         return value
     for protocol, convert in (("__index__", operator.index), ("__float__", float)):
         if hasattr(value, protocol):
             return convert(value)
     return value
+
+
+def _listed(value: ArrayLike) -> Any:
+    """Its numbers; the value itself where it has none at hand, as a tensor on the device "meta" or a sparse one."""
+    try:
+        return value.tolist()
+    except (NotImplementedError, RuntimeError):
+        return value
 
 
 def as_index(value: Any) -> int | None:

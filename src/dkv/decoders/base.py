@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dkv.core.canvas import NEVER, Canvas, lowest
 from dkv.core.policy import Step
-from dkv.core.sampling import Read
+from dkv.core.sampling import Predictions
 
 __all__ = ["ReadsBlock", "entropy", "most"]
 
@@ -15,11 +15,11 @@ __all__ = ["ReadsBlock", "entropy", "most"]
 class ReadsBlock:
     """The part of a decoder that chooses among every masked position of the block, in no order known ahead."""
 
-    def rank(self, canvas: Canvas) -> Tensor:
+    def commit_order(self, canvas: Canvas) -> Tensor:
         """Not known before the forward."""
         return torch.full_like(canvas.tokens, NEVER)
 
-    def wanted(self, step: Step) -> Tensor:
+    def query(self, step: Step) -> Tensor:
         """Every masked position of the block."""
         return step.open
 
@@ -30,7 +30,7 @@ def entropy(logits: Tensor) -> Tensor:
     return disorder
 
 
-def most(read: Read, score: Tensor, count: Tensor) -> Tensor:
+def most(read: Predictions, score: Tensor, count: Tensor) -> Tensor:
     """[B, T] the `count` [B] positions with the highest score [M] of those read (all of them where there are fewer);
     ties go to the lowest position."""
     # A token that filters would leave out, where a better one is barred, has no probability: the least sure, but read.

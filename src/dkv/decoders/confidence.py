@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from dkv.core.policy import Step
-from dkv.core.sampling import Read
+from dkv.core.sampling import Predictions
 from dkv.decoders.base import ReadsBlock, most
 
 __all__ = ["Confidence"]
@@ -25,6 +25,6 @@ class Confidence(ReadsBlock):
     name: ClassVar[str] = "confidence"
     adaptive: ClassVar[bool] = False
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """The most confident of those read."""
-        return most(read, read.confidence, step.quota)
+        return most(read, read.confidence, step.num_transfer_tokens)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.core.policy import Step
-from dkv.core.sampling import Read
+from dkv.core.sampling import Predictions
 from dkv.core.wording import require_number
 from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
@@ -39,7 +39,7 @@ class Credit(ReadsBlock):
 
     name: ClassVar[str] = "credit"
     adaptive: ClassVar[bool] = True
-    notes: ClassVar[int] = 2
+    state_size: ClassVar[int] = 2
     tau: float = 0.9
     alpha: float = 1.0
     beta: float = 0.7
@@ -53,24 +53,24 @@ class Credit(ReadsBlock):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise SpecError(f"decoder='credit': {name}={value!r} must lie in [0, 1]")
 
-    def note(self, step: Step, read: Read) -> Tensor:
+    def update_state(self, step: Step, read: Predictions) -> Tensor:
         """The candidate, and its credit with this read's."""
         token, credit = _noted(step, read)
         kept = torch.where(token == read.token, self.beta * credit, 0.0)
         earned = (self.gamma * read.confidence).exp()
         return torch.stack((read.token.float(), kept + earned), dim=1)  # exact: no vocabulary has 2**24 tokens
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """The sure ones, and the most confident."""
         confidence = _raised(read.confidence, self.alpha * _noted(step, read)[1].log1p())
-        return read.spread(confidence > math.log(self.tau), False) | most(read, confidence, step.quota)
+        return read.spread(confidence > math.log(self.tau), False) | most(read, confidence, step.num_transfer_tokens)
 
 
-def _noted(step: Step, read: Read) -> tuple[Tensor, Tensor]:
+def _noted(step: Step, read: Predictions) -> tuple[Tensor, Tensor]:
     """[M] the candidates noted at the positions read, and their credit."""
-    if step.notes is None:
+    if step.decoder_state is None:
         raise TypeError("credit was given no notes")
-    noted = read.at(step.notes)
+    noted = read.at(step.decoder_state)
     return noted[:, 0], noted[:, 1]
 
 

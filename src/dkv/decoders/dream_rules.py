@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dkv.core.policy import Step
-from dkv.core.sampling import Read, keyed_uniform, log_confidence, noise_key
+from dkv.core.sampling import Predictions, keyed_uniform, log_confidence, noise_key
 from dkv.decoders.base import ReadsBlock, entropy, most
 from dkv.errors import SpecError
 
@@ -25,8 +25,8 @@ _RULE, _ORDER = -2, -(1 << 40)
 
 def share(step: Step, eps: float) -> Tensor:
     """[B] float32 share 1 - s / t of the masked positions that the step from t to s fixes; 1 at the last step."""
-    t, s = (_time(step.index + ahead, step.steps, eps) for ahead in (0, 1))
-    return torch.where(step.index + 1 == step.steps, 1.0, 1.0 - s / t)
+    t, s = (_time(step.block_step + ahead, step.block_steps, eps) for ahead in (0, 1))
+    return torch.where(step.block_step + 1 == step.block_steps, 1.0, 1.0 - s / t)
 
 
 def _time(index: Tensor, steps: Tensor, eps: float) -> Tensor:
@@ -50,17 +50,19 @@ class _Scheduled(ReadsBlock):
     def __post_init__(self) -> None:
         _check_eps(self.name, self.eps)
         if not 0 <= self.alg_temp <= 1e6:
-            raise SpecError(f"alg_temp={self.alg_temp!r} must be 0 (highest score first) or a positive number")
+            raise SpecError(
+                f"decoder={self.name!r}: alg_temp={self.alg_temp!r} must lie in [0, 1e6]; 0: the highest score first"
+            )
 
-    def score(self, read: Read) -> Tensor:
+    def score(self, read: Predictions) -> Tensor:
         """[M] what ranks the positions read."""
         raise NotImplementedError
 
-    def confidence(self, read: Read) -> Tensor:
+    def confidence(self, read: Predictions) -> Tensor:
         """[M] the program's confidence, up to a constant (which a softmax does not see): what a draw goes by."""
         return self.score(read)
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """The highest scores, or a draw by the confidences."""
         count = (step.open.sum(1).float() * share(step, self.eps)).long()
         if not self.alg_temp:
@@ -75,7 +77,7 @@ class Entropy(_Scheduled):
 
     name: ClassVar[str] = "entropy"
 
-    def score(self, read: Read) -> Tensor:
+    def score(self, read: Predictions) -> Tensor:
         """Sum of p log p."""
         return -entropy(read.altered)
 
@@ -86,11 +88,11 @@ class MaskgitPlus(_Scheduled):
 
     name: ClassVar[str] = "maskgit-plus"
 
-    def score(self, read: Read) -> Tensor:
+    def score(self, read: Predictions) -> Tensor:
         """Its logarithm, which ranks alike and does not round to 1."""
         return log_confidence(read.altered, read.token)
 
-    def confidence(self, read: Read) -> Tensor:
+    def confidence(self, read: Predictions) -> Tensor:
         """The probability less 1, which does not round to 0 where a token is nearly certain."""
         return self.score(read).expm1()
 
@@ -102,7 +104,7 @@ class TopkMargin(_Scheduled):
 
     name: ClassVar[str] = "topk-margin"
 
-    def score(self, read: Read) -> Tensor:
+    def score(self, read: Predictions) -> Tensor:
         """Minus (the others' probability + the second's), which is the margin less 1 and does not round to 0."""
         top = read.altered.topk(2, dim=1).values
         others = (read.altered - top[:, :1]).exp().scatter(1, read.altered.argmax(1, keepdim=True), 0.0).sum(1)
@@ -124,23 +126,23 @@ class Origin(ReadsBlock):
     def __post_init__(self) -> None:
         _check_eps("origin", self.eps)
 
-    def wanted(self, step: Step) -> Tensor:
+    def query(self, step: Step) -> Tensor:
         """The positions whose draw falls under the share."""
         draw = _draw(step, step.canvas.position, _RULE)
         return step.open & (draw <= share(step, self.eps)[:, None])
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """All that was read."""
-        return step.wanted
+        return step.query
 
 
 def _draw(step: Step, position: Tensor, stream: int) -> Tensor:
     """A uniform number in (0, 1] for each sequence and position, [B, T], keyed by seed and clock."""
-    key = noise_key(step.canvas.seed[:, None], (stream - step.clock)[:, None], position)
+    key = noise_key(step.canvas.seed[:, None], (stream - step.num_forwards)[:, None], position)
     return keyed_uniform(key.flatten(), 1).view(key.shape)
 
 
-def _gumbel(step: Step, read: Read) -> Tensor:
+def _gumbel(step: Step, read: Predictions) -> Tensor:
     """Gumbel noise [M] for the positions read: adding it to scores draws without replacement by their softmax."""
     uniform = _draw(step, step.canvas.position, _ORDER).view(-1)[read.flat]
     return -(-torch.log1p(-uniform)).log()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dkv.core.policy import Step
-from dkv.core.sampling import Read
+from dkv.core.sampling import Predictions
 from dkv.core.wording import require_number
 from dkv.decoders.base import ReadsBlock, entropy, most
 
@@ -33,11 +33,11 @@ class EntropyBound(ReadsBlock):
     def __post_init__(self) -> None:
         require_number("decoder='entropy-bound'", "gamma", self.gamma, "0 or more nats")
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """The surest n, for the largest n within the bound."""
         doubt = entropy(read.logits)
         ordered = read.spread(doubt, torch.inf).sort(dim=1).values
         before = ordered.cumsum(dim=1).roll(1, dims=1)  # of those surer than each: the sum without the largest
         before[:, 0] = 0
         count = ((before <= self.gamma) & ordered.isfinite()).sum(dim=1)
-        return most(read, -doubt, torch.maximum(count, step.quota))
+        return most(read, -doubt, torch.maximum(count, step.num_transfer_tokens))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dkv.core.policy import Step
-from dkv.core.sampling import Read
+from dkv.core.sampling import Predictions
 from dkv.core.wording import is_number, shown
 from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
@@ -43,12 +43,12 @@ class LocalLeap(ReadsBlock):
             reach = shown(self.reach)
             raise SpecError(f"decoder='local-leap': reach={reach} must be 0 or more positions (and below 2**31)")
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """The anchors, what is sure enough near them, and the most confident."""
         anchors = read.spread(read.confidence > math.log(self.tau), False)
         around = _near(anchors, self.reach)
         likely = read.spread(read.confidence > math.log(self.near), False)
-        return anchors | (likely & around) | most(read, read.confidence, step.quota)
+        return anchors | (likely & around) | most(read, read.confidence, step.num_transfer_tokens)
 
 
 def _near(which: Tensor, reach: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dkv.core.canvas import NEVER, Canvas, lowest
 from dkv.core.policy import Step
-from dkv.core.sampling import Read, keyed_uniform, noise_key
+from dkv.core.sampling import Predictions, keyed_uniform, noise_key
 from dkv.core.values import ArrayLike, as_index, plain
 from dkv.core.wording import shown
 from dkv.errors import SettingError, SpecError
@@ -27,14 +27,14 @@ class _Ordered:
 
     adaptive: ClassVar[bool] = False
 
-    def wanted(self, step: Step) -> Tensor:
+    def query(self, step: Step) -> Tensor:
         """The next positions in the order."""
-        key = torch.where(step.open, step.rank, NEVER)
-        return lowest(key, step.quota) & (key < NEVER)
+        key = torch.where(step.open, step.order, NEVER)
+        return lowest(key, step.num_transfer_tokens) & (key < NEVER)
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """All that was read."""
-        return step.wanted
+        return step.query
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Random(_Ordered):
         if self.seed is not None and not 0 <= self.seed < 1 << 62:
             raise SpecError(f"decoder='random': seed={shown(self.seed)} must lie in [0, 2**62)")
 
-    def rank(self, canvas: Canvas) -> Tensor:
+    def commit_order(self, canvas: Canvas) -> Tensor:
         """Ranks of one uniform draw per position, over the whole canvas."""
         seed = canvas.seed if self.seed is None else torch.full_like(canvas.seed, self.seed)
         # Clock -1 belongs to no forward: these draws never meet those of the sampling noise.
@@ -77,7 +77,7 @@ class RandomOrder(_Ordered):
         order = tuple(tuple(tuple(map(_position, row)) for row in block) for block in blocks)
         object.__setattr__(self, "order", order)
 
-    def rank(self, canvas: Canvas) -> Tensor:
+    def commit_order(self, canvas: Canvas) -> Tensor:
         """Place of each position in its row's list, blocks one after another."""
         rank = torch.full_like(canvas.tokens, NEVER)
         masked = canvas.masked.tolist()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dkv.core.policy import Step
-from dkv.core.sampling import Read, log_confidence
+from dkv.core.sampling import Predictions, log_confidence
 from dkv.core.wording import require_number, shown
 from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
@@ -39,13 +39,13 @@ class Threshold(ReadsBlock):
         if not 0 < self.tau <= 1:
             raise SpecError(f"decoder='threshold': tau={shown(self.tau)} must lie in (0, 1]")
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """The sure ones, and the most confident."""
         confidence = read.confidence
         if self.published and step.shift:
             confidence = log_confidence(read.altered, read.token)
         sure = read.spread(confidence > math.log(self.tau), False)
-        return sure | most(read, confidence, step.quota)
+        return sure | most(read, confidence, step.num_transfer_tokens)
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Factor(ReadsBlock):
     def __post_init__(self) -> None:
         require_number("decoder='factor'", "factor", self.factor, "a positive number", zero=False)
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """The most confident n, and at least the schedule's share."""
         doubt = read.spread(-torch.expm1(read.confidence), torch.inf)  # 1 - c, precise where c is near 1
         turn = torch.arange(1, doubt.shape[1] + 1, device=doubt.device)
         held = (turn + 1) * doubt.sort(dim=1).values < self.factor
-        count = torch.maximum(torch.where(held, turn, 0).amax(1), step.quota)
+        count = torch.maximum(torch.where(held, turn, 0).amax(1), step.num_transfer_tokens)
         if self.published:
             count = count + (count == step.open.sum(1) - 1)
         return most(read, read.confidence, count)

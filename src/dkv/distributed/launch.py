@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from dkv.errors import RankError, SettingError
 
-__all__ = ["ASKS", "Outcome", "Task", "launch"]
+__all__ = ["ASKS", "RankOutcome", "RankTask", "launch"]
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ _GRACE = 3.0
 
 
 @dataclass(frozen=True)
-class Task:
+class RankTask:
     """What a rank is told: who it is, where the ranks meet, and what to call. pickled: (function, arguments)."""
 
     rank: int
@@ -46,7 +46,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RankOutcome:
     """What a rank tells: what its call returned (only the first rank's is kept), or what it raised."""
 
     value: Any = None
@@ -93,13 +93,13 @@ class _Rank:
     link: Connection
     log: Path
 
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> RankOutcome | None:
         """What it told, or None where it died instead."""
         try:
             told = self.link.recv()
         except (EOFError, OSError):
             return None
-        return told if isinstance(told, Outcome) else None
+        return told if isinstance(told, RankOutcome) else None
 
     def death(self, ranks: int) -> RankError:
         """How it died, in a line."""
@@ -133,7 +133,7 @@ def _start(rank: int, ranks: int, directory: Path, pickled: bytes) -> _Rank:
     theirs.close()
     with suppress(OSError):  # it died at once, which its silence will tell
         ours.send(sys.path)
-        ours.send(Task(rank, ranks, str(directory / "rendezvous"), pickled))
+        ours.send(RankTask(rank, ranks, str(directory / "rendezvous"), pickled))
     return _Rank(rank, process, ours, log)
 
 

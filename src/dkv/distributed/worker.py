@@ -10,7 +10,7 @@ import threading
 import traceback
 from multiprocessing.connection import Connection
 
-from dkv.distributed.launch import ASKS, Outcome, Task
+from dkv.distributed.launch import ASKS, RankOutcome, RankTask
 
 __all__ = ["main"]
 
@@ -19,7 +19,7 @@ def main() -> None:
     """Run as `python -m dkv.distributed.worker FD`, FD a pipe to `launch`."""
     link = Connection(int(sys.argv[1]))
     sys.path[:] = link.recv()
-    task: Task = link.recv()
+    task: RankTask = link.recv()
     threading.Thread(target=_end_with, args=(link,), daemon=True).start()
     link.send(_portable(_outcome(task), task.rank))
     # Not through the interpreter's end: the group's threads may still talk to ranks that are gone.
@@ -34,7 +34,7 @@ def _end_with(link: Connection) -> None:
         os._exit(1)
 
 
-def _outcome(task: Task) -> Outcome:
+def _outcome(task: RankTask) -> RankOutcome:
     try:
         if task.rank == 0:  # the others never hear of it: the first decides when all end
             signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKS)
@@ -42,13 +42,13 @@ def _outcome(task: Task) -> Outcome:
         work, arguments = pickle.loads(task.pickled)  # noqa: S301 - from our own parent
         value = work(*arguments)
         sys.stdout.flush()  # before anybody knows that we are done, and may kill us
-        return Outcome(None if task.rank else value)
+        return RankOutcome(None if task.rank else value)
     except BaseException as error:
         error.add_note(f"on rank {task.rank}:\n{traceback.format_exc()}")
-        return Outcome(error=error)
+        return RankOutcome(error=error)
 
 
-def _meet(task: Task) -> None:
+def _meet(task: RankTask) -> None:
     """Join the process group, over the loopback interface: all ranks are on this machine."""
     import socket
 
@@ -72,13 +72,13 @@ def _meet(task: Task) -> None:
     dist.init_process_group(carrier(), init_method=store, rank=task.rank, world_size=task.ranks, timeout=PATIENCE)
 
 
-def _portable(outcome: Outcome, rank: int) -> Outcome:
+def _portable(outcome: RankOutcome, rank: int) -> RankOutcome:
     """The same, or why it cannot be sent."""
     try:
         pickle.loads(pickle.dumps(outcome))  # noqa: S301 - our own
     except Exception:
         what = "its result" if outcome.error is None else f"{type(outcome.error).__name__}: {outcome.error}"
-        return Outcome(error=RuntimeError(f"rank {rank}: {what} (could not be sent)"))
+        return RankOutcome(error=RuntimeError(f"rank {rank}: {what} (could not be sent)"))
     return outcome
 
 

@@ -195,11 +195,11 @@ class Service:
 
     def _deliver(self, updates: list[Update], idle: bool) -> None:
         for update in updates:
-            inbox = self._inboxes.get(update.ticket)
-            if inbox is not None and update.tells:
+            inbox = self._inboxes.get(update.request_id)
+            if inbox is not None and update.has_output:
                 inbox.put_nowait(update)
                 if update.last:
-                    del self._inboxes[update.ticket]
+                    del self._inboxes[update.request_id]
         if idle and not self._orders:
             self._quiet.set()
 

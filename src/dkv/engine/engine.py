@@ -24,10 +24,10 @@ from dkv.core.torch_settings import shielded
 from dkv.core.values import as_count
 from dkv.core.wording import is_number, shown
 from dkv.engine.equality import first_alike, first_alike_rules
-from dkv.engine.policy_calls import Limits
+from dkv.engine.policy_calls import CallLimits
 from dkv.engine.request import Request, Status, Update
 from dkv.engine.request_errors import failure, must_stop
-from dkv.engine.running_batch import Cohort, Kind, Member, Outcome
+from dkv.engine.running_batch import BatchKey, Member, RunningBatch, SequenceOutcome
 from dkv.engine.sequence import Track
 from dkv.engine.watchdog import bounded
 from dkv.errors import BusyError, CapacityError, DkvError, PromptError, SettingError
@@ -66,15 +66,15 @@ class Engine:
         if patience is not None and not (is_number(patience) and 0 < patience <= threading.TIMEOUT_MAX):
             raise SettingError(f"patience={shown(patience)} must be a positive number of seconds, or None")
         team = getattr(lm.network, "team", None)
-        self._limits = Limits(patience, None if team is None else team.worst, lm.audit)
+        self._limits = CallLimits(patience, None if team is None else team.worst, lm.audit)
         self._lm, self._limit = lm, None if memory is None else as_count("memory", memory)
         self._active, self._waiting = as_count("active", active), as_count("waiting", waiting)
         self._bucket = lm.bucket
         self._version = installed_version()
         self._queue: deque[Member] = deque()
-        self._cohorts: dict[Kind, Cohort] = {}
-        self._kinds: dict[int, Kind] = {}
-        self._costs: dict[Kind, int] = {}  # bytes of a member, where there is a limit
+        self._cohorts: dict[BatchKey, RunningBatch] = {}
+        self._kinds: dict[int, BatchKey] = {}
+        self._costs: dict[BatchKey, int] = {}  # bytes of a member, where there is a limit
         self._tickets = 0
         self._counts: Counter[str] = Counter()
         self._seconds = self._rows = 0.0
@@ -97,12 +97,12 @@ class Engine:
                 raise
             raise failure("the request", error) from None
         self._tickets += 1
-        self._kinds[member.ticket] = kind
+        self._kinds[member.request_id] = kind
         self._queue.append(member)
         self._counts["started"] += 1
-        return member.ticket
+        return member.request_id
 
-    def _member(self, request: Request) -> tuple[Member, Kind]:
+    def _member(self, request: Request) -> tuple[Member, BatchKey]:
         """A request with the next ticket, and its kind. All that asks its policy and its decoder what they are."""
         track = Track(
             self._lm.model.config,
@@ -139,7 +139,7 @@ class Engine:
         """Drop a request; its place is free at once. Whether there was one."""
         if ticket not in self._kinds:
             return False
-        self._queue = deque(member for member in self._queue if member.ticket != ticket)
+        self._queue = deque(member for member in self._queue if member.request_id != ticket)
         for cohort in self._cohorts.values():
             cohort.leave({ticket})
         del self._kinds[ticket]
@@ -181,7 +181,7 @@ class Engine:
             step_seconds=self._seconds,
         )
 
-    def _after(self, cohort: Cohort, results: list[Outcome], seconds: float) -> list[Update]:
+    def _after(self, cohort: RunningBatch, results: list[SequenceOutcome], seconds: float) -> list[Update]:
         """Take the time, and let those go that finished, or failed."""
         leaving, updates = set[int](), list[Update]()
         for outcome in results:
@@ -193,13 +193,13 @@ class Engine:
             else:
                 updates.append(outcome.update)
             if updates[-1].last:
-                leaving.add(outcome.member.ticket)
+                leaving.add(outcome.member.request_id)
         if leaving:
             cohort.leave(leaving)
             self._drop_empty()
         return updates
 
-    def _finish(self, cohort: Cohort, outcome: Outcome) -> Update:
+    def _finish(self, cohort: RunningBatch, outcome: SequenceOutcome) -> Update:
         member = outcome.member
         try:
             generation = member.track.result(cohort.response(member))
@@ -208,29 +208,29 @@ class Engine:
             if must_stop(error, self._lm.model.device):
                 raise
             return self._fail(replace(outcome, error=failure("its result", error)))
-        del self._kinds[member.ticket]
+        del self._kinds[member.request_id]
         self._counts["finished"] += 1
         self._counts["tokens"] += generation.stats.new_tokens
         self._counts["rows"] += generation.stats.rows_total
         self._rows += generation.stats.rows_computed
         return replace(outcome.update, ids=ids, text=text, generation=generation)
 
-    def _fail(self, outcome: Outcome) -> Update:
+    def _fail(self, outcome: SequenceOutcome) -> Update:
         """The last that is told of a request that failed."""
-        del self._kinds[outcome.member.ticket]
+        del self._kinds[outcome.member.request_id]
         self._counts["failed"] += 1
-        return Update(outcome.member.ticket, error=outcome.error)
+        return Update(outcome.member.request_id, error=outcome.error)
 
-    def _kind_of(self, member: Member) -> Kind:
+    def _kind_of(self, member: Member) -> BatchKey:
         settings, width = member.track.settings, 0
         if self._limit is not None:
             width = max(_SHORTEST, 1 << (member.length - 1).bit_length())
         model = self._lm.model
         dtype = model.dtype if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
         known = (kind.rules for kind in chain(reversed(self._kinds.values()), self._costs))
-        return Kind(width, first_alike_rules(rules_of(member.policy), known), settings.cfg_scale > 0, dtype)
+        return BatchKey(width, first_alike_rules(rules_of(member.policy), known), settings.cfg_scale > 0, dtype)
 
-    def _check_fit(self, member: Member, kind: Kind) -> None:
+    def _check_fit(self, member: Member, kind: BatchKey) -> None:
         if self._limit is None:
             return
         if kind not in self._costs:
@@ -243,13 +243,13 @@ class Engine:
                 member.length, need, self._limit,
             )  # fmt: skip
 
-    def _admit(self) -> list[Outcome]:
+    def _admit(self) -> list[SequenceOutcome]:
         """Let in from the head of the queue while there is room; one that does not fit holds up those behind it, so
         that nobody waits for ever. Those that failed in it."""
-        arrivals: dict[Kind, list[Member]] = {}
+        arrivals: dict[BatchKey, list[Member]] = {}
         under_way = sum(len(cohort.members) for cohort in self._cohorts.values())
         while self._queue and under_way < self._active:
-            kind = self._kinds[self._queue[0].ticket]
+            kind = self._kinds[self._queue[0].request_id]
             trial = {**arrivals, kind: [*arrivals.get(kind, []), self._queue[0]]}
             if self._limit is not None and self._bytes(self._sizes(trial)) > self._limit:
                 break
@@ -266,29 +266,30 @@ class Engine:
                 raise
             return self._turn_away(arrivals, failure("making room", error))
 
-    def _join(self, kind: Kind, members: list[Member]) -> list[Outcome]:
+    def _join(self, kind: BatchKey, members: list[Member]) -> list[SequenceOutcome]:
         return self._cohorts[kind].join(members)
 
-    def _turn_away(self, arrivals: dict[Kind, list[Member]], error: DkvError) -> list[Outcome]:
+    def _turn_away(self, arrivals: dict[BatchKey, list[Member]], error: DkvError) -> list[SequenceOutcome]:
         """Where there was no memory for those who came: the longest of them fails, the others wait again, and whoever
         lost buffers in between begins again."""
-        inside = {member.ticket for cohort in self._cohorts.values() for member in cohort.members}
+        inside = {member.request_id for cohort in self._cohorts.values() for member in cohort.members}
         outside = sorted(
-            (m for members in arrivals.values() for m in members if m.ticket not in inside), key=lambda m: m.ticket
+            (m for members in arrivals.values() for m in members if m.request_id not in inside),
+            key=lambda m: m.request_id,
         )
-        worst = max(outside, key=lambda member: (member.length, member.ticket), default=None)
+        worst = max(outside, key=lambda member: (member.length, member.request_id), default=None)
         self._queue.extendleft(reversed([member for member in outside if member is not worst]))
-        failed = [] if worst is None else [Outcome(worst, Update(worst.ticket), error=error)]
+        failed = [] if worst is None else [SequenceOutcome(worst, Update(worst.request_id), error=error)]
         for kind, cohort in self._cohorts.items():
             if cohort.members and cohort.memory is None:
                 failed += self._revive(kind, cohort)
         return failed
 
-    def _revive(self, kind: Kind, cohort: Cohort) -> list[Outcome]:
+    def _revive(self, kind: BatchKey, cohort: RunningBatch) -> list[SequenceOutcome]:
         """Begin again, in new buffers, the members of a cohort that lost its own: as many as find room."""
-        failed = list[Outcome]()
+        failed = list[SequenceOutcome]()
         while cohort.members:
-            longest = max(cohort.members, key=lambda member: (member.length, member.ticket))
+            longest = max(cohort.members, key=lambda member: (member.length, member.request_id))
             try:
                 members, cohort.members = cohort.members, []
                 cohort.resize(len(members), kind.width or longest.length)
@@ -298,10 +299,10 @@ class Engine:
                 if must_stop(error, self._lm.model.device):
                     raise
                 cohort.members = [member for member in members if member is not longest]
-                failed.append(Outcome(longest, Update(longest.ticket), error=failure("making room", error)))
+                failed.append(SequenceOutcome(longest, Update(longest.request_id), error=failure("making room", error)))
         return failed
 
-    def _make_room(self, arrivals: dict[Kind, list[Member]]) -> None:
+    def _make_room(self, arrivals: dict[BatchKey, list[Member]]) -> None:
         """Resize buffers for the arrivals: to twice as many where that fits, so that a growing cohort is copied rarely;
         else all to what they need."""
         need = self._sizes(arrivals)
@@ -314,7 +315,7 @@ class Engine:
             self._cohorts[kind] = self._cohort(kind)
             self._cohorts[kind].resize(members, width)
 
-    def _sizes(self, arrivals: dict[Kind, list[Member]]) -> dict[Kind, tuple[int, int]]:
+    def _sizes(self, arrivals: dict[BatchKey, list[Member]]) -> dict[BatchKey, tuple[int, int]]:
         """The members and positions that each cohort needs at least, with the arrivals."""
         sizes = {}
         for kind in dict.fromkeys((*self._cohorts, *arrivals)):
@@ -323,16 +324,16 @@ class Engine:
             sizes[kind] = len(members), kind.width or max(longest, self._cohort(kind).size[1])
         return sizes
 
-    def _roomy(self, kind: Kind, members: int) -> int:
+    def _roomy(self, kind: BatchKey, members: int) -> int:
         room = self._cohort(kind).size[0]
         return room if members <= room else max(members, min(2 * room, self._active))
 
-    def _bytes(self, sizes: dict[Kind, tuple[int, int]]) -> int:
+    def _bytes(self, sizes: dict[BatchKey, tuple[int, int]]) -> int:
         return sum(members * self._costs[kind] for kind, (members, _) in sizes.items())
 
-    def _cohort(self, kind: Kind) -> Cohort:
+    def _cohort(self, kind: BatchKey) -> RunningBatch:
         """The cohort of a kind, or one to be."""
-        return self._cohorts.get(kind) or Cohort(self._lm.model, kind, self._bucket, self._limits)
+        return self._cohorts.get(kind) or RunningBatch(self._lm.model, kind, self._bucket, self._limits)
 
     def _used(self) -> int:
         return sum(cohort.nbytes for cohort in self._cohorts.values())

@@ -26,7 +26,8 @@ Part = str | int | Sequence[int] | ArrayLike
 """A text, a hole of so many positions, or token ids."""
 
 # A run of braces is tried from its start only: else a text of braces takes time with its length squared.
-_HOLE = re.compile(r"(?<!\{)(\{+)mask(?::([0-9]{1,9}))?\}")
+_HOLE = re.compile(r"(?<!\{)(\{+)mask(?::([0-9]+))?\}")
+_MOST_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,14 @@ def _parts_of(text: str) -> list[Part]:
         if len(found[1]) > 1:
             literal += found[0][1:]
         else:
-            parts += [literal, int(found[2] or 1)]
+            parts += [literal, _length(found[2])]
             literal = ""
     return [part for part in (*parts, literal + text[end:]) if part != ""]
+
+
+def _length(digits: str | None) -> int:
+    """How many positions a hole has; of a number with no end, enough digits to be over any context."""
+    return 1 if digits is None else int(digits.lstrip("0")[:_MOST_DIGITS] or 0)
 
 
 def _ids_of(part: Part, tokenizer: Tokenizer | None, config: ModelConfig) -> list[int | None]:

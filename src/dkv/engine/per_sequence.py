@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.core.canvas import Canvas
-from dkv.core.policy import CachePolicy, Decoder, Noting, Plan, Step, notes_of
-from dkv.core.sampling import Read
-from dkv.engine.policy_calls import Calls
+from dkv.core.policy import CachePolicy, Decoder, Plan, StatefulDecoder, Step, state_size_of
+from dkv.core.sampling import Predictions
+from dkv.engine.policy_calls import PolicyCalls
 
-__all__ = ["MixedDecoder", "MixedPolicy", "numbered"]
+__all__ = ["PerSequenceDecoder", "PerSequencePolicy", "numbered"]
 
 T = TypeVar("T")
 
@@ -44,25 +44,25 @@ def _own(which: Tensor, answers: Sequence[Tensor]) -> Tensor:
     return result
 
 
-def _places(which: Tensor, count: int, calls: Calls) -> tuple[tuple[int, ...], ...]:
+def _places(which: Tensor, count: int, calls: PolicyCalls) -> tuple[tuple[int, ...], ...]:
     """The members of each of `count` policies or decoders."""
     numbers = which.tolist()[:: calls.each]
     return tuple(tuple(place for place, own in enumerate(numbers) if own == n) for n in range(count))
 
 
 @dataclass(frozen=True)
-class MixedPolicy:
+class PerSequencePolicy:
     """policies, and which [B] of them is whose. All must plan by the same layer rules. calls: how they are asked, None
     = each row is a member of its own."""
 
     policies: tuple[CachePolicy, ...]
     which: Tensor
-    calls: Calls | None = None
-    _asked: Calls = field(init=False, repr=False)
+    calls: PolicyCalls | None = None
+    _asked: PolicyCalls = field(init=False, repr=False)
     _whose: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        asked = self.calls or Calls(1, len(self.which))
+        asked = self.calls or PolicyCalls(1, len(self.which))
         object.__setattr__(self, "_asked", asked)
         object.__setattr__(self, "_whose", _places(self.which, len(self.policies), asked))
 
@@ -84,8 +84,8 @@ class MixedPolicy:
         return Plan(
             rows=_own(self.which, [plan.rows for plan in plans]),
             visible=own(lambda plan: plan.visible, ~rows),
-            reads=own(lambda plan: plan.reads, ~rows),
-            rest=own(lambda plan: plan.rest, torch.zeros_like(none, dtype=torch.bool)),
+            query=own(lambda plan: plan.query, ~rows),
+            skip_unconditional=own(lambda plan: plan.skip_unconditional, torch.zeros_like(none, dtype=torch.bool)),
             rules=plans[0].rules,
             forced=own(lambda plan: plan.forced, rows),
             frozen=own(lambda plan: plan.frozen, rows),
@@ -95,7 +95,7 @@ class MixedPolicy:
 
 
 @dataclass(frozen=True)
-class MixedDecoder:
+class PerSequenceDecoder:
     """decoders, which [B] of them is whose, and the ranks [B, T] that they gave when their sequences joined. When a
     block ends is a matter of each sequence's schedule here. calls: how they are asked, None = each row is a member of
     its own; depths: how many numbers of each position each keeps, None = as it says."""
@@ -104,42 +104,42 @@ class MixedDecoder:
     decoders: tuple[Decoder, ...]
     which: Tensor
     ranks: Tensor
-    calls: Calls | None = None
+    calls: PolicyCalls | None = None
     depths: tuple[int, ...] | None = None
-    _asked: Calls = field(init=False, repr=False)
+    _asked: PolicyCalls = field(init=False, repr=False)
     _each: tuple[tuple[Decoder, int, tuple[int, ...]], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        asked = self.calls or Calls(1, len(self.which))
-        depths = self.depths or tuple(map(notes_of, self.decoders))
+        asked = self.calls or PolicyCalls(1, len(self.which))
+        depths = self.depths or tuple(map(state_size_of, self.decoders))
         whose = _places(self.which, len(self.decoders), asked)
         object.__setattr__(self, "_asked", asked)
         object.__setattr__(self, "_each", tuple(zip(self.decoders, depths, whose, strict=True)))
 
     @property
-    def notes(self) -> int:
+    def state_size(self) -> int:
         """As many numbers of each position as the one that keeps the most."""
         return max(depth for _, depth, _ in self._each)
 
-    def note(self, step: Step, read: Read) -> Tensor:
+    def update_state(self, step: Step, read: Predictions) -> Tensor:
         """What each sequence's decoder keeps, and zeros up to the most."""
-        most, nothing = self.notes, torch.zeros(len(read.flat), self.notes, device=read.flat.device)
+        most, nothing = self.state_size, torch.zeros(len(read.flat), self.state_size, device=read.flat.device)
         answers = [
-            F.pad(self._asked.note(cast("Noting", decoder), depth, places, step, read), (0, most - depth))
+            F.pad(self._asked.note(cast("StatefulDecoder", decoder), depth, places, step, read), (0, most - depth))
             if depth
             else nothing
             for decoder, depth, places in self._each
         ]
         return _own(self.which[read.flat // read.shape[1]], answers)
 
-    def rank(self, canvas: Canvas) -> Tensor:
+    def commit_order(self, canvas: Canvas) -> Tensor:
         """As known from the start of each sequence."""
         return self.ranks
 
-    def wanted(self, step: Step) -> Tensor:
+    def query(self, step: Step) -> Tensor:
         """What each sequence's decoder would read."""
         return _own(self.which, [self._asked.wanted(decoder, places, step) for decoder, _, places in self._each])
 
-    def commit(self, step: Step, read: Read) -> Tensor:
+    def commit(self, step: Step, read: Predictions) -> Tensor:
         """What each sequence's decoder fixes."""
         return _own(self.which, [self._asked.commit(decoder, places, step, read) for decoder, _, places in self._each])

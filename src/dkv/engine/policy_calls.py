@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from dkv.core.layer_rules import Rules
-from dkv.core.policy import CachePolicy, Decoder, Noting, Plan, Step
-from dkv.core.sampling import Read
+from dkv.core.policy import CachePolicy, Decoder, Plan, StatefulDecoder, Step
+from dkv.core.sampling import Predictions
 from dkv.engine.equality import alike_rules
 from dkv.engine.request_errors import failure, is_own, must_stop, name_of
 from dkv.engine.step_views import checked, checked_plan, read_copy, read_of, step_copy, step_of
 from dkv.engine.watchdog import OvertimeError, bounded
 from dkv.errors import DkvError, RequestError
 
-__all__ = ["Agree", "Calls", "Limits"]
+__all__ = ["Agree", "CallLimits", "PolicyCalls"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ _FINE, _FAILED, _OVERTIME = range(3)
 
 
 @dataclass(frozen=True)
-class Limits:
+class CallLimits:
     """seconds: that a call into another package's code may take, None = any; agree: on several ranks, whether it
     failed on any of them; audit: what breaks the contract is left for the audit to find."""
 
@@ -52,14 +52,14 @@ class _Failed:
 
 
 @dataclass(frozen=True, eq=False)
-class Calls:
+class PolicyCalls:
     """The calls of one batch. each: rows of a member; members: how many; rules: of every layer, None = not known.
     faults: why members failed, by their place."""
 
     each: int
     members: int
     rules: Rules | None = None
-    limits: Limits = field(default_factory=Limits)
+    limits: CallLimits = field(default_factory=CallLimits)
     faults: dict[int, DkvError] = field(default_factory=dict)
 
     def plan(self, policy: CachePolicy, places: Sequence[int], step: Step) -> Plan:
@@ -91,17 +91,17 @@ class Calls:
         own = is_own(decoder)
 
         def asked(seen: Step) -> Tensor:
-            return _mask("wanted", decoder.wanted(seen if own else step_copy(seen)), seen)
+            return _mask("query", decoder.query(seen if own else step_copy(seen)), seen)
 
         what = f"decoder={name_of(decoder)!r}: wanted"
         answer = self._masks(what, own, places, step, lambda: asked(step), lambda rows: asked(step_of(step, rows)))
         return answer if own else answer & step.masked
 
-    def commit(self, decoder: Decoder, places: Sequence[int], step: Step, read: Read) -> Tensor:
+    def commit(self, decoder: Decoder, places: Sequence[int], step: Step, read: Predictions) -> Tensor:
         """What a decoder fixes [B, T], where `places` are its members."""
         own = is_own(decoder)
 
-        def asked(seen: Step, read: Read) -> Tensor:
+        def asked(seen: Step, read: Predictions) -> Tensor:
             given = (seen, read) if own else (step_copy(seen), read_copy(read))
             return _mask("commit", decoder.commit(*given), seen)
 
@@ -114,16 +114,18 @@ class Calls:
             lambda: asked(step, read),
             lambda rows: asked(step_of(step, rows), read_of(read, rows)[0]),
         )
-        return answer if own or self.limits.audit else answer & step.wanted
+        return answer if own or self.limits.audit else answer & step.query
 
-    def note(self, decoder: Noting, depth: int, places: Sequence[int], step: Step, read: Read) -> Tensor:
+    def note(
+        self, decoder: StatefulDecoder, depth: int, places: Sequence[int], step: Step, read: Predictions
+    ) -> Tensor:
         """What a decoder that keeps `depth` numbers notes [M, depth], where `places` are its members."""
         own = is_own(decoder)
 
-        def asked(seen: Step, read: Read) -> Tensor:
+        def asked(seen: Step, read: Predictions) -> Tensor:
             given = (seen, read) if own else (step_copy(seen), read_copy(read))
             shape = (len(read.flat), depth)
-            return checked(decoder.note(*given), "note", shape, torch.float32, read.flat.device)
+            return checked(decoder.update_state(*given), "update_state", shape, torch.float32, read.flat.device)
 
         what = f"decoder={name_of(decoder)!r}: note"
         found = self._whole(what, own, lambda: asked(step, read))
@@ -203,7 +205,8 @@ def _everything(step: Step, rules: Rules | None) -> Plan:
 
 
 _ABSENT = {
-    "visible": True, "reads": True, "rest": False, "forced": False, "frozen": False, "budget": 0, "commits": False,
+    "visible": True, "query": True, "skip_unconditional": False, "forced": False, "frozen": False,
+    "budget": 0, "commits": False,
 }  # fmt: skip
 """What a plan's part says of a sequence where it is None."""
 
@@ -216,7 +219,7 @@ def _with(whole: Plan, rows: list[int], part: Plan, step: Step) -> Plan:
         if old is None and new is None:
             values[name] = None
             continue
-        like = step.canvas.prompt if name in ("rest", "budget") else step.canvas.tokens
+        like = step.canvas.prompt if name in ("skip_unconditional", "budget") else step.canvas.tokens
         kind = torch.int64 if name == "budget" else torch.bool
         grid = torch.full_like(like, absent, dtype=kind) if old is None else old.clone()
         grid[rows] = absent if new is None else new

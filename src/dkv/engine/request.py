@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from dkv.core.values import plain
 from dkv.errors import DkvError
 from dkv.outputs import Frame, Generation
-from dkv.params import Settings
+from dkv.params import SamplingParams
 
 __all__ = ["Request", "Status", "Update"]
 
@@ -23,7 +23,7 @@ class Request:
     """
 
     prompt: tuple[int, ...] = field(repr=False)
-    settings: Settings
+    settings: SamplingParams
     seed: int
     number: int = 0
     trace: bool = False
@@ -48,7 +48,7 @@ class Update:
     the end-of-text; text: the final text that they add (all texts joined are the generation's); frame: if asked for;
     generation: with the last update; error: with the last update of a request that failed, instead."""
 
-    ticket: int
+    request_id: int
     ids: tuple[int, ...] = ()
     text: str = ""
     frame: Frame | None = None
@@ -61,7 +61,7 @@ class Update:
         return self.generation is not None or self.error is not None
 
     @property
-    def tells(self) -> bool:
+    def has_output(self) -> bool:
         """Whether there is anything in it; many a step fixes nothing that is final yet."""
         return bool(self.ids or self.text) or self.frame is not None or self.last
 

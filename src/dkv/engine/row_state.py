@@ -20,20 +20,20 @@ __all__ = ["Rows"]
 
 @dataclass(frozen=True)
 class Rows:
-    """tokens, committed_at, rank, score, fresh, computed_at [B, T]; clock, index, block [B]; as in Canvas and State.
-    notes [B, T, K]: what decoders keep, kept [B, T, C]: what guidance keeps of a resting guide, or None."""
+    """The tensors of some sequences that change from step to step: fields as in Canvas, KVCache and State."""
 
     tokens: Tensor
     committed_at: Tensor
-    rank: Tensor
-    score: Tensor
-    fresh: Tensor
+    order: Tensor
+    last_confidence: Tensor
+    just_committed: Tensor
     computed_at: Tensor
-    clock: Tensor
-    index: Tensor
+    num_forwards: Tensor
+    block_step: Tensor
     block: Tensor
-    notes: Tensor | None = None
+    decoder_state: Tensor | None = None
     kept: Tensor | None = None
+    """[B, T, C] what guidance keeps of unconditional rows that skip steps."""
 
     @classmethod
     def new(cls, canvas: Canvas, rank: Tensor) -> Rows:
@@ -42,12 +42,12 @@ class Rows:
         return cls(
             tokens=grid,
             committed_at=canvas.committed_at,
-            rank=rank,
-            score=torch.full_like(grid, -torch.inf, dtype=torch.float32),
-            fresh=torch.zeros_like(grid, dtype=torch.bool),
+            order=rank,
+            last_confidence=torch.full_like(grid, -torch.inf, dtype=torch.float32),
+            just_committed=torch.zeros_like(grid, dtype=torch.bool),
             computed_at=torch.full_like(grid, NEVER),
-            clock=zero,
-            index=zero,
+            num_forwards=zero,
+            block_step=zero,
             block=zero,
         )
 
@@ -59,31 +59,31 @@ class Rows:
         return cls(
             tokens=canvas.tokens,
             committed_at=canvas.committed_at,
-            rank=state.rank,
-            score=state.score,
-            fresh=state.fresh,
+            order=state.rank,
+            last_confidence=state.score,
+            just_committed=state.fresh,
             computed_at=state.memory.computed_at,
-            clock=state.clock,
-            index=state.index,
+            num_forwards=state.clock,
+            block_step=state.index,
             block=state.block,
-            notes=state.notes,
+            decoder_state=state.notes,
             kept=None if kept is None else kept.view(batch, width + 1, -1)[:, :-1],
         )
 
     def put_into(self, state: State) -> None:
         """Set a new state, of the same sequences, to where these stand."""
         state.memory.computed_at = self.computed_at
-        state.clock, state.index, state.block = self.clock, self.index, self.block
-        state.rank, state.score, state.fresh = self.rank, self.score, self.fresh
-        if state.notes is not None and self.notes is not None:  # as deep as the decoders at hand ask for
-            state.notes = F.pad(self.notes, (0, state.notes.shape[2] - self.notes.shape[2]))
+        state.clock, state.index, state.block = self.num_forwards, self.block_step, self.block
+        state.rank, state.score, state.fresh = self.order, self.last_confidence, self.just_committed
+        if state.notes is not None and self.decoder_state is not None:  # as deep as the decoders at hand ask for
+            state.notes = F.pad(self.decoder_state, (0, state.notes.shape[2] - self.decoder_state.shape[2]))
         if state.guidance is not None and self.kept is not None:
             state.guidance.kept = F.pad(self.kept, (0, 0, 0, 1)).flatten(0, 1)
         state.reach()
 
     def take(self, rows: Sequence[int], width: int) -> Rows:
         """Some of the rows, in that order, cut or padded to `width` positions. What is cut must be padding."""
-        index = torch.tensor(rows, dtype=torch.int64, device=self.clock.device)
+        index = torch.tensor(rows, dtype=torch.int64, device=self.num_forwards.device)
 
         def grid(x: Tensor, fill: float) -> Tensor:
             return _fit(x[index], width, fill)
@@ -91,27 +91,37 @@ class Rows:
         return Rows(
             tokens=grid(self.tokens, 0),
             committed_at=grid(self.committed_at, GIVEN),
-            rank=grid(self.rank, NEVER),
-            score=grid(self.score, -torch.inf),
-            fresh=grid(self.fresh, False),
+            order=grid(self.order, NEVER),
+            last_confidence=grid(self.last_confidence, -torch.inf),
+            just_committed=grid(self.just_committed, False),
             computed_at=grid(self.computed_at, NEVER),
-            clock=self.clock[index],
-            index=self.index[index],
+            num_forwards=self.num_forwards[index],
+            block_step=self.block_step[index],
             block=self.block[index],
-            notes=None if self.notes is None else grid(self.notes, 0),
+            decoder_state=None if self.decoder_state is None else grid(self.decoder_state, 0),
             kept=None if self.kept is None else grid(self.kept, 0),
         )
 
     def join(self, others: Sequence[Rows], width: int) -> Rows:
         """These and then the others', at `width` positions."""
-        parts = [one.take(range(len(one.clock)), width) for one in (self, *others)]
+        parts = [one.take(range(len(one.num_forwards)), width) for one in (self, *others)]
         tensors = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
-        counts = [len(part.clock) for part in parts]
-        notes, kept = ([getattr(part, name) for part in parts] for name in ("notes", "kept"))
-        return Rows(**tensors, notes=_stack(notes, counts), kept=_stack(kept, counts))
+        counts = [len(part.num_forwards) for part in parts]
+        notes, kept = ([getattr(part, name) for part in parts] for name in ("decoder_state", "kept"))
+        return Rows(**tensors, decoder_state=_stack(notes, counts), kept=_stack(kept, counts))
 
 
-_TENSORS = ("tokens", "committed_at", "rank", "score", "fresh", "computed_at", "clock", "index", "block")
+_TENSORS = (
+    "tokens",
+    "committed_at",
+    "order",
+    "last_confidence",
+    "just_committed",
+    "computed_at",
+    "num_forwards",
+    "block_step",
+    "block",
+)
 
 
 def _stack(parts: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | None:

@@ -19,15 +19,16 @@ from torch import Tensor
 
 from dkv.core.canvas import NEVER, Canvas, lay_out
 from dkv.core.guidance import Guidance
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
-from dkv.core.loop import Schedule, State, Tick, advance, finish, not_finite
+from dkv.core.loop import Schedule, State, StepOutput, advance, finish, not_finite
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
-from dkv.core.policy import CachePolicy, Decoder, notes_of
+from dkv.core.policy import CachePolicy, Decoder, state_size_of
+from dkv.engine.batch_setup import endings_of, frame_of, sampling_of
 from dkv.engine.detokenizer import Deltas
-from dkv.engine.per_sequence import MixedDecoder, MixedPolicy, numbered
-from dkv.engine.policy_calls import Calls, Limits
+from dkv.engine.per_sequence import PerSequenceDecoder, PerSequencePolicy, numbered
+from dkv.engine.policy_calls import CallLimits, PolicyCalls
 from dkv.engine.request import Request, Update
 from dkv.engine.request_errors import failure, is_memory, is_own, must_stop, name_of
 from dkv.engine.row_state import Rows
@@ -35,9 +36,8 @@ from dkv.engine.sequence import Track
 from dkv.engine.step_views import canvas_copy, checked
 from dkv.engine.watchdog import OvertimeError, bounded
 from dkv.errors import DkvError, RequestError
-from dkv.outputs import endings_of, frame_of, sampling_of
 
-__all__ = ["Cohort", "Kind", "Member", "Outcome"]
+__all__ = ["BatchKey", "Member", "RunningBatch", "SequenceOutcome"]
 
 _MOST_NOTES = 64
 """Numbers of each position that a decoder may keep."""
@@ -46,7 +46,7 @@ _MOST_BUFFERS = 16
 
 
 @dataclass(frozen=True)
-class Kind:
+class BatchKey:
     """What requests must have in common to share forwards and buffers. width: slots of a sequence, 0 = as many as the
     longest needs; rules: of the layers; guided: with a guide row each; dtype: of the cache; buffers: names of those
     that the rules keep, of the first layer and of the others.
@@ -82,7 +82,7 @@ class Member:
     another member, the same object; frames: how many were told; again: how many of those are still to come once more,
     where it began again."""
 
-    ticket: int
+    request_id: int
     request: Request
     track: Track
     policy: CachePolicy
@@ -94,7 +94,7 @@ class Member:
         """Raises RequestError for a decoder whose attributes are no such."""
         self.deltas = Deltas(self.track)
         decoder = self.decoder
-        self._ends_early, self.notes = decoder.adaptive, notes_of(decoder)
+        self._ends_early, self.notes = decoder.adaptive, state_size_of(decoder)
         if not isinstance(self._ends_early, bool):
             raise RequestError(f"decoder={name_of(decoder)!r}: its attribute adaptive must be True or False")
         if type(self.notes) is not int or not 0 <= self.notes <= _MOST_NOTES:
@@ -124,7 +124,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SequenceOutcome:
     """What a step did to a member. last: it is complete; error: why it failed, and must leave."""
 
     member: Member
@@ -133,15 +133,15 @@ class Outcome:
     error: DkvError | None = None
 
 
-class Cohort:
+class RunningBatch:
     """Members of one kind. memory: their buffers, None while there are no members. limits: of calls of policies and
     decoders. On several ranks a forward that fails stops them all: the others wait in it."""
 
-    def __init__(self, model: Model, kind: Kind, bucket: Bucket, limits: Limits) -> None:
+    def __init__(self, model: Model, kind: BatchKey, bucket: Bucket, limits: CallLimits) -> None:
         self._model, self._kind, self._bucket, self._limits = model, kind, bucket, limits
         self._each = 2 if kind.guided else 1
         self._state: State | None = None
-        self.memory: Memory | None = None
+        self.memory: KVCache | None = None
         self.members: list[Member] = []
 
     @property
@@ -180,15 +180,15 @@ class Cohort:
         if rows is not None:
             self._state = self._state_of(self.members, rows, self._part(rows))
 
-    def _empty(self, width: int) -> Memory:
+    def _empty(self, width: int) -> KVCache:
         """A memory of no rows, for the shapes of its buffers."""
-        memory = self._model.remember(0, width, self._kind.dtype)
+        memory = self._model.new_kv_cache(0, width, self._kind.dtype)
         memory.keep_named(self._kind.buffers, self._model.config.width)
         return memory
 
-    def join(self, members: Sequence[Member]) -> list[Outcome]:
+    def join(self, members: Sequence[Member]) -> list[SequenceOutcome]:
         """Take new members in; there must be room. Those that cannot begin, and why."""
-        new, failed = list[Rows](), list[Outcome]()
+        new, failed = list[Rows](), list[SequenceOutcome]()
         joining = list[Member]()
         for member in members:
             try:
@@ -205,26 +205,26 @@ class Cohort:
             self.members = everyone
         return failed
 
-    def restart(self) -> list[Outcome]:
+    def restart(self) -> list[SequenceOutcome]:
         """Begin all members again, in the buffers that there are. Those that cannot begin leave, and why."""
         members, self.members, self._state = self.members, [], None
         for member in members:
             member.restart()
         return self.join(members)
 
-    def _failed(self, member: Member, what: str, error: BaseException) -> Outcome:
+    def _failed(self, member: Member, what: str, error: BaseException) -> SequenceOutcome:
         """A member that `error` ends; raised again where it ends everything."""
         if must_stop(error, self._model.device):
             raise error
-        return Outcome(member, Update(member.ticket), error=failure(what, error))
+        return SequenceOutcome(member, Update(member.request_id), error=failure(what, error))
 
     def leave(self, tickets: set[int]) -> None:
         """Let members go, if they are here; the last ones take their places."""
-        leaving = [n for n, member in enumerate(self.members) if member.ticket in tickets]
+        leaving = [n for n, member in enumerate(self.members) if member.request_id in tickets]
         if not leaving:
             return
         if self._state is None or self.memory is None or len(leaving) == len(self.members):
-            self.members = [member for member in self.members if member.ticket not in tickets]
+            self.members = [member for member in self.members if member.request_id not in tickets]
             self._state = self.memory = None
             return
         order = list(range(len(self.members)))
@@ -243,11 +243,11 @@ class Cohort:
         left = Rows.of(self._state).take(rows, max(member.length for member in self.members))
         self._state = self._state_of(self.members, left, self._part(left))
 
-    def step(self) -> list[Outcome]:
+    def step(self) -> list[SequenceOutcome]:
         """One denoising step of every member: what it did to each. Raises what ends them all."""
         state = self._state
         if state is None:
-            return [Outcome(member, Update(member.ticket), last=True) for member in self.members]
+            return [SequenceOutcome(member, Update(member.request_id), last=True) for member in self.members]
         before = Rows.of(state)
         try:
             return self._outcomes(state, self.members)
@@ -262,19 +262,23 @@ class Cohort:
             torch.cuda.empty_cache()
         return self._singly(before)
 
-    def _outcomes(self, state: State, members: Sequence[Member]) -> list[Outcome]:
+    def _outcomes(self, state: State, members: Sequence[Member]) -> list[SequenceOutcome]:
         """A step of a state with such members. Raises whatever goes wrong with all."""
         tick = self._advanced(state)
         if tick is None:
-            return [Outcome(member, Update(member.ticket), last=True) for member in members]
+            return [SequenceOutcome(member, Update(member.request_id), last=True) for member in members]
         for n, member in enumerate(members):
             rows = slice(n * self._each, (n + 1) * self._each)
             member.track.note(tick.counts[rows.start], sum(tick.work[rows]), sum(tick.lengths[rows]))
-        faults = dict(state.policy.calls.faults) if isinstance(state.policy, MixedPolicy) and state.policy.calls else {}
+        faults = (
+            dict(state.policy.calls.faults)
+            if isinstance(state.policy, PerSequencePolicy) and state.policy.calls
+            else {}
+        )
         self._trace(state, tick, members)
         told = self._settled(state, members, faults)
         flags: list[bool] = torch.cat((state.done, state.broken)).tolist()
-        batch, outcomes = len(flags) // 2, list[Outcome]()
+        batch, outcomes = len(flags) // 2, list[SequenceOutcome]()
         for n, member in enumerate(members):
             if flags[batch + n * self._each]:
                 faults.setdefault(n, not_finite(self._model.dtype))
@@ -282,20 +286,20 @@ class Cohort:
             if n not in faults:
                 try:
                     update = self._update(state, tick, n, member, told[n], done)
-                    outcomes.append(Outcome(member, update, done))
+                    outcomes.append(SequenceOutcome(member, update, done))
                     continue
                 except BaseException as error:
                     faults[n] = self._failed(member, "telling what a step did", error).error or RequestError("failed")
-            outcomes.append(Outcome(member, Update(member.ticket), error=faults[n]))
+            outcomes.append(SequenceOutcome(member, Update(member.request_id), error=faults[n]))
         return outcomes
 
-    def _advanced(self, state: State) -> Tick | None:
+    def _advanced(self, state: State) -> StepOutput | None:
         """A step, of bounded time where layers follow another package's rules."""
         return bounded(lambda: advance(state), None if self._kind.is_own else self._limits.seconds)
 
-    def _singly(self, before: Rows) -> list[Outcome]:
+    def _singly(self, before: Rows) -> list[SequenceOutcome]:
         """The step of each member alone, from where `before` stands, once that of all together has failed."""
-        outcomes, parts = list[Outcome](), list[Rows]()
+        outcomes, parts = list[SequenceOutcome](), list[Rows]()
         for n, member in enumerate(self.members):
             rows = before.take(range(n * self._each, (n + 1) * self._each), before.tokens.shape[1])
             if self.memory is None:
@@ -317,20 +321,24 @@ class Cohort:
         self._state = self._state_of(self.members, whole, self._part(whole))
         return _largest_only(outcomes)
 
-    def _begun_again(self, failed: list[Outcome]) -> list[Outcome]:
+    def _begun_again(self, failed: list[SequenceOutcome]) -> list[SequenceOutcome]:
         """Of rules that look at what slots held: members that are not at fault begin again. Where none is, the newest
         goes, for what fails without a fault may do so for ever."""
         failed = [outcome for outcome in _largest_only(failed) if outcome.error is not None]
         if not failed:
-            newest = max(self.members, key=lambda member: member.ticket)
+            newest = max(self.members, key=lambda member: member.request_id)
             error = RequestError("a step of it failed in company, and again alone it did not; ask again")
-            failed = [Outcome(newest, Update(newest.ticket), error=error)]
-        gone = {outcome.member.ticket for outcome in failed}
-        self.members, everyone = [m for m in self.members if m.ticket not in gone], self.members
+            failed = [SequenceOutcome(newest, Update(newest.request_id), error=error)]
+        gone = {outcome.member.request_id for outcome in failed}
+        self.members, everyone = [m for m in self.members if m.request_id not in gone], self.members
         begun = self.restart() if self.members else []
-        self.members += [member for member in everyone if member.ticket in gone]  # to leave with the others
-        told = {outcome.member.ticket for outcome in (*failed, *begun)}
-        return [*failed, *begun, *(Outcome(m, Update(m.ticket)) for m in everyone if m.ticket not in told)]
+        self.members += [member for member in everyone if member.request_id in gone]  # to leave with the others
+        told = {outcome.member.request_id for outcome in (*failed, *begun)}
+        return [
+            *failed,
+            *begun,
+            *(SequenceOutcome(m, Update(m.request_id)) for m in everyone if m.request_id not in told),
+        ]
 
     def response(self, member: Member) -> list[int]:
         """The response of a member, as it stands. Raises RequestError where its decoder left some of it undecided."""
@@ -346,7 +354,7 @@ class Cohort:
             )
         return list(ids)
 
-    def _part(self, rows: Rows) -> Memory:
+    def _part(self, rows: Rows) -> KVCache:
         """The buffers of all members, as wide as `rows`."""
         if self.memory is None:
             raise RuntimeError("a cohort without buffers has no state")
@@ -367,17 +375,17 @@ class Cohort:
         )
         decoder = member.decoder
         if is_own(decoder):
-            return Rows.new(canvas, decoder.rank(canvas))
-        rank = bounded(lambda: decoder.rank(canvas_copy(canvas)), self._limits.seconds)
+            return Rows.new(canvas, decoder.commit_order(canvas))
+        rank = bounded(lambda: decoder.commit_order(canvas_copy(canvas)), self._limits.seconds)
         shape, device = tuple(canvas.tokens.shape), canvas.tokens.device
         return Rows.new(canvas, checked(rank, f"decoder={name_of(decoder)!r}: rank", shape, torch.int64, device))
 
-    def _state_of(self, members: Sequence[Member], rows: Rows, memory: Memory) -> State:
+    def _state_of(self, members: Sequence[Member], rows: Rows, memory: KVCache) -> State:
         """A state of such members in their order, standing where `rows` stand."""
         device, each = self._model.device, self._each
         settings = [member.track.settings for member in members for _ in range(each)]
         canvas = self._canvas(members, rows)
-        calls = Calls(each, len(members), self._kind.rules, self._limits)
+        calls = PolicyCalls(each, len(members), self._kind.rules, self._limits)
         decoders, deciding = numbered([member.decoder for member in members for _ in range(each)])
         policies, planning = numbered([member.policy for member in members for _ in range(each)])
 
@@ -390,11 +398,11 @@ class Cohort:
             model=self._model,
             canvas=canvas,
             memory=memory,
-            policy=MixedPolicy(policies, each_of(planning), calls),
-            decoder=MixedDecoder(
+            policy=PerSequencePolicy(policies, each_of(planning), calls),
+            decoder=PerSequenceDecoder(
                 decoders,
                 each_of(deciding),
-                rows.rank,
+                rows.order,
                 calls,
                 tuple(depths[deciding.index(number)] for number in range(len(decoders))),
             ),
@@ -438,10 +446,10 @@ class Cohort:
             position=position,
             live=live,
             response=(position >= prompt[:, None]) & (position < end[:, None]),
-            guide=guide,
+            unconditional_of=guide,
         )
 
-    def _trace(self, state: State, tick: Tick, members: Sequence[Member]) -> None:
+    def _trace(self, state: State, tick: StepOutput, members: Sequence[Member]) -> None:
         if not any(member.request.trace for member in members):
             return
         fixed = tick.committed.nonzero().tolist()
@@ -471,7 +479,7 @@ class Cohort:
         return settled
 
     def _update(
-        self, state: State, tick: Tick, place: int, member: Member, settled: list[int] | None, done: bool
+        self, state: State, tick: StepOutput, place: int, member: Member, settled: list[int] | None, done: bool
     ) -> Update:
         frame = None
         if member.request.frames and member.again:  # it was told before it began again
@@ -480,15 +488,17 @@ class Cohort:
             frame = frame_of(state, tick, place * self._each, member.track)
             member.frames += 1
         ids, text = ((), "") if done or settled is None else member.deltas.grow(settled)
-        return Update(member.ticket, ids, text, frame)
+        return Update(member.request_id, ids, text, frame)
 
 
-def _largest_only(outcomes: list[Outcome]) -> list[Outcome]:
+def _largest_only(outcomes: list[SequenceOutcome]) -> list[SequenceOutcome]:
     """Of those that found no memory, the longest fails, of equals the newest; the others try again at the next step."""
-    short = {o.member.ticket: o.member for o in outcomes if o.error is not None and _no_memory(o.error)}
-    worst = max(short.values(), key=lambda member: (member.length, member.ticket), default=None)
+    short = {o.member.request_id: o.member for o in outcomes if o.error is not None and _no_memory(o.error)}
+    worst = max(short.values(), key=lambda member: (member.length, member.request_id), default=None)
     return [
-        Outcome(o.member, Update(o.member.ticket)) if o.member.ticket in short and o.member is not worst else o
+        SequenceOutcome(o.member, Update(o.member.request_id))
+        if o.member.request_id in short and o.member is not worst
+        else o
         for o in outcomes
     ]
 

@@ -8,54 +8,15 @@ from itertools import groupby
 from torch import Tensor
 
 from dkv.core.model import ModelConfig
-from dkv.params import Settings
+from dkv.outputs import Generation, Stats
+from dkv.params import SamplingParams
 from dkv.tokenizer import Tokenizer
 
-__all__ = ["OPEN", "Generation", "Stats", "Track"]
+__all__ = ["OPEN", "Track"]
 
 OPEN = "_"
 """Stands for a position without a committed token."""
 _NO_TOKEN = -1
-
-
-@dataclass(frozen=True)
-class Stats:
-    """Of one sequence. forwards: network evaluations (with its guide's, which runs beside it, counted as one);
-    rows_computed: rows through the MLP, averaged over layers, the guide's included; rows_total: what no cache computes
-    in as many forwards; new_tokens: up to the end-of-text, which is not counted;
-    seconds: wall-clock time from the sequence's start to its end."""
-
-    forwards: int
-    rows_computed: float
-    rows_total: int
-    new_tokens: int
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """new_tokens / seconds."""
-        return self.new_tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One finished sequence, with what made it.
-
-    token_ids: the response (with holes, also what is given between them), gen_length long, end-of-text ids after the
-    end-of-text (with stop_at_eos=False, what the canvas was filled with); text: up to the end-of-text or a stop text,
-    None without a tokenizer; finish_reason: "stop" or "length"; trace: per step the (position in the response, token
-    id) pairs that were fixed, None unless asked for; seed: this sequence's own.
-    """
-
-    prompt_ids: list[int]
-    token_ids: list[int]
-    text: str | None
-    finish_reason: str
-    stats: Stats
-    settings: Settings
-    seed: int
-    version: str
-    trace: list[list[tuple[int, int]]] | None = None
 
 
 @dataclass
@@ -67,7 +28,7 @@ class Track:
     config: ModelConfig
     tokenizer: Tokenizer | None
     prompt: list[int]
-    settings: Settings
+    settings: SamplingParams
     seed: int
     version: str
     traced: bool = False

@@ -11,19 +11,28 @@ from torch import Tensor
 
 from dkv.core.canvas import Canvas
 from dkv.core.policy import Plan, Step
-from dkv.core.sampling import Read
+from dkv.core.sampling import Predictions
 
 __all__ = ["canvas_copy", "checked", "checked_plan", "read_copy", "read_of", "step_copy", "step_of"]
 
 _CANVAS_ROWS = ("tokens", "prompt", "length", "committed_at", "seed", "request", "live", "response")
-_STEP_ROWS = ("clock", "index", "steps", "wanted", "rank", "score", "fresh", "computed_at")
+_STEP_ROWS = (
+    "num_forwards",
+    "block_step",
+    "block_steps",
+    "query",
+    "order",
+    "last_confidence",
+    "just_committed",
+    "computed_at",
+)
 
 
 def canvas_copy(canvas: Canvas) -> Canvas:
     """The same with tensors of its own."""
-    guide = None if canvas.guide is None else canvas.guide.clone()
+    guide = None if canvas.unconditional_of is None else canvas.unconditional_of.clone()
     grids = {name: getattr(canvas, name).clone() for name in (*_CANVAS_ROWS, "position")}
-    return Canvas(**grids, guide=guide)
+    return Canvas(**grids, unconditional_of=guide)
 
 
 def step_copy(step: Step) -> Step:
@@ -32,34 +41,34 @@ def step_copy(step: Step) -> Step:
         canvas=canvas_copy(step.canvas),
         block=(step.block[0].clone(), step.block[1].clone()),
         shift=step.shift,
-        notes=None if step.notes is None else step.notes.clone(),
+        decoder_state=None if step.decoder_state is None else step.decoder_state.clone(),
         **{name: getattr(step, name).clone() for name in _STEP_ROWS},
     )
 
 
-def read_copy(read: Read) -> Read:
+def read_copy(read: Predictions) -> Predictions:
     """The same with tensors of its own."""
     own = {name: getattr(read, name).clone() for name in ("flat", "token", "confidence", "raw")}
     sampling = read.sampling.at(torch.arange(len(read.flat), device=read.flat.device))
-    return Read(shape=read.shape, sampling=sampling, **own)
+    return Predictions(shape=read.shape, sampling=sampling, **own)
 
 
 def step_of(step: Step, rows: Sequence[int]) -> Step:
     """Some rows of a step, which are one sequence, and after it its guide if there is one."""
-    index = torch.tensor(rows, device=step.clock.device)
+    index = torch.tensor(rows, device=step.num_forwards.device)
     canvas = step.canvas
-    guide = None if canvas.guide is None else torch.arange(len(rows), device=index.device) - 1
+    guide = None if canvas.unconditional_of is None else torch.arange(len(rows), device=index.device) - 1
     own = {name: getattr(canvas, name)[index] for name in _CANVAS_ROWS}
     return Step(
-        canvas=Canvas(**own, position=canvas.position.clone(), guide=guide),
+        canvas=Canvas(**own, position=canvas.position.clone(), unconditional_of=guide),
         block=(step.block[0][index], step.block[1][index]),
         shift=step.shift,
-        notes=None if step.notes is None else step.notes[index],
+        decoder_state=None if step.decoder_state is None else step.decoder_state[index],
         **{name: getattr(step, name)[index] for name in _STEP_ROWS},
     )
 
 
-def read_of(read: Read, rows: Sequence[int]) -> tuple[Read, Tensor]:
+def read_of(read: Predictions, rows: Sequence[int]) -> tuple[Predictions, Tensor]:
     """What was read of some rows, numbered from 0; and which entries [m] of the whole these are."""
     batch, width = read.shape
     number = torch.full((batch,), -1, device=read.flat.device)
@@ -67,7 +76,7 @@ def read_of(read: Read, rows: Sequence[int]) -> tuple[Read, Tensor]:
     place = number[read.flat // width]
     entries = (place >= 0).nonzero().view(-1)
     flat = place[entries] * width + read.flat[entries] % width
-    part = Read(
+    part = Predictions(
         flat=flat,
         shape=(len(rows), width),
         token=read.token[entries],
@@ -91,7 +100,7 @@ def checked(value: object, name: str, shape: tuple[int, ...], dtype: torch.dtype
     return value
 
 
-_PARTS = {"visible": 2, "reads": 2, "rest": 1, "forced": 2, "frozen": 2, "commits": 2}
+_PARTS = {"visible": 2, "query": 2, "skip_unconditional": 1, "forced": 2, "frozen": 2, "commits": 2}
 
 
 def checked_plan(plan: object, step: Step) -> Plan:

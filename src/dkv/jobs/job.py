@@ -16,20 +16,20 @@ from dkv.distributed.ray_cluster import cluster
 from dkv.errors import PromptError, SettingError
 from dkv.jobs.job_line import Asking, named, read_line
 from dkv.jobs.local_runner import answers, engine_for
-from dkv.jobs.progress import Progress
-from dkv.jobs.ray_data import Spread
+from dkv.jobs.progress import JobProgress
+from dkv.jobs.ray_data import RaySpread
 from dkv.jobs.records import Record
 from dkv.jobs.results import Results, begun_with
-from dkv.jobs.source import Line, Source
+from dkv.jobs.source import Source, SourceLine
 from dkv.layers.quantized import check_kind
 from dkv.loading import check_model, find_device, find_dtype, find_model, load
 from dkv.version import installed_version
 
-__all__ = ["Job", "Wanted"]
+__all__ = ["Job", "JobOptions"]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class JobOptions:
     """A batch job as it was asked for. arguments: of `lm.request`, seed left out; seed: the job's, None = that of the
     run that is gone on with, else drawn; batch_size: prompts in the engine's forwards at once; skip_bad: a bad line
     becomes an error record, where else it stops the job before anything is run; ray: spread it over so many `workers`
@@ -64,7 +64,7 @@ class Job:
     Raises SettingError, SpecError, CheckpointError.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: JobOptions) -> None:
         self._wanted = wanted
         self.source = Source(wanted.input, _ignore if wanted.skip_bad else _check_form)
         begun = begun_with(wanted.output)
@@ -80,13 +80,13 @@ class Job:
     def __exit__(self, *error: Any) -> None:
         self.results.__exit__(*error)
 
-    def run(self, tell: Callable[[Progress], None]) -> Progress:
+    def run(self, tell: Callable[[JobProgress], None]) -> JobProgress:
         """Answer what is missing. tell: called after each step. Raises SettingError for a bad line or a full disk."""
-        progress = Progress(self.source.count, self.results.count)
+        progress = JobProgress(self.source.count, self.results.count)
         if progress.finished == progress.total:
             return progress
         with self._crew() as crew:
-            progress = Progress(self.source.count, self.results.count)  # the clock starts once the model is there
+            progress = JobProgress(self.source.count, self.results.count)  # the clock starts once the model is there
             for records in crew:
                 self.results.put(records)
                 progress.add(records)
@@ -116,7 +116,7 @@ class Job:
     @contextmanager
     def _spread(self) -> Iterator[Iterator[list[Record]]]:
         wanted, left = self._wanted, self.source.count - self.results.count
-        spread = Spread(
+        spread = RaySpread(
             wanted.model, self._device, self._dtype, wanted.arguments, self.seed, wanted.batch_size, wanted.workers,
             wanted.quantize, wanted.compile,
         )  # fmt: skip
@@ -126,22 +126,22 @@ class Job:
                 spread.check(self.source.lines())
             yield spread.answers(self._todo(), left, wanted.skip_bad)
 
-    def _todo(self) -> Iterator[Line]:
+    def _todo(self) -> Iterator[SourceLine]:
         return (line for line in self.source.lines() if line.number not in self.results)
 
 
-def _check_form(line: Line) -> None:
+def _check_form(line: SourceLine) -> None:
     try:
         read_line(line)
     except (SettingError, PromptError) as error:
         raise named(line.number, error) from None
 
 
-def _ignore(line: Line) -> None:
+def _ignore(line: SourceLine) -> None:
     """A bad line will be answered by its error."""
 
 
-def _header(wanted: Wanted, digest: str, begun: Mapping[str, Any] | None) -> dict[str, Any]:
+def _header(wanted: JobOptions, digest: str, begun: Mapping[str, Any] | None) -> dict[str, Any]:
     """What all answers of the job are made with, as JSON gives it back."""
     device = find_device(wanted.device)
     seed = wanted.seed

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dkv.errors import PromptError, SettingError
 from dkv.jobs.openai_lines import OpenAILine, OpenAILines, is_openai_line, read_openai_line
 from dkv.jobs.records import Record, answer_record
-from dkv.jobs.source import Line
+from dkv.jobs.source import SourceLine
 from dkv.server.client_fields import NEUTRAL, is_neutral, refusal
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
     from dkv.outputs import Generation
 
-__all__ = ["ARGUMENTS", "PROMPTS", "Asked", "Asking", "named", "read_line", "seed_of_line"]
+__all__ = ["ARGUMENTS", "PROMPTS", "Asking", "JobLine", "named", "read_line", "seed_of_line"]
 
 PROMPTS = ("prompt", "messages", "question")
 """The fields that may hold the prompt; `question` is what data sets such as GSM8K call it."""
@@ -78,7 +78,10 @@ _REFUSED = {
     "system_prompt": "give messages, the first one of the role system",
 }
 """Arguments of other programs that a line cannot have, and what to do instead. Null, 1 and false change nothing."""
-_NESTED = ("gen_kwargs", "generation_config", "generation_kwargs", "options", "parameters", "sampling_params")
+_NESTED = (
+    *("extra_body", "gen_kwargs", "generate_kwargs", "generation_config", "generation_kwargs", "generation_params"),
+    *("options", "parameters", "sampling_parameters", "sampling_params", "settings"),
+)
 """Where other programs keep arguments together."""
 _COLUMNS = frozenset(
     {"audio", "documents", "grammar", "image_data", "json_schema", "priority", "regex", "store", "suffix", "tools"}
@@ -87,7 +90,7 @@ _COLUMNS = frozenset(
 
 
 @dataclass(frozen=True)
-class Asked:
+class JobLine:
     """A line that was read. line: its number; name: its `id`, or its number; prompt: as `lm.request` takes it; changes:
     its own arguments; names: what the line calls those that have another name here."""
 
@@ -103,7 +106,7 @@ def named(number: int, error: Exception) -> SettingError:
     return SettingError(f"input: line {number}: {error}")
 
 
-def read_line(line: Line) -> Asked | OpenAILine:
+def read_line(line: SourceLine) -> JobLine | OpenAILine:
     """A line as what it asks for; whether a model can do it is not known here. null counts as left out.
 
     Raises SettingError and PromptError.
@@ -124,7 +127,7 @@ def read_line(line: Line) -> Asked | OpenAILine:
         raise SettingError(f"id={name!r} must be a text or a whole number")
     changes = {key: _whole(key, value) for key, value in record.items() if key in ARGUMENTS}
     _check_values(changes)
-    return Asked(line.number, name, _prompt(record), changes, names)
+    return JobLine(line.number, name, _prompt(record), changes, names)
 
 
 def _renamed(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -225,7 +228,7 @@ class Asking:
     arguments: Mapping[str, Any]
     seed: int
 
-    def request(self, asked: Asked) -> Request:
+    def request(self, asked: JobLine) -> Request:
         """The request of a line. Raises SettingError and PromptError."""
         own = {"seed": seed_of_line(self.seed, asked.line)}
         try:
@@ -234,17 +237,17 @@ class Asking:
             raise _in_words_of(asked, error) from None
         return replace(request, deltas=False)
 
-    def requests(self, asked: Asked | OpenAILine) -> list[Request]:
+    def requests(self, asked: JobLine | OpenAILine) -> list[Request]:
         """The requests of a line: one, but in OpenAI's form perhaps several. Raises SettingError and PromptError."""
-        if isinstance(asked, Asked):
+        if isinstance(asked, JobLine):
             return [self.request(asked)]
         return self._openai.requests(asked, seed_of_line(self.seed, asked.line))
 
     def record(
-        self, asked: Asked | OpenAILine, requests: Sequence[Request], generations: Sequence[Generation]
+        self, asked: JobLine | OpenAILine, requests: Sequence[Request], generations: Sequence[Generation]
     ) -> Record:
         """What a line's requests came to."""
-        if isinstance(asked, Asked):
+        if isinstance(asked, JobLine):
             return answer_record(asked.line, asked.name, generations[0])
         return self._openai.record(asked, requests, generations)
 
@@ -256,7 +259,7 @@ class Asking:
         """Raises SettingError where the job's own arguments cannot be; else that would be said of its first line."""
         self.lm.request([0], **self.arguments)
 
-    def check(self, line: Line) -> None:
+    def check(self, line: SourceLine) -> None:
         """Raises SettingError naming the line where it cannot be asked."""
         try:
             self.requests(read_line(line))
@@ -264,7 +267,7 @@ class Asking:
             raise named(line.number, error) from None
 
 
-def _in_words_of(asked: Asked, error: SettingError | PromptError) -> SettingError:
+def _in_words_of(asked: JobLine, error: SettingError | PromptError) -> SettingError:
     """An error that calls the arguments as the line does."""
     if not asked.names:
         return SettingError(str(error), error.argument)

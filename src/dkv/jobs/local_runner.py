@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from dkv.engine import Engine
 from dkv.errors import PromptError, RequestError, SettingError
-from dkv.jobs.job_line import Asked, Asking, named, read_line
+from dkv.jobs.job_line import Asking, JobLine, named, read_line
 from dkv.jobs.openai_lines import OpenAILine, custom_id_in, openai_error
 from dkv.jobs.records import Record, error_record, failure_record
-from dkv.jobs.source import Line
+from dkv.jobs.source import SourceLine
 from dkv.lm import DiffusionLM
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def engine_for(lm: DiffusionLM, batch_size: int) -> Engine:
 class _Pending:
     """A line whose requests are under way. generations: what became of each, None as long as it runs."""
 
-    asked: Asked | OpenAILine
+    asked: JobLine | OpenAILine
     requests: Sequence[Request]
     generations: list[Generation | None]
 
@@ -44,7 +44,7 @@ class _Pending:
 
 
 def answers(
-    engine: Engine, asking: Asking, lines: Iterable[Line], ahead: int, skip_bad: bool = False
+    engine: Engine, asking: Asking, lines: Iterable[SourceLine], ahead: int, skip_bad: bool = False
 ) -> Iterator[list[Record]]:
     """The records that each step of the engine finished, often none. ahead: requests in the engine at once; skip_bad: a
     line that cannot be asked is answered by its error; one that fails on the way always is. Raises SettingError naming
@@ -55,9 +55,9 @@ def answers(
         is_over = crew.fill(todo, ahead, done)
         for update in engine.step():
             if update.generation is not None:
-                done += crew.take(update.ticket, update.generation)
+                done += crew.take(update.request_id, update.generation)
             elif update.error is not None:  # it was sound, and failed on the way
-                done += crew.fail(update.ticket, update.error)
+                done += crew.fail(update.request_id, update.error)
         yield done
         if is_over and not crew.running:
             return
@@ -71,7 +71,7 @@ class _Crew:
         self._waiting = deque[tuple[_Pending, int]]()
         self.running = dict[int, tuple[_Pending, int]]()
 
-    def fill(self, todo: Iterator[Line], ahead: int, done: list[Record]) -> bool:
+    def fill(self, todo: Iterator[SourceLine], ahead: int, done: list[Record]) -> bool:
         """Fill the engine up to `ahead` requests; bad lines go to `done`. Whether all lines were taken."""
         while len(self.running) + len(done) < ahead:
             if self._waiting:
@@ -105,8 +105,8 @@ class _Crew:
             return [_failed(pending.asked, error)]
         return []
 
-    def _read(self, line: Line) -> list[Record]:
-        asked: Asked | OpenAILine | None = None
+    def _read(self, line: SourceLine) -> list[Record]:
+        asked: JobLine | OpenAILine | None = None
         try:
             asked = read_line(line)
             requests = self._asking.requests(asked)
@@ -116,7 +116,7 @@ class _Crew:
         self._waiting.extend((pending, index) for index in range(len(requests)))
         return []
 
-    def _refused(self, number: int, asked: Asked | OpenAILine | None, error: Exception, text: bytes = b"") -> Record:
+    def _refused(self, number: int, asked: JobLine | OpenAILine | None, error: Exception, text: bytes = b"") -> Record:
         """The record of a bad line, of which `text` is given where it could not be read. Raises SettingError where such
         a line ends the job."""
         if not self._skip_bad:
@@ -134,7 +134,7 @@ class _Crew:
         self._waiting = deque((whose, index) for whose, index in self._waiting if whose is not pending)
 
 
-def _failed(asked: Asked | OpenAILine, error: Exception) -> Record:
+def _failed(asked: JobLine | OpenAILine, error: Exception) -> Record:
     """The record of a sound line whose answer failed."""
     if isinstance(asked, OpenAILine):
         return openai_error(asked.line, asked.name, error)

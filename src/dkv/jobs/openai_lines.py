@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
     from dkv.outputs import Generation
     from dkv.server.requests import RequestBuilder
-    from dkv.server.schema import Settings
+    from dkv.server.schema import CommonRequest
 
 __all__ = ["OpenAILine", "OpenAILines", "custom_id_in", "is_openai_line", "openai_error", "read_openai_line"]
 
@@ -40,7 +40,7 @@ class OpenAILine:
     line: int
     name: str
     url: str
-    body: Settings
+    body: CommonRequest
 
 
 def is_openai_line(record: Mapping[str, Any]) -> bool:
@@ -78,11 +78,11 @@ def read_openai_line(number: int, record: Mapping[str, Any]) -> OpenAILine:
     return OpenAILine(number, name, url, _body_of(url, record["body"]))
 
 
-def _body_of(url: str, body: object) -> Settings:
+def _body_of(url: str, body: object) -> CommonRequest:
     schema, errors = module_of("serve", "dkv.server.schema"), module_of("serve", "dkv.server.api_errors")
     kind = schema.ChatBody if "/chat/" in url else schema.CompletionBody
     try:
-        found: Settings = kind.model_validate(body)
+        found: CommonRequest = kind.model_validate(body)
     except module_of("serve", "pydantic").ValidationError as error:
         places = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
         raise SettingError(f"body: {errors.invalid_body(places, kind)}") from None
@@ -133,7 +133,7 @@ class OpenAILines:
         made: RequestBuilder = builder.RequestBuilder(self.lm, limits, builder.served_name(self.lm.name))
         return made
 
-    def _filled(self, body: Settings, seed: int) -> Settings:
+    def _filled(self, body: CommonRequest, seed: int) -> CommonRequest:
         """The body with the job's arguments where it says nothing."""
         fields = type(body).model_fields
         defaults = {name: value for name, value in self.arguments.items() if name in fields and name != "seed"}
@@ -142,7 +142,7 @@ class OpenAILines:
         named = {"model": self._builder.name} if body.model == self.lm.name else {}
         return body.model_copy(update={**missing, **named})
 
-    def _beside(self, body: Settings) -> dict[str, Any]:
+    def _beside(self, body: CommonRequest) -> dict[str, Any]:
         """The job's arguments that a body cannot name."""
         names = ("cache_dtype", "stop_at_eos")
         found = {name: self.arguments[name] for name in names if name in self.arguments}

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from dkv.jobs.records import Record, failure_of, tokens_of
 
-__all__ = ["Progress"]
+__all__ = ["JobProgress"]
 
 
 @dataclass
-class Progress:
+class JobProgress:
     """Counts of a job. total: prompts of the input; before: those that an earlier run finished; done: those of this
     run, errors included; tokens: new ones of this run; steps: of the engine in this run (on Ray, chunks that came);
     clock: seconds."""

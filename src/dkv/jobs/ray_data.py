@@ -19,11 +19,11 @@ from dkv.errors import EngineError, SettingError
 from dkv.jobs.job_line import Asking
 from dkv.jobs.local_runner import answers, engine_for
 from dkv.jobs.records import Record, failed_on_the_way, failure_of, number_of
-from dkv.jobs.source import Line
+from dkv.jobs.source import SourceLine
 from dkv.loading import load
 from dkv.storage.extras import module_of
 
-__all__ = ["Spread"]
+__all__ = ["RaySpread"]
 
 _CHUNKS = 4
 """Of each worker, at least, where there are lines enough: so that none waits long for the others at the end."""
@@ -33,7 +33,7 @@ _BATCHES = 8
 
 
 @dataclass(frozen=True)
-class Spread:
+class RaySpread:
     """How a job is spread. model, device, dtype, quantize, compile: as `load` takes them, the same for every worker;
     arguments, seed: the job's; batch_size: prompts in a worker's forwards at once; workers: None = one for each GPU,
     without any two."""
@@ -53,7 +53,7 @@ class Spread:
         lm = load(self.model, device=self.device, dtype=self.dtype, quantize=self.quantize, compile=self.compile)
         return Asking(lm, self.arguments, self.seed)
 
-    def check(self, lines: Iterable[Line]) -> None:
+    def check(self, lines: Iterable[SourceLine]) -> None:
         """Have a worker check all lines, so that the model is not loaded here. Raises SettingError."""
         ray = module_of("ray", "ray")
         chunks = list(_put(lines, _BATCHES * self.batch_size))
@@ -62,7 +62,7 @@ class Spread:
         if error is not None:
             raise SettingError(error)
 
-    def answers(self, lines: Iterable[Line], total: int, skip_bad: bool = False) -> Iterator[list[Record]]:
+    def answers(self, lines: Iterable[SourceLine], total: int, skip_bad: bool = False) -> Iterator[list[Record]]:
         """Records as workers finish them, a chunk at a time. total: how many lines there are, about; else as
         `local.answers`. Raises SettingError, and EngineError where workers die again and again."""
         size = min(_BATCHES * self.batch_size, math.ceil(total / (_CHUNKS * self._count)))
@@ -101,7 +101,7 @@ class Spread:
 class _Worker:
     """An actor: a model and its engine, asked for chunk after chunk."""
 
-    def __init__(self, spread: Spread) -> None:
+    def __init__(self, spread: RaySpread) -> None:
         self._asking, self._size = spread.asking(), spread.batch_size
         self._engine = engine_for(self._asking.lm, self._size)
 
@@ -115,19 +115,19 @@ def _table(**columns: list[Any]) -> Any:
     return module_of("ray", "pyarrow").table(columns)
 
 
-def _put(lines: Iterable[Line], size: int) -> Iterator[Any]:
+def _put(lines: Iterable[SourceLine], size: int) -> Iterator[Any]:
     """Lines in Ray's store, which moves to the disk what memory does not hold."""
     ray, todo = module_of("ray", "ray"), iter(lines)
     while chunk := list(islice(todo, size)):
         yield ray.put(_table(number=[line.number for line in chunk], text=[line.text for line in chunk]))
 
 
-def _lines(chunk: Any) -> Iterator[Line]:
+def _lines(chunk: Any) -> Iterator[SourceLine]:
     for row in chunk.to_pylist():
-        yield Line(row["number"], row["text"])
+        yield SourceLine(row["number"], row["text"])
 
 
-def _first_error(spread: Spread, chunks: list[Any]) -> str | None:
+def _first_error(spread: RaySpread, chunks: list[Any]) -> str | None:
     """What is wrong with the job or, of its lines, with the first bad one; None if nothing is."""
     ray, asking = module_of("ray", "ray"), spread.asking()
     try:

@@ -10,11 +10,11 @@ from pathlib import Path
 from dkv.errors import SettingError
 from dkv.storage.jsonl import raw_lines
 
-__all__ = ["Line", "Source"]
+__all__ = ["Source", "SourceLine"]
 
 
 @dataclass(frozen=True)
-class Line:
+class SourceLine:
     """One line as it stands in the file; number counts from 1, blank lines included."""
 
     number: int
@@ -25,7 +25,7 @@ class Source:
     """A file of lines, gzipped or not. count: lines that are not blank; last: the number of the last of them; digest:
     of all lines. Raises SettingError where the file cannot be read, or holds nothing."""
 
-    def __init__(self, path: Path, inspect: Callable[[Line], object]) -> None:
+    def __init__(self, path: Path, inspect: Callable[[SourceLine], object]) -> None:
         """inspect: called with each line, on the one pass that this takes."""
         if not path.is_file():
             reason = "is no file that can be read twice" if path.exists() or str(path) == "-" else "does not exist"
@@ -40,8 +40,8 @@ class Source:
             raise SettingError(f"input={str(path)!r} holds no prompts; give a file of JSON lines")
         self.digest = found.hexdigest()
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[SourceLine]:
         """The lines that are not blank, in order. Raises SettingError."""
         for number, text in enumerate(raw_lines("input", self.path), 1):
             if text.strip():
-                yield Line(number, text)
+                yield SourceLine(number, text)

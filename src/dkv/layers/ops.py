@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.core.kv_cache import Moves
-from dkv.core.layer_rules import Turn
-from dkv.core.packing import At
+from dkv.core.layer_rules import RotaryPhase
+from dkv.core.packing import PackedRows
 from dkv.core.sampling import best
 
 __all__ = ["COMPOSED", "Passes", "rms_norm"]
@@ -24,13 +24,13 @@ class Passes(Moves):
         """RMS norm of x [N, C]."""
         return rms_norm(x, weight, eps)
 
-    def turn(self, x: Tensor, turn: Turn) -> Tensor:
+    def turn(self, x: Tensor, turn: RotaryPhase) -> Tensor:
         """x [N, heads, D] rotated; x itself may be written over."""
         return turn(x)
 
-    def pick(self, at: At, score: Tensor) -> At:
+    def pick(self, at: PackedRows, score: Tensor) -> PackedRows:
         """The rows of the highest score [N], as many as `at.narrow` says. Raises RuntimeError where there is none."""
-        return at.picking.pick(at, score)
+        return at.required_selection.pick(at, score)
 
     def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""

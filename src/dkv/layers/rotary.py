@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dkv.core.layer_rules import Turn
+from dkv.core.layer_rules import RotaryPhase
 from dkv.core.model import ModelConfig
 
 __all__ = ["Rotary", "paired", "rotary_table", "unpaired"]
@@ -58,6 +58,6 @@ class Rotary:
         length = max(positions, min(doubled, c.context + 1))
         self._tables.append(rotary_table(c.head_dim, length, c.rope_theta, self._device))
 
-    def turn(self, slots: Tensor) -> Turn:
+    def turn(self, slots: Tensor) -> RotaryPhase:
         """The rotation of rows that sit in `slots` [N]."""
-        return Turn(self.table.index_select(0, slots).unsqueeze(1))
+        return RotaryPhase(self.table.index_select(0, slots).unsqueeze(1))

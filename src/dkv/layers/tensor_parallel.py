@@ -19,12 +19,12 @@ from torch.nn import functional as F
 
 from dkv.core.drift import Lengths
 from dkv.core.model import ModelConfig
-from dkv.core.packing import At
+from dkv.core.packing import PackedRows
 from dkv.distributed.group import Team
 from dkv.distributed.shard import Cut
 from dkv.errors import SettingError
 from dkv.layers.cpu_linear import linear
-from dkv.layers.transformer import Block, Transformer
+from dkv.layers.transformer import Transformer, TransformerBlock
 
 __all__ = ["DIMENSIONS", "ShardedBlock", "ShardedTransformer", "share_of"]
 
@@ -55,12 +55,12 @@ def share_of(c: ModelConfig, team: Team) -> ModelConfig:
 
 
 @dataclass(frozen=True)
-class ShardedBlock(Block):
+class ShardedBlock(TransformerBlock):
     """One rank's share of a layer; its config has this rank's sizes. H and G: this rank's heads."""
 
     team: Team = field(kw_only=True)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: PackedRows) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected, over all ranks' heads: [N, C]."""
         return self.team.sum(super().attend(q, k, v, at))
 

@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.core.drift import Lengths, whole_lengths
-from dkv.core.kv_cache import LayerMemory, Memory
-from dkv.core.layer_rules import DENSE, Rules, Turn
+from dkv.core.kv_cache import KVCache, LayerCache
+from dkv.core.layer_rules import DENSE, RotaryPhase, Rules
 from dkv.core.model import ModelConfig
-from dkv.core.packing import At, Bucket, exact
-from dkv.core.sampling import Best
+from dkv.core.packing import Bucket, PackedRows, exact
+from dkv.core.sampling import ArgmaxWithLogprob
 from dkv.layers.cpu_linear import Gates, gated, linear
 from dkv.layers.ops import COMPOSED, Passes
 from dkv.layers.rotary import Rotary
 
 __all__ = [
-    "Block",
     "Rule",
     "Run",
     "Transformer",
+    "TransformerBlock",
     "attention",
     "bucket_for",
     "dense",
@@ -68,7 +68,7 @@ def has_tiles() -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class TransformerBlock:
     """One layer. attn_norm, mlp_norm [C]; qk [(H + G) * D, C], the channels of each head in pairs (`rotary.paired`);
     v [G * D, C]; out [C, H * D]; gate_up [2 F, C]; down [C, F]; biases of qk and v or None; passes: what is done
     between products; guarded: whether queries and keys could be NaN or infinite, and are checked for it."""
@@ -90,7 +90,7 @@ class Block:
         """RMS norm of x [N, C]."""
         return self.passes.norm(x, weight, self.config.norm_eps)
 
-    def qk(self, h: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
+    def qk(self, h: Tensor, turn: RotaryPhase) -> tuple[Tensor, Tensor]:
         """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]; NaN throughout a row that is not finite."""
         c = self.config
         both = linear(h, self.qk_weight, self.qk_bias)
@@ -108,29 +108,31 @@ class Block:
         """How long values are over all heads of the model."""
         return whole_lengths
 
-    def pick(self, x: Tensor, at: At, memory: LayerMemory, similarity: str | None) -> tuple[Tensor, At]:
+    def pick(self, x: Tensor, at: PackedRows, memory: LayerCache, similarity: str | None) -> tuple[Tensor, PackedRows]:
         """x [N, C] normed, and the rows of it to recompute: those whose values moved most by `similarity`; the values
         go into their slots unless they are frozen. None: the first rows, and no value is renewed."""
         h = self.norm(x, self.attn_norm)
         if similarity is None:
             return h, self.passes.pick(at, torch.zeros(len(x), device=x.device))
-        moved = memory.renew("v", at, self.value(h), similarity, at.picking.frozen, self.lengths)
+        moved = memory.renew("v", at, self.value(h), similarity, at.required_selection.frozen, self.lengths)
         return h, self.passes.pick(at, moved)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: At) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: PackedRows) -> Tensor:
         """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
         if k.dtype != q.dtype:
             k, v = k.to(q.dtype), v.to(q.dtype)
         attended = at.attend(q, k, v, attention)
         return linear(_spread(attended, q[:, 0, :1]) if self.guarded else attended, self.out_weight)
 
-    def mix(self, h: Tensor, at: At, turn: Turn, memory: LayerMemory, values: bool = True) -> Tensor:
+    def attend_and_write(
+        self, h: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache, values: bool = True
+    ) -> Tensor:
         """What attention adds to the carried rows, h [N, C] once normed, after their keys (and values) went into their
         slots: [N, C]."""
         q, k = self.qk(h, turn)
-        memory.put("k", at, k)
+        memory.write("k", at, k)
         if values:
-            memory.put("v", at, self.value(h))
+            memory.write("v", at, self.value(h))
         return self.attend(q, *memory.kv, at)
 
     def mlp(self, x: Tensor) -> Tensor:
@@ -141,47 +143,52 @@ class Block:
         self,
         x: Tensor,
         h: Tensor,
-        at: At,
-        picked: At,
-        turn: Turn,
-        memory: LayerMemory,
+        at: PackedRows,
+        picked: PackedRows,
+        turn: RotaryPhase,
+        memory: LayerCache,
         name: str,
         values: bool = True,
     ) -> Tensor:
         """Take the picked ones of x [N, C], h [N, C] once normed, through the layer, and keep what it adds in the
         feature buffer `name`; to the others add what that holds, [N, C]."""
         if not len(picked.slot):
-            return memory.onto(name, at, x)
+            return memory.add_kept(name, at, x)
         own, normed, phase = (
             rows if picked.index is None else rows.index_select(0, picked.index) for rows in (x, h, turn.phase)
         )
-        attended = self.mix(normed, picked, Turn(phase), memory, values)
+        attended = self.attend_and_write(normed, picked, RotaryPhase(phase), memory, values)
         own = own + attended
         more = self.mlp(own)
-        memory.put(name, picked, (attended + more).unsqueeze(1))
-        return picked.among(memory.onto(name, at, x), own.add_(more))
+        memory.write(name, picked, (attended + more).unsqueeze(1))
+        return picked.scatter(memory.add_kept(name, at, x), own.add_(more))
 
-    def dense(self, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    def dense(self, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
         """The ordinary layer: every carried row writes its slot, attends and passes through the MLP."""
         # Into what was just made, so that nothing is allocated for a sum.
-        x = self.mix(self.norm(x, self.attn_norm), at, turn, memory).add_(x)
+        x = self.attend_and_write(self.norm(x, self.attn_norm), at, turn, memory).add_(x)
         return self.mlp(x).add_(x)
 
 
-def dense(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+def dense(block: TransformerBlock, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
     """The rule of layers that have none."""
     return block.dense(x, at, turn, memory)
 
 
-Rule = Callable[[Block, Tensor, At, Turn, LayerMemory], Tensor]
+Rule = Callable[[TransformerBlock, Tensor, PackedRows, RotaryPhase, LayerCache], Tensor]
 """How a layer's parts are composed: `dense`, or a LayerRule."""
 
-Run = Callable[[Rule, Sequence[Block], Tensor, At, Turn, Sequence[LayerMemory]], Tensor]
+Run = Callable[[Rule, Sequence[TransformerBlock], Tensor, PackedRows, RotaryPhase, Sequence[LayerCache]], Tensor]
 """How layers under one rule are run, one after the other."""
 
 
 def eager(
-    rule: Rule, blocks: Sequence[Block], x: Tensor, at: At, turn: Turn, memories: Sequence[LayerMemory]
+    rule: Rule,
+    blocks: Sequence[TransformerBlock],
+    x: Tensor,
+    at: PackedRows,
+    turn: RotaryPhase,
+    memories: Sequence[LayerCache],
 ) -> Tensor:
     """Run layers operation by operation: x [N, C] to x [N, C]."""
     for block, memory in zip(blocks, memories, strict=True):
@@ -196,7 +203,7 @@ class Transformer:
 
     config: ModelConfig
     embedding: Tensor
-    blocks: tuple[Block, ...]
+    blocks: tuple[TransformerBlock, ...]
     final_norm: Tensor
     head_weight: Tensor
     rotary: Rotary
@@ -213,13 +220,13 @@ class Transformer:
         """The weights' dtype; of packed ones, that in which they are multiplied."""
         return self.embedding.dtype
 
-    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
+    def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> KVCache:
         """A memory for `batch` sequences of `width` slots, of the heads held here, and the rotary table as far as it
         reaches."""
         c = self.blocks[0].config
         self.rotary.reach(width + 1)
         kind = dtype or self.dtype
-        return Memory(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes)
+        return KVCache(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes)
 
     @property
     def passes(self) -> Passes:
@@ -227,7 +234,7 @@ class Transformer:
         return self.blocks[0].passes
 
     @property
-    def best(self) -> Best:
+    def best(self) -> ArgmaxWithLogprob:
         """How its best tokens are found."""
         return self.passes.best
 
@@ -239,7 +246,7 @@ class Transformer:
         """Embeddings [N, C] of tokens [N]."""
         return F.embedding(tokens, self.embedding)
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules = DENSE) -> Tensor:
+    def forward(self, tokens: Tensor, at: PackedRows, memory: KVCache, rules: Rules = DENSE) -> Tensor:
         """Carry the rows `at` of tokens [N] through every layer under its rule: hidden states [N, C]."""
         x = self.embed(tokens)
         turn = self.rotary.turn(at.slot)

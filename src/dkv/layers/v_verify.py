@@ -13,9 +13,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.layer_rules import Parts, Turn
-from dkv.core.packing import At
+from dkv.core.kv_cache import LayerCache
+from dkv.core.layer_rules import LayerOps, RotaryPhase
+from dkv.core.packing import PackedRows
 
 __all__ = ["ADDED", "Verify"]
 
@@ -34,7 +34,7 @@ class Verify:
     adaptive: bool
     buffers: ClassVar[tuple[str, ...]] = (ADDED,)
 
-    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    def __call__(self, block: LayerOps, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
         h, picked = block.pick(x, at, memory, self.similarity if self.adaptive else None)
         return block.recompute(x, h, at, picked, turn, memory, ADDED, values=not self.adaptive)

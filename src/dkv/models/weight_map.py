@@ -23,7 +23,7 @@ from dkv.layers.cpu_linear import laid_out, laid_out_gates, plain
 from dkv.layers.quantized import PACKED, pack, packed_bytes
 from dkv.layers.rotary import Rotary, paired, unpaired
 from dkv.layers.tensor_parallel import DIMENSIONS, ShardedBlock, ShardedTransformer, share_of
-from dkv.layers.transformer import Block, Transformer
+from dkv.layers.transformer import Transformer, TransformerBlock
 
 __all__ = ["Names", "can_overflow", "kept"]
 
@@ -110,7 +110,7 @@ class Names:
 
         outer = read(self._outer(c))
         bounds.clear()  # attention sees neither the embedding nor the head
-        block: Callable[..., Block] = Block if team is None else partial(ShardedBlock, team=team)
+        block: Callable[..., TransformerBlock] = TransformerBlock if team is None else partial(ShardedBlock, team=team)
         network: Callable[..., Transformer] = Transformer if team is None else partial(ShardedTransformer, team=team)
         blocks = [block(config=own, **read(self._layer(c, layer))) for layer in range(c.layers)]
         guarded = weights.device.type == "cpu" and can_overflow(bounds, weights.dtype)

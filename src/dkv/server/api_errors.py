@@ -207,7 +207,7 @@ _MESSAGES = {
     "float_type": "must be a number",
     "greater_than": "must be greater than {gt:g}",
     "int_type": "must be a whole number",
-    "less_than": "must be below {lt:g}",
+    "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le:g}",
     "list_type": "must be a list",
     "model_attributes_type": "must be an object",

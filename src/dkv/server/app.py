@@ -18,7 +18,7 @@ from dkv.server.cors import ANY_ORIGIN, allow_origins
 from dkv.server.gate import Gate
 from dkv.server.health import probes
 from dkv.server.limits import Limits
-from dkv.server.metrics import Measured, Meters
+from dkv.server.metrics import Meters, RequestMetrics
 from dkv.server.model_list import models
 from dkv.server.paths import Paths
 from dkv.server.playground import playground
@@ -91,6 +91,6 @@ def build(
     app.add_middleware(Auth, keys=keys)
     app.add_middleware(CatchAll)
     allow_origins(app, origins)
-    app.add_middleware(Measured, meters=meters, routes=list(app.openapi()["paths"]))
+    app.add_middleware(RequestMetrics, meters=meters, routes=list(app.openapi()["paths"]))
     app.add_middleware(Paths)
     return app

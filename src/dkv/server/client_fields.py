@@ -50,7 +50,7 @@ NEUTRAL: Final[dict[str, Neutral]] = {
     "frequency_penalty": Neutral((0,), _NO_PENALTIES),
     "function_call": Neutral(("none", "auto"), _NO_TOOLS),
     "functions": Neutral(([],), _NO_TOOLS),
-    "logit_bias": Neutral(({},), _NO_BIAS),
+    "logit_bias": Neutral(({}, []), _NO_BIAS),
     "logprobs": Neutral((False,), _NO_LOGPROBS),
     "modalities": Neutral((["text"],), _TEXT_ONLY),
     "parallel_tool_calls": Neutral((True, False), _NO_TOOLS),

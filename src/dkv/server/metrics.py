@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 if TYPE_CHECKING:
     from dkv.engine import Service, Status
 
-__all__ = ["Measured", "Meters"]
+__all__ = ["Meters", "RequestMetrics"]
 
 _LEFT = 499
 """The status, in the field's use, of a request whose client left before an answer began."""
@@ -88,7 +88,7 @@ def _counters(status: Status) -> Iterator[tuple[str, str, float]]:
     yield "dkv_step_seconds", "Seconds in steps", status.step_seconds
 
 
-class Measured:
+class RequestMetrics:
     """ASGI: counts each request with its route and status, and its seconds."""
 
     def __init__(self, app: ASGIApp, meters: Meters, routes: Sequence[str]) -> None:

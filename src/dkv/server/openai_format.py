@@ -16,7 +16,7 @@ from starlette.responses import Response
 from dkv.engine import Update
 from dkv.server.choices import Choice, Ending, Piece, answer
 from dkv.server.requests import Backend, RequestBuilder
-from dkv.server.schema import Settings
+from dkv.server.schema import CommonRequest
 from dkv.server.served_defaults import Source, ran_with
 from dkv.server.sse import EventStream
 from dkv.server.styles import Style
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["head_of", "respond", "whole_of"]
 
 
-async def respond(backend: Backend, style: Style, body: Settings) -> Response:
+async def respond(backend: Backend, style: Style, body: CommonRequest) -> Response:
     """Answer a request. Raises ApiError and the engine's errors; in a stream, only before its first event."""
     prompts = style.prompts(body)
     full, sources = backend.filled(body)
@@ -46,7 +46,7 @@ class _Reply:
         self,
         backend: Backend,
         style: Style,
-        body: Settings,
+        body: CommonRequest,
         requests: Sequence[Request],
         sources: Mapping[str, Source],
         warnings: Sequence[str],

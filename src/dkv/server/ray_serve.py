@@ -31,14 +31,14 @@ from dkv.server.auth import Auth
 from dkv.server.cors import ANY_ORIGIN, allow_origins
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
-from dkv.server.metrics import Measured, Meters
+from dkv.server.metrics import Meters, RequestMetrics
 from dkv.server.paths import Paths
 from dkv.server.served_defaults import Choices
 from dkv.server.sse import event
 from dkv.storage.extras import module_of
 from dkv.version import installed_version
 
-__all__ = ["Part", "Replicas", "deployed", "relayed"]
+__all__ = ["ReplicaSetup", "Replicas", "deployed", "relayed"]
 
 _SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "root_path")
 _SECONDS_A_GET = 10.0
@@ -49,7 +49,7 @@ _NOW = ("active", "waiting", "memory_used", "memory_limit")
 
 
 @dataclass(frozen=True)
-class Part:
+class ReplicaSetup:
     """What a replica is made of: arguments of `load`, `Engine` and `build`."""
 
     model: str = "tiny"
@@ -68,7 +68,7 @@ class Part:
 class _Replica:
     """What Ray Serve runs: the application, in a process of its own."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: ReplicaSetup) -> None:
         bound_memory(part.device, part.dtype)
         lm = dkv.load(part.model, device=part.device, dtype=part.dtype, quantize=part.quantize)
         self._service = Service(Engine(lm, memory=part.memory, active=part.active, waiting=part.waiting))
@@ -288,14 +288,14 @@ def relayed(
     app.add_middleware(Auth, keys=keys)
     app.add_middleware(CatchAll)
     allow_origins(app, origins)
-    app.add_middleware(Measured, meters=meters, routes=["/health", "/ready", "/metrics", *routes])
+    app.add_middleware(RequestMetrics, meters=meters, routes=["/health", "/ready", "/metrics", *routes])
     app.add_middleware(Paths)
     return app
 
 
 @contextmanager
 def deployed(
-    part: Part, replicas: int | None, keys: Sequence[str], gate: Gate, origins: Sequence[str] = ANY_ORIGIN
+    part: ReplicaSetup, replicas: int | None, keys: Sequence[str], gate: Gate, origins: Sequence[str] = ANY_ORIGIN
 ) -> Iterator[FastAPI]:
     """Deploy replicas (None = one for each GPU, without any two); the application to serve while they are there.
 

@@ -15,7 +15,7 @@ from dkv.errors import ContextError, SettingError
 from dkv.server.api_errors import CONTEXT, ApiError
 from dkv.server.limits import Limits
 from dkv.server.prompt_threads import PromptThreads
-from dkv.server.schema import ChatBody, CompletionBody, Settings
+from dkv.server.schema import ChatBody, CommonRequest, CompletionBody
 from dkv.server.served_defaults import Choices, Defaults, Source, steps_for
 from dkv.tokenizer.prompts import encoded
 from dkv.version import installed_version
@@ -59,14 +59,14 @@ class RequestBuilder:
         parts += [] if self.lm.quantize is None else [self.lm.quantize]
         return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
-    def bound(self, body: Settings) -> int:
+    def bound(self, body: CommonRequest) -> int:
         """Tokens of a choice, at most. A canvas with holes says itself how long it is."""
         if isinstance(body, CompletionBody) and body.canvas:
             return self.limits.max_tokens
         return body.max_tokens or self.limits.tokens(bool(body.grow), body.min_tokens or 0)
 
     def build(
-        self, body: Settings, prompts: Sequence[Prompt], what: str, attend: Callable[[], None] | None = None
+        self, body: CommonRequest, prompts: Sequence[Prompt], what: str, attend: Callable[[], None] | None = None
     ) -> list[Request]:
         """One request for each choice: `n` for the first prompt, `n` for the second, ... Choice i has the seed + i.
 
@@ -85,7 +85,7 @@ class RequestBuilder:
         every = [request for request in made for _ in range(body.n or 1)]
         return [replace(request, seed=seed + number) for number, request in enumerate(every)]
 
-    def warnings(self, body: Settings, prompts: Sequence[Prompt]) -> list[str]:
+    def warnings(self, body: CommonRequest, prompts: Sequence[Prompt]) -> list[str]:
         """What a client may not expect of its prompts, in words."""
         if not isinstance(body, CompletionBody) or self._parses(body) or self.lm.tokenizer is None:
             return []
@@ -96,13 +96,13 @@ class RequestBuilder:
                 return [f"prompt holds {held} as plain text; send parse_special=true with a prompt that is rendered"]
         return []
 
-    def _parses(self, body: Settings) -> bool:
+    def _parses(self, body: CommonRequest) -> bool:
         """Whether control tokens in a text prompt count as such."""
         if not isinstance(body, CompletionBody) or body.canvas or body.suffix is not None:
             return False
         return self.parse_special if body.parse_special is None else body.parse_special
 
-    def _check(self, body: Settings, given: Sequence[Prompt]) -> None:
+    def _check(self, body: CommonRequest, given: Sequence[Prompt]) -> None:
         """Before any work is done."""
         prompts = len(given)
         if body.model != self.name:
@@ -131,7 +131,7 @@ class RequestBuilder:
             message = f"steps={body.steps} exceeds one step a token; use steps={self._gen_length(body)} or fewer"
             raise ApiError(400, message, "steps")
 
-    def _gen_length(self, body: Settings) -> int:
+    def _gen_length(self, body: CommonRequest) -> int:
         """The canvas: max_tokens rounded up to whole blocks. What lies beyond max_tokens is cut from the answer."""
         bound = self.bound(body)
         block = body.block_length or bound
@@ -144,10 +144,13 @@ class RequestBuilder:
 
     def _check_prompt(self, tokens: int, what: str) -> None:
         if tokens > self.limits.max_prompt:
-            message = f"{what} of {tokens} tokens exceeds the limit of {self.limits.max_prompt}; shorten it"
+            most, verb = min(self.limits.max_prompt, self.context - 1), "exceeds" if what == "prompt" else "exceed"
+            message = f"{what} of {tokens} tokens {verb} the limit of {most}; shorten it"
             raise ApiError(400, message, what, CONTEXT)
 
-    def _request(self, body: Settings, prompt: Prompt, seed: int, what: str, attend: Callable[[], None]) -> Request:
+    def _request(
+        self, body: CommonRequest, prompt: Prompt, seed: int, what: str, attend: Callable[[], None]
+    ) -> Request:
         """The request of a prompt. Raises ApiError where it is too long."""
         attend()
         if isinstance(body, CompletionBody) and _infills(body):
@@ -166,7 +169,7 @@ class RequestBuilder:
             **_shared(fitted, seed) | {"block_length": fitted.block_length or gen_length},
         )
 
-    def _ids(self, body: Settings, prompt: Prompt, what: str, attend: Callable[[], None]) -> list[int]:
+    def _ids(self, body: CommonRequest, prompt: Prompt, what: str, attend: Callable[[], None]) -> list[int]:
         try:
             return encoded(
                 prompt,
@@ -181,7 +184,7 @@ class RequestBuilder:
             self._check_prompt(error.prompt_tokens, what)
             raise self._too_long(body, error.prompt_tokens, what) from None
 
-    def _fitted(self, body: Settings, tokens: int, what: str) -> Settings:
+    def _fitted(self, body: CommonRequest, tokens: int, what: str) -> CommonRequest:
         """The body with a canvas that a prompt of so many tokens leaves room for. Where it names no max_tokens, the
         answer takes what is left of the context; whole blocks beyond that are left out. Raises ApiError."""
         room = self.context - tokens
@@ -191,7 +194,7 @@ class RequestBuilder:
             raise self._too_long(body, tokens, what)
         return self._shortened(body, room)
 
-    def _shortened(self, body: Settings, room: int) -> Settings:
+    def _shortened(self, body: CommonRequest, room: int) -> CommonRequest:
         """The body with a canvas of at most `room` tokens: whole blocks, or a single one where none fits, or where
         whole ones are fewer tokens than the body asks for at least."""
         block = body.block_length if body.block_length is not None and body.block_length <= room else None
@@ -203,12 +206,13 @@ class RequestBuilder:
         changes = {"max_tokens": min(bound, length), "block_length": block, "steps": steps}
         return body.model_copy(update=changes if block is not None else {**changes, "grow": None})
 
-    def _too_long(self, body: Settings, tokens: int, what: str) -> ApiError:
+    def _too_long(self, body: CommonRequest, tokens: int, what: str) -> ApiError:
         """What is said of a prompt that leaves too little of the context."""
         gap = isinstance(body, CompletionBody) and body.suffix is not None
         message, context = f"{what}{' and suffix' if gap else ''} of {tokens} tokens", self.context
         if tokens >= context:
-            message += f" leave no room for an answer in the model's context of {context}; shorten {what}"
+            verb = "leaves" if what == "prompt" and not gap else "leave"
+            message += f" {verb} no room for an answer in the model's context of {context}; shorten {what}"
         elif body.max_tokens is None and body.min_tokens:
             message += f" and min_tokens={body.min_tokens} exceed the model's context of {context}; shorten one"
         elif body.max_tokens is None:
@@ -239,7 +243,7 @@ class Backend(RequestBuilder):
     created: int = field(default_factory=lambda: int(time.time()), kw_only=True)
     threads: PromptThreads = field(default_factory=PromptThreads, repr=False, kw_only=True)
 
-    def filled(self, body: Settings) -> tuple[Settings, dict[str, Source]]:
+    def filled(self, body: CommonRequest) -> tuple[CommonRequest, dict[str, Source]]:
         """The body with every default in its place, and where each of its settings came from. A default gives way where
         it does not fit what the body says. Raises SettingError for a cache "auto" where nothing was tuned."""
         asked = Choices(**{part.name: getattr(body, part.name) for part in fields(Choices)})
@@ -247,7 +251,7 @@ class Backend(RequestBuilder):
         full = body.model_copy(update=filled.choices.said)
         return full.model_copy(update=self._divided(full, filled.sources)), filled.sources
 
-    def _divided(self, body: Settings, sources: Mapping[str, Source]) -> dict[str, int]:
+    def _divided(self, body: CommonRequest, sources: Mapping[str, Source]) -> dict[str, int]:
         """A block and steps that the client did not choose, so that they go with what it did."""
         update = dict[str, int]()
         if body.block_length is not None and sources["block_length"] != "request":
@@ -260,7 +264,7 @@ class Backend(RequestBuilder):
             update["steps"] = steps_for(body.steps, whole, full.block_length or whole)
         return update
 
-    async def requests(self, body: Settings, prompts: Sequence[Prompt], what: str) -> list[Request]:
+    async def requests(self, body: CommonRequest, prompts: Sequence[Prompt], what: str) -> list[Request]:
         """As `build`, in a thread that stops soon when nobody waits for it any more. body: as `filled` gives it."""
         return await self.threads.run(lambda attend: self.build(body, prompts, what, attend))
 
@@ -269,12 +273,12 @@ def _goes_on() -> None:
     """Somebody waits for the work."""
 
 
-def _infills(body: Settings) -> bool:
+def _infills(body: CommonRequest) -> bool:
     """Whether a gap is to be filled."""
     return isinstance(body, CompletionBody) and (bool(body.canvas) or body.suffix is not None)
 
 
-def _shared(body: Settings, seed: int) -> dict[str, Any]:
+def _shared(body: CommonRequest, seed: int) -> dict[str, Any]:
     """The arguments that `lm.request` and `lm.infill_request` both take."""
     return {
         "block_length": body.block_length,

@@ -25,16 +25,14 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from dkv.errors import PromptError
 from dkv.server.client_fields import DROPPED, NEUTRAL, is_neutral, refusal
-from dkv.tokenizer.chat import well_formed, well_formed_label
+from dkv.tokenizer.chat import MESSAGE_TYPES, well_formed, well_formed_label
 
-__all__ = ["ChatBody", "CompletionBody", "Message", "Settings", "StreamOptions", "TextPart"]
+__all__ = ["ChatBody", "CommonRequest", "CompletionBody", "Message", "StreamOptions", "TextPart"]
 
 _MESSAGE_NULLS = frozenset(
     {"annotations", "audio", "function_call", "reasoning", "reasoning_content", "refusal", "tool_calls"}
 )
 """What OpenAI's clients send back with an assistant's message, empty."""
-_MESSAGE_TYPES = ("message", "text")
-"""Values of a message's `type`, which some clients add; it says nothing that the role does not."""
 _LAST_ROLES = ("user", "tool", "function")
 _INT64 = 1 << 63
 
@@ -119,7 +117,7 @@ class StreamOptions(_Body):
     include_obfuscation: Literal[False] | None = None
 
 
-class Settings(_Body):
+class CommonRequest(_Body):
     """What both endpoints take."""
 
     neutral_here: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -168,7 +166,7 @@ class Settings(_Body):
         return {name: value for name, value in data.items() if name not in others}
 
     @model_validator(mode="after")
-    def _agree(self) -> Settings:
+    def _agree(self) -> CommonRequest:
         """Fields that need each other."""
         if self.draft and not self.stream:
             raise PydanticCustomError("alone", "needs stream=true", {"param": "draft"})
@@ -177,7 +175,7 @@ class Settings(_Body):
         return self
 
 
-class CompletionBody(Settings):
+class CompletionBody(CommonRequest):
     """POST /v1/completions: texts go to the model as they are, without a chat template."""
 
     neutral_here: ClassVar[dict[str, tuple[Any, ...]]] = {"add_special_tokens": (True,)}
@@ -259,7 +257,7 @@ class Message(_Body):
             if data[name] not in (None, [], "", {}):
                 raise _refused_in_message(name)
         kind = data.get("type")
-        if kind is not None and kind not in _MESSAGE_TYPES:
+        if kind is not None and kind not in MESSAGE_TYPES:
             raise PydanticCustomError("unsupported", "only messages are supported; leave out type", {})
         kept = {name: value for name, value in data.items() if name not in _MESSAGE_NULLS and name != "type"}
         if kept.get("role") == "assistant" and kept.get("content") is None:
@@ -286,7 +284,7 @@ def _refused_in_message(name: str) -> PydanticCustomError:
     return PydanticCustomError("unsupported", "messages are of text only; leave out {name}", {"name": name})
 
 
-class ChatBody(Settings):
+class ChatBody(CommonRequest):
     """POST /v1/chat/completions: the conversation goes through the checkpoint's chat template."""
 
     neutral_here: ClassVar[dict[str, tuple[Any, ...]]] = {"add_special_tokens": (False,)}
@@ -313,6 +311,8 @@ class ChatBody(Settings):
         """max_tokens, whichever it was called."""
         if self.max_completion_tokens is not None:
             if self.max_tokens not in (None, self.max_completion_tokens):
-                raise PydanticCustomError("both", "differs from max_tokens; give one", {"param": "max_tokens"})
+                message = "{older} differs from max_completion_tokens={newer}; give one"
+                numbers = {"newer": self.max_completion_tokens, "older": self.max_tokens}
+                raise PydanticCustomError("both", message, {"param": "max_tokens", **numbers})
             self.max_tokens = self.max_completion_tokens
         return self

@@ -18,7 +18,7 @@ from dkv.core.growth import BLOCK_LENGTH
 from dkv.core.registry import spec_of
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
-from dkv.params import Settings
+from dkv.params import SamplingParams
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
@@ -53,7 +53,7 @@ class Choices:
         """Raise SettingError for a value that no request could have."""
         steps = self.steps if isinstance(self.steps, int) and self.steps > 0 else 1
         length = steps if self.block_length is None else self.block_length
-        Settings(
+        SamplingParams(
             gen_length=max(length, 1),
             block_length=length,
             steps=length if self.steps is None else self.steps,
@@ -172,7 +172,7 @@ def told(defaults: Defaults, model: str) -> str:
     return f"unless a request says otherwise: {', '.join(said)}{advice}"
 
 
-def ran_with(settings: Settings) -> dict[str, Any]:
+def ran_with(settings: SamplingParams) -> dict[str, Any]:
     """The settings of a request by the names of `Choices`, as JSON takes them."""
     specs = {name: spec_of(getattr(settings, name)) for name in ("cache", "decoder")}
     return {part.name: specs.get(part.name, getattr(settings, part.name)) for part in fields(Choices)}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 from dkv.server.requests import Prompt
-from dkv.server.schema import ChatBody, CompletionBody, Message, Settings
+from dkv.server.schema import ChatBody, CommonRequest, CompletionBody, Message
 
 __all__ = ["STYLES", "Style"]
 
@@ -20,7 +20,7 @@ class Style(Protocol):
     whole: str
     chunk: str
 
-    def prompts(self, body: Settings) -> Sequence[Prompt]:
+    def prompts(self, body: CommonRequest) -> Sequence[Prompt]:
         """The prompts of a body."""
 
     def choice(self, text: str) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class _ChatStyle:
 
     prompt, prefix, whole, chunk = "messages", "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def prompts(self, body: Settings) -> Sequence[Prompt]:
+    def prompts(self, body: CommonRequest) -> Sequence[Prompt]:
         return [[_message(message) for message in cast("ChatBody", body).messages]]
 
     def choice(self, text: str) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class _CompletionStyle:
 
     prompt, prefix, whole, chunk = "prompt", "cmpl", "text_completion", "text_completion"
 
-    def prompts(self, body: Settings) -> Sequence[Prompt]:
+    def prompts(self, body: CommonRequest) -> Sequence[Prompt]:
         given = cast("CompletionBody", body).prompt
         is_one = isinstance(given, str) or (given and isinstance(given[0], int))
         return [cast("Prompt", given)] if is_one else list(cast("list[Prompt]", given))

@@ -19,6 +19,7 @@ from dkv.tokenizer.template_process import TemplateProcess
 from dkv.tokenizer.template_sandbox import environment, one_line, rendered
 
 __all__ = [
+    "MESSAGE_TYPES",
     "ChatTemplate",
     "Conversation",
     "check_printed",
@@ -38,6 +39,8 @@ _ROLES = ("system", "user", "assistant", *_TOOL_ROLES)
 _LABELS = ("name", "tool_call_id")
 _LABEL = re.compile(r"[^\s<>|/\\\[\]]{1,64}")
 """As OpenAI's API has names; nothing of the kind can be a control token."""
+MESSAGE_TYPES = ("message", "text")
+"""Values of a message's `type`, which some clients add; it says nothing that the role does not."""
 _LONGEST = 1 << 18
 """Characters of a template; published ones have some thousands."""
 
@@ -53,7 +56,7 @@ def checked(prompt: str | Conversation) -> list[dict[str, str]]:
     """A conversation that can be answered; a text is its one message. Raises PromptError, naming the message."""
     if isinstance(prompt, str):
         return [{"role": "user", "content": well_formed(prompt)}]
-    messages = [dict(message) for message in prompt]
+    messages = [_without_type(message) for message in prompt]
     for number, message in enumerate(messages, 1):
         _check(message, f"prompt: message {number}")
     if not messages or not messages[-1]["content"].strip():
@@ -63,6 +66,10 @@ def checked(prompt: str | Conversation) -> list[dict[str, str]]:
             f"prompt: the last message has the role {messages[-1]['role']!r}; end the conversation with the user's"
         )
     return messages
+
+
+def _without_type(message: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in message.items() if key != "type" or value not in MESSAGE_TYPES}
 
 
 def _check(message: dict[str, str], name: str) -> None:

@@ -46,7 +46,8 @@ def encoded(
     elif _is_list(prompt):
         ids = token_ids("prompt", cast("Sequence[int]", prompt), config.vocab)
     else:
-        raise PromptError(f"prompt: {prompt!r} is neither a text nor a list of token ids or messages")
+        shown = " ".join(repr(prompt).split())
+        raise PromptError(f"prompt: {shown} is neither a text nor a list of token ids or messages")
     if not ids or (isinstance(prompt, str) and not prompt.strip()):
         raise PromptError("prompt is empty; give at least one token of text")
     if len(ids) + gen_length > config.context:

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 import dkv
 from dkv.accel.native.rowwise_ops import BuildError, Native, build, native, one_runtime
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.layer_rules import Turn
-from dkv.core.packing import Counted, narrow, pack
+from dkv.core.kv_cache import LayerCache
+from dkv.core.layer_rules import RotaryPhase
+from dkv.core.packing import Counted, pack, select_rows
 from dkv.layers.ops import Passes
 from dkv.layers.transformer import sixteenths
 from dkv.models import Transformer, load_model
@@ -30,12 +30,11 @@ RAGGED = [[3, 4, 5, 6, 7], [8], [9, 10, 11]]
 
 
 @pytest.fixture(scope="module")
-def made() -> Native:
+def made(built: Native) -> Native:
     """The passes, on machines with a C compiler."""
-    found = native()
-    if "built in" not in str(found.warmth):
-        pytest.skip(str(found.warmth))
-    return found
+    if "built in" not in str(built.warmth):
+        pytest.skip(str(built.warmth))
+    return built
 
 
 def rows_of(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
@@ -47,17 +46,17 @@ def rows_of(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
     return x.to(dtype)
 
 
-def turn_of(rows: int, size: int) -> Turn:
+def turn_of(rows: int, size: int) -> RotaryPhase:
     """The rotation of rows at as many angles."""
     angle = torch.arange(rows)[:, None] * 0.37 ** torch.arange(1, size // 2 + 1)
-    return Turn(torch.stack((angle.cos(), angle.sin()), dim=-1).unsqueeze(1))
+    return RotaryPhase(torch.stack((angle.cos(), angle.sin()), dim=-1).unsqueeze(1))
 
 
 def moved_of(passes: Passes, new: Tensor, old: Tensor) -> Tensor:
     """How far old rows [N, heads, D] move where they are one sequence's values."""
     cells = F.pad(old.transpose(0, 1), (0, 0, 0, 1))[None].contiguous()
     at = pack(torch.ones(1, len(old), dtype=torch.bool), [len(old)], None)
-    return LayerMemory({"v": cells}, passes).renew("v", at, new, "cosine", None)
+    return LayerCache({"v": cells}, passes).renew("v", at, new, "cosine", None)
 
 
 def close(got: Tensor, expected: Tensor) -> None:
@@ -95,7 +94,7 @@ def test_values_are_renewed_as_torch_does(
     frozen = some.view(-1)[: len(at.slot)] if seed % 2 else None
     whole = rows_of(dtype, batch + spare, heads, width + spare + 1, size, seed=seed)
     for similarity in ("cosine", "l2"):
-        mine, torchs = (LayerMemory({"v": whole.clone()[:batch, :, : width + 1]}, moves) for moves in (made, TORCHS))
+        mine, torchs = (LayerCache({"v": whole.clone()[:batch, :, : width + 1]}, moves) for moves in (made, TORCHS))
         held = torchs.take("v", at)
         moved = (held.float() * (1 + 1e-2 * rows_of(torch.float32, *held.shape, seed=seed + 2))).to(dtype)
         told, expected = (one.renew("v", at, moved, similarity, frozen) for one in (mine, torchs))
@@ -121,7 +120,7 @@ def test_a_row_is_alike_in_any_company(made: Native, dtype: torch.dtype) -> None
     for first, last in ((0, 1), (7, 8), (5, 17), (100, 299)):
         some = slice(first, last)
         assert made.norm(x[some].flatten(1), weight, 1e-5).equal(normed[some])
-        assert made.turn(x[some].clone(), Turn(turn.phase[some])).equal(turned[some])
+        assert made.turn(x[some].clone(), RotaryPhase(turn.phase[some])).equal(turned[some])
         assert moved_of(made, x[some], old[some]).equal(moved[some])
 
 
@@ -173,7 +172,7 @@ def test_rows_go_into_their_cells(
     value = rows_of(torch.bfloat16, len(at.slot), heads + beside, size, seed=seed)[:, beside:]
     own, other = (torch.zeros(batch + spare, heads, width + spare + 1, size, dtype=torch.bfloat16) for _ in "ab")
     for buffer, moves in ((own, made), (other, TORCHS)):
-        LayerMemory({"k": buffer[:batch, :, : width + 1]}, moves).put("k", at, value)
+        LayerCache({"k": buffer[:batch, :, : width + 1]}, moves).write("k", at, value)
     assert own.equal(other)
     assert own.any(3).sum() == len(at.slot) * heads
 
@@ -185,7 +184,7 @@ def test_what_cells_hold_is_added(made: Native, dtype: torch.dtype, rows: int, s
     cells, x = rows_of(dtype, rows + 3, size, seed=seed), rows_of(dtype, rows, size, seed=seed + 1)
     numbers = torch.randperm(rows + 3, generator=torch.Generator().manual_seed(seed))[:rows]
     before = x.clone()
-    assert made.onto(cells, numbers, x).equal(TORCHS.onto(cells, numbers, x))
+    assert made.add_kept(cells, numbers, x).equal(TORCHS.add_kept(cells, numbers, x))
     assert x.equal(before)
 
 
@@ -204,7 +203,7 @@ def test_the_same_rows_are_picked(made: Native, batch: int, width: int, kinds: i
         return
     at = pack(carried, counts.tolist(), None, sixteenths)
     all_of, some_of = (Counted(each.tolist(), each) for each in (counts, picks))
-    at = replace(at, narrow=narrow(at, all_of, some_of, forced, some(0.2) & ~forced, sixteenths))
+    at = replace(at, selection=select_rows(at, all_of, some_of, forced, some(0.2) & ~forced, sixteenths))
     score = torch.randint(0, kinds, (len(at.slot),), generator=draw).float()
     if seed % 10 == 0:
         score[:] = torch.nan  # then the first, unless some are forced
@@ -213,10 +212,10 @@ def test_the_same_rows_are_picked(made: Native, batch: int, width: int, kinds: i
     assert mine.index is not None
     assert torchs.index is not None
     order, others = (each[:real].sort().indices for each in (mine.index, torchs.index))
-    for name in ("slot", "flat", "sequence", "index"):
+    for name in ("slot", "slot_mapping", "sequence", "index"):
         assert getattr(mine, name)[:real][order].equal(getattr(torchs, name)[:real][others])
     assert (mine.slot[real:] == at.width).all()
-    assert (mine.flat[real:] == at.width).all()
+    assert (mine.slot_mapping[real:] == at.width).all()
 
 
 @given(
@@ -290,7 +289,7 @@ def test_every_cache_gives_the_same_tokens(
 
 def test_loading_builds_them(made: Native) -> None:
     lm = dkv.load("tiny", dtype="float32", compile=True)
-    assert "built in" in str(lm.warmth["compile"])
+    assert "built in" in str(lm.compile_report["compile"])
     assert isinstance(lm.network, Transformer)
     assert all(isinstance(block.passes, Native) for block in lm.network.blocks)
     asked = "What is 3 plus 4?"
@@ -308,10 +307,10 @@ def test_without_a_compiler_torchs_are_used(monkeypatch: pytest.MonkeyPatch, tmp
     x = torch.randn(3, 8)
     assert without.norm(x, torch.ones(8), 1e-5).equal(TORCHS.norm(x, torch.ones(8), 1e-5))
     layer, at = (
-        LayerMemory({"k": torch.zeros(1, 1, 4, 8)}, without),
+        LayerCache({"k": torch.zeros(1, 1, 4, 8)}, without),
         pack(torch.tensor([[False, True, False]]), [1], None),
     )
-    layer.put("k", at, x[:1, None])
+    layer.write("k", at, x[:1, None])
     assert layer.buffers["k"][0, 0, 1].equal(x[0])
 
 

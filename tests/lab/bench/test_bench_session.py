@@ -10,7 +10,7 @@ import torch
 
 from dkv import SettingError
 from dkv.lab.bench import bench_session as module
-from dkv.lab.bench.bench_session import Session, config_of, cost_of
+from dkv.lab.bench.bench_session import BenchSession, config_of, cost_of
 from dkv.lab.bench.grid import AUTOREGRESSIVE, Grid
 from dkv.lab.bench.roofline import Rates
 from dkv.lab.bench.rows_file import read_rows
@@ -26,8 +26,8 @@ def _quick_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "measure_rates", lambda *_: Rates(1e9, 1e9))
 
 
-def session(path: Path, grid: Grid = TINY_GRID) -> Session:
-    return Session(grid, MICRO, True, path, torch.device("cpu"))
+def session(path: Path, grid: Grid = TINY_GRID) -> BenchSession:
+    return BenchSession(grid, MICRO, True, path, torch.device("cpu"))
 
 
 def silent(what: str, share: float) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from dkv.lab.bench.columns import COLUMNS, growth_lines, shown, with_unit
 from dkv.lab.bench.exponents import growths
-from dkv.lab.bench.rows import Spread
+from dkv.lab.bench.rows import RepeatSpread
 from tests.support.bench_samples import grid_of_rows, row
 
 PAGE = Path(__file__).parents[3] / "docs" / "bench.md"
@@ -27,9 +27,9 @@ def test_units(value: float, text: str) -> None:
 
 def test_spreads() -> None:
     assert shown(None) == ""
-    assert shown(Spread(2.0, 2.0, 2.0), "x") == "2.00x"
-    assert shown(Spread(2.0, 1.8, 2.1), "x") == "2.00x ±10%"
-    assert shown(Spread(0.004, 0.004, 0.005), "s", True) == "4.00 ms ±25%"
+    assert shown(RepeatSpread(2.0, 2.0, 2.0), "x") == "2.00x"
+    assert shown(RepeatSpread(2.0, 1.8, 2.1), "x") == "2.00x ±10%"
+    assert shown(RepeatSpread(0.004, 0.004, 0.005), "s", True) == "4.00 ms ±25%"
 
 
 def test_every_column_of_a_row() -> None:

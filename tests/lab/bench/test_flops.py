@@ -12,11 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dkv.caches import make_cache
 from dkv.core.loop import advance
 from dkv.decoders import make_decoder
-from dkv.lab.bench.flops import Part, Work, flops, work_of
+from dkv.lab.bench.flops import LayerWork, Work, flops, work_of
 from dkv.lab.bench.replay import replay
 from dkv.lab.bench.shapes import SHAPES
 from dkv.models import Transformer
-from dkv.params import Settings
+from dkv.params import SamplingParams
 from tests.support.counting import counting
 from tests.support.runs import POLICIES, start
 
@@ -92,11 +92,11 @@ def published(kp: int, kr: int, rho: float, first_layer: bool, head: int) -> Ite
         response = GEN if step % kr == 0 else int(GEN * rho)
         rows = response + (PROMPT if step % kp == 0 else 0)
         values = GEN + (PROMPT if step % kp == 0 else 0)
-        usual = Part(31, values, rows, rows * TOTAL)
-        yield Work((Part(1, TOTAL, TOTAL, TOTAL**2) if first_layer else replace(usual, layers=1), usual), head)
+        usual = LayerWork(31, values, rows, rows * TOTAL)
+        yield Work((LayerWork(1, TOTAL, TOTAL, TOTAL**2) if first_layer else replace(usual, layers=1), usual), head)
 
 
-VANILLA = [Work((Part(32, TOTAL, TOTAL, TOTAL**2),), TOTAL)] * GEN
+VANILLA = [Work((LayerWork(32, TOTAL, TOTAL, TOTAL**2),), TOTAL)] * GEN
 
 
 def total(works: Iterable[Work], attention: bool = True) -> int:
@@ -122,8 +122,8 @@ def test_reading_the_response_alone_makes_seven_of_five(kp: int, factor: float) 
     assert total(VANILLA) / total(published(kp, 7, 0.25, True, GEN)) == pytest.approx(factor, abs=0.01)
 
 
-def settings(cache: str) -> Settings:
-    return Settings(
+def settings(cache: str) -> SamplingParams:
+    return SamplingParams(
         gen_length=GEN, block_length=GEN, steps=GEN, temperature=0.0, top_p=None, top_k=None, cfg_scale=0.0, seed=0,
         cache=make_cache(cache), decoder=make_decoder("confidence"), stop_at_eos=False, cache_dtype=None, stop=(),
     )  # fmt: skip
@@ -140,7 +140,7 @@ def test_ours_computes_layer_0_only_where_carried_and_reads_only_what_is_masked(
 def test_a_row_by_hand() -> None:
     c = replace(LLADA, width=6, heads=2, kv_heads=1, head_dim=4, mlp_width=5, vocab=7)
     # values 6x4; q, k 6x12, out 8x6, MLP 3 times 6x5; scores and mixing 8 each; head 6x7
-    assert flops(c, Work((Part(1, 1, 0, 0),), 0)) == 2 * 24
-    assert flops(c, Work((Part(3, 0, 1, 0),), 0)) == 3 * 2 * (72 + 48 + 90)
-    assert flops(c, Work((Part(1, 0, 0, 1),), 0)) == 2 * 16
+    assert flops(c, Work((LayerWork(1, 1, 0, 0),), 0)) == 2 * 24
+    assert flops(c, Work((LayerWork(3, 0, 1, 0),), 0)) == 3 * 2 * (72 + 48 + 90)
+    assert flops(c, Work((LayerWork(1, 0, 0, 1),), 0)) == 2 * 16
     assert flops(c, Work((), 1)) == 2 * 42

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import dkv
-from dkv.core.loop import Tick
+from dkv.core.loop import StepOutput
 from dkv.lab.bench.energy import find_meter
 from dkv.lab.bench.flops import Work, flops
 from dkv.lab.bench.grid import AUTOREGRESSIVE, Cell, settings_of
 from dkv.lab.bench.measure import interleave, measure_group
 from dkv.lab.bench.replay import replay
 from dkv.lab.bench.roofline import Rates
-from dkv.lab.bench.runners import Outcome, runner_of
+from dkv.lab.bench.runners import RunOutcome, runner_of
 from dkv.lab.bench.sized_prompts import prompts_of
 from tests.lab.bench.test_energy import zone
 from tests.support.bench_samples import CELL
@@ -40,7 +40,7 @@ class Fake:
         self.left -= 1
         return self.left >= 0
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         raise NotImplementedError
 
 
@@ -119,9 +119,9 @@ def test_its_tokens_are_those_of_generate(lm: dkv.DiffusionLM) -> None:
 
 
 def test_no_tick_is_kept_for_it_holds_the_logits(lm: dkv.DiffusionLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[weakref.ref[Tick]] = []
+    seen: list[weakref.ref[StepOutput]] = []
 
-    def spied(tick: Tick, *_: object) -> Work:
+    def spied(tick: StepOutput, *_: object) -> Work:
         seen.append(weakref.ref(tick))
         return Work((), 0)
 

@@ -9,12 +9,12 @@ import pytest
 from dkv.lab.bench.flops import work_of
 from dkv.lab.bench.replay import replay
 from dkv.models import Transformer
-from dkv.params import Settings
+from dkv.params import SamplingParams
 from tests.lab.bench.test_flops import settings
 from tests.support.runs import POLICIES, start_and_play
 
 
-def small(cache: str) -> Settings:
+def small(cache: str) -> SamplingParams:
     return replace(settings(cache), gen_length=8, block_length=4, steps=8)
 
 

@@ -8,27 +8,27 @@ from typing import Any
 
 import pytest
 
-from dkv.lab.bench.rows import Row, Spread, spread_of
+from dkv.lab.bench.rows import BenchRow, RepeatSpread, spread_of
 from tests.support.bench_samples import ENVIRONMENT, UNTIMED, row
 
 
 def test_medians_with_lowest_and_highest() -> None:
-    assert spread_of([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+    assert spread_of([3.0, 1.0, 2.0]) == RepeatSpread(2.0, 1.0, 3.0)
     assert spread_of([]) is None
 
 
 def test_figures() -> None:
     one = row()
-    assert one.tokens_per_second == Spread(5.0, 2.5, 10.0)
-    assert one.seconds_per_step == Spread(0.1, 0.05, 0.2)
-    assert one.cpu_per_step == Spread(0.05, 0.05, 0.1)
-    assert one.speedup == Spread(2.0, 1.0, 4.0)
-    assert one.cpu_speedup == Spread(3.0, 1.0, 4.0)
+    assert one.tokens_per_second == RepeatSpread(5.0, 2.5, 10.0)
+    assert one.seconds_per_step == RepeatSpread(0.1, 0.05, 0.2)
+    assert one.cpu_per_step == RepeatSpread(0.05, 0.05, 0.1)
+    assert one.speedup == RepeatSpread(2.0, 1.0, 4.0)
+    assert one.cpu_speedup == RepeatSpread(3.0, 1.0, 4.0)
     assert one.flops_saved == 3.0
-    assert one.roofline == Spread(4.0, 2.0, 8.0)
-    assert one.attained == Spread(25.0, 12.5, 50.0)
+    assert one.roofline == RepeatSpread(4.0, 2.0, 8.0)
+    assert one.attained == RepeatSpread(25.0, 12.5, 50.0)
     assert one.flops_share == pytest.approx(2 / 3)
-    assert one.joules_per_token == Spread(2.0, 1.0, 3.0)
+    assert one.joules_per_token == RepeatSpread(2.0, 1.0, 3.0)
 
 
 def test_no_cache_saves_nothing_and_what_takes_longer_attains_less() -> None:
@@ -39,8 +39,8 @@ def test_no_cache_saves_nothing_and_what_takes_longer_attains_less() -> None:
 
 
 def test_the_gap_is_per_position_where_the_canvas_is_filled_and_else_per_token() -> None:
-    assert row().gap == Spread(2.0, 1.0, 4.0)  # 40 positions each
-    assert row(stop_at_eos=True).gap == Spread(8.0, 4.0, 16.0)  # 10 tokens against 40
+    assert row().gap == RepeatSpread(2.0, 1.0, 4.0)  # 40 positions each
+    assert row(stop_at_eos=True).gap == RepeatSpread(8.0, 4.0, 16.0)  # 10 tokens against 40
     assert row({"ar_seconds": None}).gap is None
     assert row({"new_tokens": 0}, stop_at_eos=True).gap is None
 
@@ -54,13 +54,13 @@ def test_what_was_not_measured_is_blank() -> None:
 @pytest.mark.parametrize(("kind", "compiled"), [(None, False), ("int4", True)])
 def test_a_row_survives_a_file(kind: str | None, compiled: bool) -> None:
     one = row(quantize=kind, compile=compiled)
-    assert Row.read(json.loads(json.dumps(one.record))) == one
+    assert BenchRow.read(json.loads(json.dumps(one.record))) == one
     assert one.record["settings"].get("quantize") == kind
     assert ("quantize" in one.record["settings"]) == (kind is not None)  # as in files from before
     assert one.record["settings"].get("compile", False) == compiled
     assert ("compile" in one.record["settings"]) == compiled
     assert one.record["cache"] == "dkv-decode:refresh=8,delay=1,shift=un_right"
-    assert one.record["figures"]["speedup"] == asdict(Spread(2.0, 1.0, 4.0))
+    assert one.record["figures"]["speedup"] == asdict(RepeatSpread(2.0, 1.0, 4.0))
 
 
 @pytest.mark.parametrize(

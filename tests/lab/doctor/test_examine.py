@@ -6,12 +6,12 @@ import pytest
 
 import dkv
 from dkv.errors import PromptError, SettingError
-from dkv.lab.doctor.examine import Asked, Diagnosis, examine
+from dkv.lab.doctor.examine import Diagnosis, ExamineOptions, examine
 from dkv.lab.doctor.finding import Finding
 from dkv.models import Transformer
 from dkv.tiny import load_eval
 
-SHORT = Asked(gen_length=16)
+SHORT = ExamineOptions(gen_length=16)
 PROMPTS = [[1, 2, 3, 4], [5, 6, 7, 8, 9, 10], list(range(11, 40))]
 
 
@@ -65,7 +65,7 @@ def test_a_model_too_small_for_its_cache_is_trouble(found: dict[str, dict[str, F
 def test_texts_and_blocks_of_the_embedded_model() -> None:
     lm = dkv.load("tiny", dtype="float32")
     given = [example.prompt for example in load_eval("code")[:2]]
-    asked = Asked(gen_length=32, block_length=16)
+    asked = ExamineOptions(gen_length=32, block_length=16)
     trouble, fine = examine(lm, given, ["dkv-decode:refresh=64,delay=0,warmup=1", "dkv-decode:refresh=2"], asked)
     assert by_name(trouble)["settling"].status == "trouble"
     assert by_name(fine)["settling"].status == "fine"
@@ -75,14 +75,14 @@ def test_texts_and_blocks_of_the_embedded_model() -> None:
 def test_a_shifted_model_and_every_cache(dream: Transformer) -> None:
     lm = dkv.DiffusionLM(dream, None, audit=True)
     specs = [name for name in dkv.caches.known_caches() if name != "none"]
-    found = examine(lm, PROMPTS[:2], specs, Asked(gen_length=8, block_length=4))
+    found = examine(lm, PROMPTS[:2], specs, ExamineOptions(gen_length=8, block_length=4))
     assert [d.cache for d in found] == specs
     assert all(len(d.findings) == 5 for d in found)
 
 
 def test_progress_is_told(bare_lm: dkv.DiffusionLM) -> None:
     notes: list[str] = []
-    examine(bare_lm, PROMPTS[:1], ["dkv-pd"], Asked(gen_length=4), notes.append)
+    examine(bare_lm, PROMPTS[:1], ["dkv-pd"], ExamineOptions(gen_length=4), notes.append)
     assert notes == ["generating with each cache", "stepping beside no cache: 2 settings, 1 prompts", "timing steps"]
 
 
@@ -92,4 +92,4 @@ def test_what_cannot_be_examined_is_refused(bare_lm: dkv.DiffusionLM) -> None:
     with pytest.raises(PromptError, match="no tokenizer"):
         examine(bare_lm, ["Hi"], ["dkv-pd"], SHORT)
     with pytest.raises(SettingError, match="gen_length=9 must be a multiple"):
-        examine(bare_lm, PROMPTS, ["dkv-pd"], Asked(gen_length=9, block_length=4))
+        examine(bare_lm, PROMPTS, ["dkv-pd"], ExamineOptions(gen_length=9, block_length=4))

@@ -9,7 +9,7 @@ import torch
 
 from dkv.caches import make_cache
 from dkv.lab.doctor.cache_errors import Errors, Reads
-from dkv.lab.doctor.finding import AGREEMENT, FLIPS, STATUSES, Finding, Threshold
+from dkv.lab.doctor.finding import AGREEMENT, FLIPS, STATUSES, Finding, FindingThreshold
 from dkv.lab.doctor.finding_rules import Evidence, findings_of
 from dkv.lab.doctor.timing import Cost
 
@@ -185,4 +185,4 @@ def test_thresholds_have_a_direction_and_a_reason() -> None:
     assert [FLIPS.status(v) for v in (0.0, 0.005, 0.02, float("nan"))] == ["fine", "watch", "trouble", "fine"]
     assert [AGREEMENT.status(v) for v in (1.0, 0.98, 0.9)] == ["fine", "watch", "trouble"]
     assert set(STATUSES) == {"fine", "watch", "trouble"}
-    assert Threshold(1, 2, "why").reason == "why"
+    assert FindingThreshold(1, 2, "why").reason == "why"

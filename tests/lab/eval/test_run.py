@@ -11,7 +11,7 @@ from dkv.checkpoints.fingerprint import fingerprint
 from dkv.lab.eval.answers import Asker, key_of, warm_up
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.eval_table import as_json, cells, markdown
-from dkv.lab.eval.measured import ALL, Measured, Outcome, pooled, summaries
+from dkv.lab.eval.measured import ALL, ExampleOutcome, TaskOutcomes, pooled, summaries
 from dkv.lab.eval.questions import Question, batches
 from dkv.lab.eval.run import gather, missing, run
 from dkv.lab.eval.store import Store
@@ -70,7 +70,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(lm: dkv.DiffusionLM, tmp_p
         assert sum(run(a, suite(), SETTINGS)) == left
         assert missing(a.store, suite(), SETTINGS) == 0
 
-        def plain(m: Measured) -> list[Outcome]:
+        def plain(m: TaskOutcomes) -> list[ExampleOutcome]:
             return [replace(o, seconds=0.0, cpu=0.0) for o in m.outcomes.values()]
 
         for found, expected in zip(
@@ -144,9 +144,11 @@ def test_warming_up_keeps_nothing(lm: dkv.DiffusionLM) -> None:
     assert len(a.store) == 0
 
 
-def measured(setting: Setting, values: str, task: str = "t") -> Measured:
-    outcomes = {str(i): Outcome(float(v), f"{v}{i}", 4, 2.0, 10.0, 40.0) for i, v in enumerate(values) if v != "-"}
-    return Measured(task, setting, outcomes=outcomes)
+def measured(setting: Setting, values: str, task: str = "t") -> TaskOutcomes:
+    outcomes = {
+        str(i): ExampleOutcome(float(v), f"{v}{i}", 4, 2.0, 10.0, 40.0) for i, v in enumerate(values) if v != "-"
+    }
+    return TaskOutcomes(task, setting, outcomes=outcomes)
 
 
 def test_pairs_are_examples_that_both_have() -> None:
@@ -174,8 +176,10 @@ def test_tasks_are_pooled_by_their_examples() -> None:
     """An example is paired with the same of its own task; what has no right or wrong is left out."""
     other = SETTINGS[1]
 
-    def of(task: str, setting: Setting, *values: float) -> Measured:
-        return Measured(task, setting, outcomes={str(n): Outcome(value, f"{value}") for n, value in enumerate(values)})
+    def of(task: str, setting: Setting, *values: float) -> TaskOutcomes:
+        return TaskOutcomes(
+            task, setting, outcomes={str(n): ExampleOutcome(value, f"{value}") for n, value in enumerate(values)}
+        )
 
     one = [of("a", NONE, 1, 0), of("a", other, 1, 1)]
     assert pooled(one) == []
@@ -203,8 +207,8 @@ def test_every_difference_has_its_count_and_interval() -> None:
 
 
 def test_a_metric_that_is_no_matter_of_right_and_wrong() -> None:
-    outcomes = {str(i): Outcome(value, "x") for i, value in enumerate((0.25, 0.5, 1.0))}
-    rows = summaries([Measured("t", setting, "bleu", outcomes) for setting in SETTINGS])
+    outcomes = {str(i): ExampleOutcome(value, "x") for i, value in enumerate((0.25, 0.5, 1.0))}
+    rows = summaries([TaskOutcomes("t", setting, "bleu", outcomes) for setting in SETTINGS])
     assert rows[1].difference is None
     assert cells(rows[1])[0] == "t: bleu"
     assert cells(rows[1])[3] == "0.5833 ± 0.22 (standard error), n=3"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dkv
-from dkv.lab.eval.measured import Outcome
+from dkv.lab.eval.measured import ExampleOutcome
 from dkv.lab.eval.suite import embedded
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
@@ -24,7 +24,7 @@ def test_distinct_by_hand() -> None:
 
 def test_by_prompt(lm: dkv.DiffusionLM) -> None:
     assert lm.tokenizer is not None
-    same, spread = ([Outcome(1.0, "ab")] * DRAWS, [Outcome(0.0, str(n)) for n in range(DRAWS)])
+    same, spread = ([ExampleOutcome(1.0, "ab")] * DRAWS, [ExampleOutcome(0.0, str(n)) for n in range(DRAWS)])
     found = by_prompt(lm.tokenizer, [*same, *spread])
     assert found["distinct_1"] == [2 / 16, 1.0]
     assert found["distinct_2"] == [1 / 8, 0.0]

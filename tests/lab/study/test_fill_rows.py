@@ -8,7 +8,7 @@ import pytest
 
 from dkv.lab.bench.plots import png
 from dkv.lab.study.base import Effort, Record
-from dkv.lab.study.fill_rows import Fill
+from dkv.lab.study.fill_rows import FillRows
 from tests.support.study_samples import flags, record
 
 Rates = Mapping[str, tuple[int, float]]
@@ -22,7 +22,7 @@ SLOWER: Rates = {**BETTER, "dkv-fill": (390, 0.8)}
 
 def records_of(rates: Rates, quick: bool = False, count: int = 400) -> list[Record]:
     found = []
-    for policy in Fill().policies(quick):
+    for policy in FillRows().policies(quick):
         same, time = rates.get(policy.cache.partition(":")[0], (360, 0.6))
         share = same * count // 400
         found.append(record(policy, flags((share, True), (count - share, False)), time))
@@ -32,22 +32,22 @@ def records_of(rates: Rates, quick: bool = False, count: int = 400) -> list[Reco
 @pytest.mark.parametrize(("rates", "held"), [(BETTER, True), (EQUAL, True), (WORSE, False), (SLOWER, None)])
 @pytest.mark.parametrize("quick", [True, False])
 def test_verdict(rates: Rates, held: bool | None, quick: bool) -> None:
-    assert Fill().verdict(records_of(rates, quick)).held is held
+    assert FillRows().verdict(records_of(rates, quick)).held is held
 
 
 def test_it_names_time_and_agreement_beside_each_rival() -> None:
-    sentence = Fill().verdict(records_of(BETTER)).sentence
+    sentence = FillRows().verdict(records_of(BETTER)).sentence
     assert "beside dkv-decode:refresh=2, in 40% of its time: +7.5 [" in sentence
     assert "beside dllm-cache:kp=50,kr=2,rho=0.25, in 50% of its time: +10.0 [" in sentence
 
 
 def test_too_few_to_tell() -> None:
-    assert Fill().verdict(records_of(BETTER, quick=True, count=4)).held is None
+    assert FillRows().verdict(records_of(BETTER, quick=True, count=4)).held is None
 
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_figure_has_a_line_for_each_family(quick: bool) -> None:
-    figure = Fill().figure(records_of(BETTER, quick))
+    figure = FillRows().figure(records_of(BETTER, quick))
     first, second = figure.axes
     lines = [line.get_label() for line in first.containers]
     assert lines[:2] == ["dkv-decode", "dllm-cache"]
@@ -59,5 +59,11 @@ def test_the_figure_has_a_line_for_each_family(quick: bool) -> None:
 
 
 def test_cells_cover_every_task_but_in_quick_ones() -> None:
-    assert {cell["task"] for cell in Fill().cells(Effort(count=3))} >= {"words", "lists", "code", "lookup", "dialogue"}
-    assert {cell["task"] for cell in Fill().cells(Effort(quick=True, count=3))} == {"words"}
+    assert {cell["task"] for cell in FillRows().cells(Effort(count=3))} >= {
+        "words",
+        "lists",
+        "code",
+        "lookup",
+        "dialogue",
+    }
+    assert {cell["task"] for cell in FillRows().cells(Effort(quick=True, count=3))} == {"words"}

@@ -8,7 +8,7 @@ import pytest
 
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
-from dkv.lab.study.length import POLICIES, Length, lines_of
+from dkv.lab.study.length import POLICIES, LengthStudy, lines_of
 from tests.support.study_samples import SMALL
 
 
@@ -38,7 +38,7 @@ def grown(dkv: float, fast: float) -> list[Record]:
 
 
 def test_it_holds_where_every_family_grows() -> None:
-    verdict = Length().verdict(grown(8.0, 4.5))
+    verdict = LengthStudy().verdict(grown(8.0, 4.5))
     assert verdict.held is True
     assert "dKV-Cache grows: dkv-pd 4.0x to 8.0x (4.0 to 8.0)" in verdict.sentence
     assert "Fast-dLLM grows: fast-dual 4.0x to 4.5x" in verdict.sentence
@@ -46,14 +46,14 @@ def test_it_holds_where_every_family_grows() -> None:
 
 
 def test_it_does_not_where_one_stays_within_a_tenth() -> None:
-    verdict = Length().verdict(grown(8.0, 4.3))
+    verdict = LengthStudy().verdict(grown(8.0, 4.3))
     assert verdict.held is False
     assert "Fast-dLLM does not grow: fast-dual 4.0x to 4.3x" in verdict.sentence
 
 
 def test_one_length_tells_nothing() -> None:
-    assert Length().verdict(grown(8.0, 4.5)[::2]).held is None
-    assert Length().verdict([]).held is None
+    assert LengthStudy().verdict(grown(8.0, 4.5)[::2]).held is None
+    assert LengthStudy().verdict([]).held is None
 
 
 def test_exponents_are_of_the_seconds() -> None:
@@ -75,7 +75,7 @@ def test_the_two_ways_of_growing_share_their_first_length() -> None:
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_cells_are_different_and_have_blocks_where_caches_need_them(quick: bool) -> None:
-    cells = Length().cells(Effort(quick=quick))
+    cells = LengthStudy().cells(Effort(quick=quick))
     assert len({str(cell) for cell in cells}) == len(cells)
     assert {cell["cache"] for cell in cells} == set(POLICIES)
     assert max(cell["positions"] for cell in cells) == (4096 if quick else 16384)
@@ -88,7 +88,7 @@ def test_a_cell_for_real_and_its_plot() -> None:
     cells = [
         {"shape": SMALL, "positions": 64, "gen": 16, "block": 16, "cache": cache} for cache in ("none", "dkv-decode")
     ]
-    records = list(Length().measure(Kit(device="cpu"), cells))
+    records = list(LengthStudy().measure(Kit(device="cpu"), cells))
     assert [r.cell for r in records] == cells
     none, decode = (r.result for r in records)
     assert none["seconds"] == none["none_seconds"] > 0
@@ -96,4 +96,4 @@ def test_a_cell_for_real_and_its_plot() -> None:
     assert decode["saved"] > 1
     assert decode["cache_bytes"] == 2 * 2 * 65 * 64 * 4  # keys and values, layers, slots and scratch, width, bytes
     assert decode["rows"] < none["rows"] == 64 * 16
-    assert len(Length().figure(records).axes) == 4
+    assert len(LengthStudy().figure(records).axes) == 4

@@ -70,11 +70,11 @@ def test_scores_are_what_the_cache_itself_read(bare_lm: dkv.DiffusionLM) -> None
     lockstep = Lockstep(bare_lm, Prompts(PROMPTS, [0, 0], done[0].settings), [make_cache("dkv-greedy:refresh=8")])
     stale, before = 0, None
     for step in lockstep.steps():
-        score, width = step.own.step.score, step.own.step.score.shape[1]
-        if before is not None and before.own.read is not None and before.told.read is not None:
-            read = torch.zeros(2 * width, dtype=torch.bool).scatter(0, before.own.read.flat, True).view(2, width)
-            assert torch.equal(score[~read], before.own.step.score[~read])
-            stale += int((before.told.read.spread(before.told.read.token, -1)[~read] >= 0).sum())
+        score, width = step.own.step.last_confidence, step.own.step.last_confidence.shape[1]
+        if before is not None and before.own.predictions is not None and before.told.predictions is not None:
+            read = torch.zeros(2 * width, dtype=torch.bool).scatter(0, before.own.predictions.flat, True).view(2, width)
+            assert torch.equal(score[~read], before.own.step.last_confidence[~read])
+            stale += int((before.told.predictions.spread(before.told.predictions.token, -1)[~read] >= 0).sum())
         before = step
     assert stale > 0  # no cache read more
 

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from dkv.core.packing import exact
 from dkv.lab.bench.flops import flops, work_of
 from dkv.lab.bench.replay import replay
+from dkv.lab.common.batch_run import Run
 from dkv.lab.study.runs import settings_for
 from dkv.lab.study.sampled import random_weights, side_by_side
-from dkv.lab.study.steps import Kind, Sample, compose, outline, points_of, seconds_of
+from dkv.lab.study.steps import Sample, StepKind, compose, outline, points_of, seconds_of
 from dkv.models import Transformer
-from dkv.outputs import Run
 from tests.support.runs import start_and_play
 
-WHOLE, SOME = Kind(True), Kind(False)
+WHOLE, SOME = StepKind(True), StepKind(False)
 COSTS = st.lists(st.integers(1, 10**12), min_size=2, max_size=3, unique=True)
 
 
@@ -66,7 +66,7 @@ def test_it_counts_what_a_replay_counts(model: Transformer, cache: str) -> None:
 
 def test_refreshes_are_a_kind_of_their_own(model: Transformer) -> None:
     found = outline(model.config, settings_for("dkv-decode:refresh=4,warmup=1", 8, 8), 5)
-    kinds: Counter[Kind] = Counter()
+    kinds: Counter[StepKind] = Counter()
     for (kind, _), count in found.counts.items():
         kinds[kind] += count
     assert kinds == {WHOLE: 2, SOME: 6}
@@ -74,7 +74,7 @@ def test_refreshes_are_a_kind_of_their_own(model: Transformer) -> None:
 
 def test_a_layer_that_picks_makes_kinds_by_what_it_picks(model: Transformer) -> None:
     found = outline(model.config, settings_for("dllm-cache:kp=4,kr=2,rho=0.5", 8, 8), 5)
-    counts: Counter[Kind] = Counter()
+    counts: Counter[StepKind] = Counter()
     for (kind, _), count in found.counts.items():
         counts[kind] += count
     # 0 and 4: prompt and response; 2 and 6: the response; the others: half of it.

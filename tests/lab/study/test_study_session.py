@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from dkv.errors import SettingError
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
-from dkv.lab.study.study_session import Finished, Session
+from dkv.lab.study.study_session import Finished, StudySession
 
 
 class Squares:
@@ -58,7 +58,7 @@ class Nothing(Squares):
 
 
 def run(study: Squares, out: Path, count: int = 3, seed: int = 0, dtype: str = "auto") -> list[Finished]:
-    with Session([study], Effort(count=count), Kit(seed=seed, dtype=dtype), out, "dkv study squares") as session:
+    with StudySession([study], Effort(count=count), Kit(seed=seed, dtype=dtype), out, "dkv study squares") as session:
         return session.run(lambda study: None)
 
 
@@ -89,7 +89,7 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None
 
 def test_cells_are_kept_one_by_one(tmp_path: Path) -> None:
     found = []
-    with Session([Squares()], Effort(count=3), Kit(), tmp_path, "") as session:
+    with StudySession([Squares()], Effort(count=3), Kit(), tmp_path, "") as session:
         session.run(lambda study: found.append(len(lines(tmp_path))))
     assert found == [2, 3, 4]
 
@@ -117,7 +117,7 @@ def test_refused(tmp_path: Path) -> None:
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     with (
-        Session([Squares()], Effort(count=1), Kit(), tmp_path, ""),
+        StudySession([Squares()], Effort(count=1), Kit(), tmp_path, ""),
         pytest.raises(SettingError, match="being written by another run; wait, or give another directory"),
     ):
         run(Squares(), tmp_path)
@@ -125,7 +125,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
 
 
 def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
-    with Session([Squares(), Nothing()], Effort(count=3), Kit(), tmp_path, "dkv study all --x") as session:
+    with StudySession([Squares(), Nothing()], Effort(count=3), Kit(), tmp_path, "dkv study all --x") as session:
         session.run(lambda study: None)
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == 1

@@ -16,9 +16,9 @@ from dkv.lab.eval.suite import Problem, Suite
 from dkv.lab.tune.budget import Budget
 from dkv.lab.tune.chosen import draw, keep
 from dkv.lab.tune.tune_plot import front
-from dkv.lab.tune.tune_session import Outcomes, Plan, Session
+from dkv.lab.tune.tune_session import Outcomes, TuneSession, TuningPlan
 
-PLAN = Plan(
+PLAN = TuningPlan(
     Budget("changed", 0.5), count=4, least=2, held_out=6, finalists=3,
     caches=("none", "dkv-decode:refresh=1", "dkv-decode:refresh=4"), decoders=("threshold:tau=0.9",),
 )  # fmt: skip
@@ -28,8 +28,8 @@ def suite(count: int) -> Suite:
     return Suite("numbers", tuple(Problem(Question(f"say {n}", 6), bool, str(n)) for n in range(count)))
 
 
-def tuned(lm: dkv.DiffusionLM, path: Path | None = None, plan: Plan = PLAN) -> Outcomes:
-    with Session(lm, [suite(10)], plan, 0, path) as session:
+def tuned(lm: dkv.DiffusionLM, path: Path | None = None, plan: TuningPlan = PLAN) -> Outcomes:
+    with TuneSession(lm, [suite(10)], plan, 0, path) as session:
         return session.run(lambda _: None)
 
 
@@ -74,7 +74,7 @@ def test_too_few_examples_fail_and_say_how_many_would_tell(lm: dkv.DiffusionLM) 
 
 def test_too_small_a_suite_is_refused(lm: dkv.DiffusionLM) -> None:
     with pytest.raises(SettingError, match=r"numbers: 9 examples are fewer than count=4 and held_out=6 together"):
-        Session(lm, [suite(9)], PLAN, 0, None)
+        TuneSession(lm, [suite(9)], PLAN, 0, None)
 
 
 @pytest.mark.parametrize("name", ["count", "least", "held_out", "finalists"])

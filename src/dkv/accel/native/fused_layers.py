@@ -22,14 +22,14 @@ from torch import Tensor
 
 from dkv.accel.native.rowwise_ops import Native, function
 from dkv.core.drift import ROUNDING
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.layer_rules import Turn
-from dkv.core.packing import Apart, At, Grouping, Narrowing
+from dkv.core.kv_cache import LayerCache
+from dkv.core.layer_rules import RotaryPhase
+from dkv.core.packing import CellStrides, Grouping, PackedRows, RowSelection
 from dkv.layers.cpu_linear import Gates
-from dkv.layers.transformer import Block, Rule, Transformer, dense, eager, has_tiles
+from dkv.layers.transformer import Rule, Transformer, TransformerBlock, dense, eager, has_tiles
 from dkv.layers.v_verify import Verify
 
-__all__ = ["Calls", "Known", "Whole", "torchs", "whole"]
+__all__ = ["Known", "NativeCalls", "Whole", "torchs", "whole"]
 
 _TORCHS = (
     "aoti_torch_cpu__linear_pointwise",
@@ -90,7 +90,7 @@ def torchs() -> ctypes.Array[Any]:
     return (_POINTER * len(_TORCHS))(*(ctypes.cast(library[name], _POINTER).value for name in _TORCHS))
 
 
-class Calls:
+class NativeCalls:
     """The functions of a built library, which call those of torch (`torchs`)."""
 
     def __init__(self, library: ctypes.CDLL, given: ctypes.Array[Any]) -> None:
@@ -114,10 +114,10 @@ _pointer_of = ctypes.PYFUNCTYPE(_POINTER, ctypes.py_object, ctypes.c_char_p)(("P
 
 
 @dataclass(frozen=True, eq=False)
-class Known(Block):
+class Known(TransformerBlock):
     """A block that C knows too: own, at an address."""
 
-    calls: Calls = field(kw_only=True)
+    calls: NativeCalls = field(kw_only=True)
     own: _Layer = field(init=False, repr=False)
     address: int = field(init=False, repr=False)
 
@@ -138,11 +138,17 @@ class Whole:
     same again and can say why.
     """
 
-    def __init__(self, calls: Calls, passes: Native) -> None:
+    def __init__(self, calls: NativeCalls, passes: Native) -> None:
         self._calls, self._passes = calls, passes
 
     def __call__(
-        self, rule: Rule, blocks: Sequence[Block], x: Tensor, at: At, turn: Turn, memories: Sequence[LayerMemory]
+        self,
+        rule: Rule,
+        blocks: Sequence[TransformerBlock],
+        x: Tensor,
+        at: PackedRows,
+        turn: RotaryPhase,
+        memories: Sequence[LayerCache],
     ) -> Tensor:
         """Layers under one rule: x [N, C] of the carried rows to x [N, C]."""
         known, features = [block for block in blocks if isinstance(block, Known)], _features(rule, at)
@@ -155,7 +161,7 @@ class Whole:
         places = [self._place(at.grouping, len(x), at, apart, turn.phase, at.starts(apart))]
         rows = x.data_ptr(), out.data_ptr()
         if isinstance(rule, Verify):
-            narrow = at.picking
+            narrow = at.required_selection
             places.append(self._place(narrow.grouping, len(narrow.base), at, apart))
             picking = _picking(rule, narrow, at, memories[0].cells(features[0])[1])
             done = self._calls.verify(layers, held, count, *map(ctypes.byref, (*places, picking)), *rows)
@@ -167,8 +173,8 @@ class Whole:
         self,
         grouping: Grouping,
         rows: int,
-        at: At,
-        apart: Apart,
+        at: PackedRows,
+        apart: CellStrides,
         phase: Tensor | None = None,
         starts: Tensor | None = None,
     ) -> _Place:
@@ -178,25 +184,27 @@ class Whole:
         return _Place(told, *map(_address, (phase, starts, at.mask)), *sizes)
 
 
-def _features(rule: Rule, at: At) -> tuple[str, ...] | None:
+def _features(rule: Rule, at: PackedRows) -> tuple[str, ...] | None:
     """The feature buffers of a rule that is known here; None for another one. (A class of one's own that extends
     V-verify is another one.)"""
     if rule is dense:
         return ()
-    return rule.buffers if type(rule) is Verify and at.narrow is not None else None
+    return rule.buffers if type(rule) is Verify and at.selection is not None else None
 
 
-def _fit(block: Block, x: Tensor, at: At, turn: Turn, memory: LayerMemory, features: tuple[str, ...]) -> bool:
+def _fit(
+    block: TransformerBlock, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache, features: tuple[str, ...]
+) -> bool:
     """Whether C can read rows x [N, C], where they sit and a memory: numbers of the weights' dtype, one after the
     other, and sequences whose rows are counted."""
     numbers = (x, *(memory.cells(name)[0] for name in ("k", "v", *features)))
     plain = all(one.dtype == block.attn_norm.dtype and one.is_contiguous() for one in numbers)
-    groupings = (at.grouping, at.grouping if at.narrow is None else at.narrow.grouping)
+    groupings = (at.grouping, at.grouping if at.selection is None else at.selection.grouping)
     counted = all(one.group is None or one.counts for one in groupings)
     return plain and counted and turn.phase.is_contiguous() and (at.mask is None or at.mask.is_contiguous())
 
 
-def _picking(rule: Verify, narrow: Narrowing, at: At, apart: Apart) -> _Picking:
+def _picking(rule: Verify, narrow: RowSelection, at: PackedRows, apart: CellStrides) -> _Picking:
     """What V-verify picks by; cells of features lie `apart`."""
     given = narrow.source, narrow.picks, narrow.sequence, at.slot, at.starts(apart), narrow.bias, narrow.frozen
     by = _BY[rule.similarity] if rule.adaptive else _BY[None]
@@ -207,7 +215,7 @@ def _address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def _weights(block: Block) -> Sequence[Tensor]:
+def _weights(block: TransformerBlock) -> Sequence[Tensor]:
     """Those that are multiplied by, as `_TENSORS` has them; none where gate and up are not apart."""
     gates = block.gate_up_weight
     if not isinstance(gates, Gates):
@@ -221,18 +229,18 @@ def whole(network: Transformer, passes: Native) -> Transformer:
     if passes.library is None or not all(map(_suits, network.blocks)):
         return network
     try:
-        calls = Calls(passes.library, torchs())
+        calls = NativeCalls(passes.library, torchs())
     except (OSError, AttributeError):  # another torch, whose C interface lacks something
         return network
     passes.warmth.note = f"layers were built in {passes.warmth.seconds:.1f} s"
     return replace(network, blocks=tuple(_known(block, calls) for block in network.blocks), run=Whole(calls, passes))
 
 
-def _suits(block: Block) -> bool:
+def _suits(block: TransformerBlock) -> bool:
     weights, dtype = _weights(block), block.attn_norm.dtype
     fused = dtype == torch.float32 or (dtype == torch.bfloat16 and has_tiles())  # else `attention` takes two products
-    return type(block) is Block and fused and bool(weights) and all(weight.is_mkldnn for weight in weights)
+    return type(block) is TransformerBlock and fused and bool(weights) and all(weight.is_mkldnn for weight in weights)
 
 
-def _known(block: Block, calls: Calls) -> Known:
+def _known(block: TransformerBlock, calls: NativeCalls) -> Known:
     return Known(**{one.name: getattr(block, one.name) for one in fields(block)}, calls=calls)

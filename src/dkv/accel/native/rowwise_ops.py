@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dkv.accel.compile_report import Warmth
+from dkv.accel.compile_report import CompileReport
 from dkv.core.drift import ROUNDING, Lengths, whole_lengths
-from dkv.core.layer_rules import Turn
-from dkv.core.packing import Apart, At
+from dkv.core.layer_rules import RotaryPhase
+from dkv.core.packing import CellStrides, PackedRows
 from dkv.layers.ops import Passes
 
 __all__ = ["BuildError", "Native", "build", "function", "native", "one_runtime"]
@@ -64,7 +64,7 @@ class Native(Passes):
     """The passes of `library`, for contiguous float32 and bfloat16 rows on the CPU; torch's for all others. A row's
     result does not depend on its company. warmth: what building took, or why there is no library (None)."""
 
-    def __init__(self, library: ctypes.CDLL | None, warmth: Warmth) -> None:
+    def __init__(self, library: ctypes.CDLL | None, warmth: CompileReport) -> None:
         self.library, self.warmth, self._shared = library, warmth, one_runtime()
         self._made = dict[tuple[str, torch.dtype], Callable[..., None]]()
         self._write: Callable[..., None] | None = None
@@ -90,7 +90,7 @@ class Native(Passes):
         run(x.data_ptr(), weight.data_ptr(), out.data_ptr(), *x.shape, eps, self.threads)
         return out
 
-    def turn(self, x: Tensor, turn: Turn) -> Tensor:
+    def turn(self, x: Tensor, turn: RotaryPhase) -> Tensor:
         """x [N, heads, D] rotated in place."""
         run = self._of("turn", x, x)
         if run is None or not turn.phase.is_contiguous():
@@ -99,7 +99,7 @@ class Native(Passes):
         run(x.data_ptr(), turn.phase.data_ptr(), None, None, rows, heads, 0, 0, size, self.threads)
         return x
 
-    def write(self, cells: Tensor, at: At, apart: Apart, rows: Tensor) -> None:
+    def write(self, cells: Tensor, at: PackedRows, apart: CellStrides, rows: Tensor) -> None:
         """Put rows [N, heads, D] of the carried rows into their cells [M, D]."""
         count, heads, size = rows.shape
         if self._write is None or rows.stride()[1:] != (size, 1) or cells.device.type != "cpu":
@@ -112,8 +112,8 @@ class Native(Passes):
     def renew(
         self,
         cells: Tensor,
-        at: At,
-        apart: Apart,
+        at: PackedRows,
+        apart: CellStrides,
         rows: Tensor,
         similarity: str,
         frozen: Tensor | None,
@@ -129,19 +129,19 @@ class Native(Passes):
             self.threads)  # fmt: skip
         return out
 
-    def onto(self, cells: Tensor, numbers: Tensor, x: Tensor) -> Tensor:
+    def add_kept(self, cells: Tensor, numbers: Tensor, x: Tensor) -> Tensor:
         """x [N, D] plus what cells numbers [N] hold."""
         run = self._of("onto", x, cells)
         if run is None:
-            return super().onto(cells, numbers, x)
+            return super().add_kept(cells, numbers, x)
         out, nothing = torch.empty_like(x), (None,) * 4
         run(cells.data_ptr(), numbers.data_ptr(), x.data_ptr(), *nothing, out.data_ptr(), None, None, *x.shape, 0.0,
             self.threads)  # fmt: skip
         return out
 
-    def pick(self, at: At, score: Tensor) -> At:
+    def pick(self, at: PackedRows, score: Tensor) -> PackedRows:
         """The rows of the highest score [N], in their order."""
-        narrow = at.picking
+        narrow = at.required_selection
         if self._pick is None or score.dtype != torch.float32 or not _plain(score):
             return super().pick(at, score)
         size, (batch, most) = len(narrow.base), narrow.source.shape
@@ -176,9 +176,11 @@ def native() -> Native:
     try:
         library = build()
     except BuildError as error:
-        return Native(None, Warmth(note=f"what lies between products stays torch's: {error}"))
+        return Native(None, CompileReport(note=f"what lies between products stays torch's: {error}"))
     seconds = time.perf_counter() - began
-    return Native(library, Warmth(seconds=seconds, note=f"what lies between products was built in {seconds:.1f} s"))
+    return Native(
+        library, CompileReport(seconds=seconds, note=f"what lies between products was built in {seconds:.1f} s")
+    )
 
 
 def build(source: Path = _SOURCE) -> ctypes.CDLL:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.layer_rules import Turn
+from dkv.core.kv_cache import LayerCache
+from dkv.core.layer_rules import RotaryPhase
 from dkv.core.model import ModelConfig
-from dkv.lab.bench.flops import Part, Work
+from dkv.lab.bench.flops import LayerWork, Work
 from dkv.layers.cpu_linear import linear
-from dkv.layers.transformer import Block, Transformer
+from dkv.layers.transformer import Transformer, TransformerBlock
 
 __all__ = ["Autoregressive", "autoregressive_work"]
 
@@ -26,7 +26,7 @@ def autoregressive_work(config: ModelConfig, prompt: int, gen_length: int, batch
     for seen in (0, *range(prompt, prompt + gen_length - 1)):
         rows = 1 if seen else prompt
         pairs = rows * seen + rows * (rows + 1) // 2
-        yield Work((Part(config.layers, batch * rows, batch * rows, batch * pairs),), batch)
+        yield Work((LayerWork(config.layers, batch * rows, batch * rows, batch * pairs),), batch)
 
 
 class Autoregressive:
@@ -39,7 +39,7 @@ class Autoregressive:
         self._model, self._gen_length = model, gen_length
         self._tokens = torch.tensor([list(p) for p in prompts], device=model.device)
         self._seen, self._made = 0, 0
-        self.memory = model.remember(len(prompts), self._tokens.shape[1] + gen_length)
+        self.memory = model.new_kv_cache(len(prompts), self._tokens.shape[1] + gen_length)
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -65,7 +65,9 @@ class Autoregressive:
             x = x + block.mlp(x)
         return x
 
-    def _attend(self, block: Block, h: Tensor, turn: Turn, layer: LayerMemory, shape: tuple[int, int]) -> Tensor:
+    def _attend(
+        self, block: TransformerBlock, h: Tensor, turn: RotaryPhase, layer: LayerCache, shape: tuple[int, int]
+    ) -> Tensor:
         """Attention of h [B * R, C] over what came before and itself, projected."""
         first, last = self._seen, self._seen + shape[1]
         q, k = block.qk(h, turn)

@@ -9,12 +9,12 @@ from html import escape
 from dkv.lab.bench.columns import COLUMNS, Column, growth_lines
 from dkv.lab.bench.exponents import growths
 from dkv.lab.bench.html import Picture, document, picture, table
-from dkv.lab.bench.rows import Row
+from dkv.lab.bench.rows import BenchRow
 
 __all__ = ["page"]
 
 
-def page(rows: Sequence[Row], pictures: Iterable[Picture]) -> str:
+def page(rows: Sequence[BenchRow], pictures: Iterable[Picture]) -> str:
     """The whole page."""
     shown = [column for column in COLUMNS if any(column.text(row) for row in rows)]
     blank = [column.title for column in COLUMNS if column not in shown]
@@ -36,7 +36,7 @@ def page(rows: Sequence[Row], pictures: Iterable[Picture]) -> str:
     return document("dkv bench", parts)
 
 
-def _facts(rows: Sequence[Row]) -> str:
+def _facts(rows: Sequence[BenchRow]) -> str:
     models = ", ".join(dict.fromkeys(row.cell.model for row in rows))
     processors = ", ".join(dict.fromkeys(str(row.environment["machine"].get("accelerator") or
                                              row.environment["machine"]["processor"]) for row in rows))  # fmt: skip
@@ -44,7 +44,7 @@ def _facts(rows: Sequence[Row]) -> str:
     return f"<p>{len(rows)} rows of {escape(models)} on {escape(processors)}, {escape(threads)} threads.</p>"
 
 
-def _growths(rows: Sequence[Row]) -> str:
+def _growths(rows: Sequence[BenchRow]) -> str:
     titles, lines = growth_lines(growths(rows))
     if not lines:
         return ""
@@ -59,7 +59,7 @@ def _meanings(columns: Iterable[Column]) -> str:
     return f"<dl>{''.join(items)}</dl>"
 
 
-def _settings(rows: Sequence[Row]) -> str:
+def _settings(rows: Sequence[BenchRow]) -> str:
     """Settings and environment of all rows: what they share once, what differs as the values that occur."""
     settings: dict[str, dict[str, None]] = {}
     for row in rows:

@@ -8,13 +8,13 @@ from pathlib import Path
 from dkv.lab.bench.bench_page import page
 from dkv.lab.bench.html import Picture
 from dkv.lab.bench.plots import plots_of, png
-from dkv.lab.bench.rows import Row
+from dkv.lab.bench.rows import BenchRow
 from dkv.storage.atomic_file import write_whole
 
 __all__ = ["write_report"]
 
 
-def write_report(rows: Sequence[Row], path: Path) -> list[Path]:
+def write_report(rows: Sequence[BenchRow], path: Path) -> list[Path]:
     """Write the page at `path`, and each plot beside it as NAME.plot.png. What was written, the page first.
 
     Raises SettingError where that cannot be.

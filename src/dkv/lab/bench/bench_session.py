@@ -19,14 +19,14 @@ from dkv.lab.bench.environment import environment_of
 from dkv.lab.bench.grid import REFERENCE, Cell, Grid
 from dkv.lab.bench.measure import Tell, measure_group
 from dkv.lab.bench.roofline import Rates, measure_rates, weight_bytes
-from dkv.lab.bench.rows import Result, Row, key_of
+from dkv.lab.bench.rows import BenchRow, Result, key_of
 from dkv.lab.bench.rows_file import append_rows, read_rows
 from dkv.lab.bench.shapes import random_model
 from dkv.lm import DiffusionLM
 from dkv.loading import arranged, built, find_model, load
 from dkv.models import Transformer, architecture_of
 
-__all__ = ["Session", "Tell", "config_of", "cost_of"]
+__all__ = ["BenchSession", "Tell", "config_of", "cost_of"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def config_of(model: str) -> ModelConfig:
     return config
 
 
-class Session:
+class BenchSession:
     """A grid to be measured on a model of this config: the one that `grid.model` names, or (drawn) random weights; and
     the file for it. Raises SettingError for a grid that cannot be measured."""
 
@@ -75,7 +75,7 @@ class Session:
         return left
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[BenchRow]:
         """The rows of the grid that are there, in its order."""
         keys = [self._key(cell) for group in self._groups for cell in group]
         return [self._known[key] for key in keys if key in self._known]
@@ -104,7 +104,7 @@ class Session:
     def _keep(self, group: Sequence[Cell], results: Sequence[Result], rates: Rates) -> None:
         """Add what is new to the file."""
         environment = {**self._environment, "rates": {"flops": rates.flops, "bandwidth": rates.bandwidth}}
-        rows = [Row(cell, cell.spec, environment, result) for cell, result in zip(group, results, strict=True)]
+        rows = [BenchRow(cell, cell.spec, environment, result) for cell, result in zip(group, results, strict=True)]
         new = [row for row in rows if row.key not in self._known]
         append_rows(self._path, new)
         self._known |= {row.key: row for row in new}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dkv.lab.bench.exponents import Growth
 from dkv.lab.bench.fit import Exponent
-from dkv.lab.bench.rows import Row, Spread
+from dkv.lab.bench.rows import BenchRow, RepeatSpread
 
 __all__ = ["COLUMNS", "Column", "growth_lines", "shown", "with_unit"]
 
@@ -20,7 +20,7 @@ class Column:
 
     title: str
     meaning: str
-    text: Callable[[Row], str]
+    text: Callable[[BenchRow], str]
 
 
 def with_unit(value: float, unit: str, digits: int = 3) -> str:
@@ -39,7 +39,7 @@ def _digits(value: float, digits: int) -> str:
     return f"{value:.{max(digits - whole, 0)}f}"
 
 
-def shown(spread: Spread | None, unit: str = "", prefixed: bool = False) -> str:
+def shown(spread: RepeatSpread | None, unit: str = "", prefixed: bool = False) -> str:
     """The median, and by how much the farther of the lowest and the highest differs from it."""
     if spread is None:
         return BLANK
@@ -86,7 +86,7 @@ COLUMNS = (
 """All of them, in order."""
 
 
-def _share(row: Row) -> float:
+def _share(row: BenchRow) -> float:
     return row.result.rows_computed / row.result.rows_total if row.result.rows_total else 0.0
 
 

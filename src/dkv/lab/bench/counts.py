@@ -16,7 +16,7 @@ from dkv.lab.bench.measure import result_of
 from dkv.lab.bench.replay import replay
 from dkv.lab.bench.roofline import Rates
 from dkv.lab.bench.rows import Result
-from dkv.lab.bench.runners import Outcome
+from dkv.lab.bench.runners import RunOutcome
 
 __all__ = ["count_group"]
 
@@ -31,7 +31,7 @@ def count_group(config: ModelConfig, cells: Sequence[Cell], rates: Rates, dtype:
     return list(made)
 
 
-def _outcome(config: ModelConfig, cell: Cell, dtype: torch.dtype) -> Outcome:
+def _outcome(config: ModelConfig, cell: Cell, dtype: torch.dtype) -> RunOutcome:
     """What a run would come to."""
     sizes = (cell.prompt, cell.gen, cell.batch)
     held = cache_bytes(config, make_cache(REFERENCE if cell.cache == AUTOREGRESSIVE else cell.cache), *sizes, dtype)
@@ -41,7 +41,7 @@ def _outcome(config: ModelConfig, cell: Cell, dtype: torch.dtype) -> Outcome:
     else:
         works = tuple(replay(config, settings_of(cell), cell.prompt, cell.batch))
         total = len([work for work in works if _rows(work)]) * cell.batch * (cell.prompt + cell.gen)
-    return Outcome(works, (), cell.gen * cell.batch, sum(map(_rows, works)) / config.layers, total, held)
+    return RunOutcome(works, (), cell.gen * cell.batch, sum(map(_rows, works)) / config.layers, total, held)
 
 
 def _rows(work: Work) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from dkv.lab.bench.fit import Exponent, fit_exponent
-from dkv.lab.bench.rows import Row
+from dkv.lab.bench.rows import BenchRow
 
 __all__ = ["Growth", "growths"]
 
@@ -27,9 +27,9 @@ class Growth:
     work: Exponent
 
 
-def growths(rows: Iterable[Row]) -> list[Growth]:
+def growths(rows: Iterable[BenchRow]) -> list[Growth]:
     """Of all rows that filled their canvas (a text that ended early costs less for another reason)."""
-    lines: dict[tuple[str, str], list[Row]] = {}
+    lines: dict[tuple[str, str], list[BenchRow]] = {}
     for row in rows:
         if row.result.forwards == row.cell.steps:
             for along in ("gen", "prompt"):
@@ -42,7 +42,7 @@ def growths(rows: Iterable[Row]) -> list[Growth]:
     )
 
 
-def _growth(along: str, line: list[Row]) -> Growth | None:
+def _growth(along: str, line: list[BenchRow]) -> Growth | None:
     """None of one length."""
     lengths = [row.cell.gen if along == "gen" else row.cell.prompt for row in line]
     work = fit_exponent(lengths, [row.result.flops for row in line])

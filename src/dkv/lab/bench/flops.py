@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dkv.core.loop import Tick
+from dkv.core.loop import StepOutput
 from dkv.core.model import ModelConfig
 
-__all__ = ["Part", "Work", "flops", "head_flops", "part_flops", "work_of"]
+__all__ = ["LayerWork", "Work", "flops", "head_flops", "part_flops", "work_of"]
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerWork:
     """`layers` layers that compute alike. In each: values: rows whose values are projected; rows: those that pass
     through all else; pairs: of a query row and a key that it attends to."""
 
@@ -30,11 +30,11 @@ class Part:
 class Work:
     """One forward of a batch: its layers from below, and how many rows the head reads, those of guides included."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[LayerWork, ...]
     reads: int
 
 
-def work_of(tick: Tick, lengths: Sequence[int], layers: int) -> Work:
+def work_of(tick: StepOutput, lengths: Sequence[int], layers: int) -> Work:
     """What a step computed, of sequences of these lengths (a row attends to its whole sequence) in so many layers."""
     carried, picked = sum(tick.counts), sum(tick.picked)
 
@@ -44,9 +44,9 @@ def work_of(tick: Tick, lengths: Sequence[int], layers: int) -> Work:
     parts = []
     for rule, count in ((tick.rules.first, 1), (tick.rules.rest, layers - 1)):
         if rule is None:
-            parts.append(Part(count, carried, carried, pairs(tick.counts)))
+            parts.append(LayerWork(count, carried, carried, pairs(tick.counts)))
         else:
-            parts.append(Part(count, rule.projected(carried, picked), picked, pairs(tick.picked)))
+            parts.append(LayerWork(count, rule.projected(carried, picked), picked, pairs(tick.picked)))
     return Work(tuple(parts), tick.head_rows)
 
 
@@ -55,7 +55,7 @@ def flops(config: ModelConfig, work: Work) -> int:
     return sum(part.layers * part_flops(config, part) for part in work.parts) + head_flops(config, work.reads)
 
 
-def part_flops(config: ModelConfig, part: Part) -> int:
+def part_flops(config: ModelConfig, part: LayerWork) -> int:
     """Those of one layer: the projections, attention's two products, and the gated MLP's three."""
     c = config
     inner, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim

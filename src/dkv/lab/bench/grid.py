@@ -13,7 +13,7 @@ from dkv.core.registry import spec_of
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
 from dkv.layers.quantized import check_kind
-from dkv.params import Settings
+from dkv.params import SamplingParams
 
 __all__ = ["AUTOREGRESSIVE", "REFERENCE", "Cell", "Grid", "settings_of"]
 
@@ -143,9 +143,9 @@ class Grid:
         )
 
 
-def settings_of(cell: Cell) -> Settings:
+def settings_of(cell: Cell) -> SamplingParams:
     """The generation of a cell. Raises SettingError and SpecError."""
-    return Settings(
+    return SamplingParams(
         gen_length=cell.gen,
         block_length=cell.block,
         steps=cell.steps,

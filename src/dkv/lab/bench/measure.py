@@ -21,7 +21,7 @@ from dkv.lab.bench.grid import AUTOREGRESSIVE, REFERENCE, Cell
 from dkv.lab.bench.peak import peak_bytes
 from dkv.lab.bench.roofline import Rates, bound_seconds, synchronize, weight_bytes
 from dkv.lab.bench.rows import Result
-from dkv.lab.bench.runners import Outcome, Runner, runner_of
+from dkv.lab.bench.runners import Runner, RunOutcome, runner_of
 from dkv.lab.bench.sized_prompts import prompts_of
 from dkv.lm import DiffusionLM
 
@@ -46,7 +46,7 @@ def measure_group(
     """Results of cells that differ in their cache alone, no cache first, after an untimed run of each that also shows
     its memory."""
     prompts = prompts_of(lm, cells[0].prompt, cells[0].batch, cells[0].seed)
-    device, outcomes, peaks = lm.model.device, list[Outcome](), list[int | None]()
+    device, outcomes, peaks = lm.model.device, list[RunOutcome](), list[int | None]()
     runs = len(cells) * (1 + cells[0].repeats)
     for number, cell in enumerate(cells):
         tell(f"{cell.cache}, first run", number / runs)
@@ -64,7 +64,7 @@ def measure_group(
     ]
 
 
-def _alone(make: Callable[[], Runner], device: torch.device) -> tuple[Outcome, int | None]:
+def _alone(make: Callable[[], Runner], device: torch.device) -> tuple[RunOutcome, int | None]:
     """What a run by itself comes to, and the memory that it takes."""
     made: list[Runner] = []
 
@@ -114,7 +114,7 @@ def result_of(
     config: ModelConfig,
     cells: Sequence[Cell],
     number: int,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[RunOutcome],
     spent: Sequence[Sequence[Spent]],
     peak: int | None,
     rates: Rates,

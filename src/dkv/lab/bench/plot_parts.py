@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from dkv.lab.bench.columns import with_unit
-from dkv.lab.bench.rows import Row, Spread
+from dkv.lab.bench.rows import BenchRow, RepeatSpread
 
 __all__ = [
     "PANEL",
@@ -60,7 +60,7 @@ class Look:
 Looks = dict[str, Look]
 
 
-def looks_of(rows: Sequence[Row]) -> Looks:
+def looks_of(rows: Sequence[BenchRow]) -> Looks:
     """A look for each cache, in the order in which they come."""
     return look_for(caches_of(rows))
 
@@ -70,12 +70,12 @@ def look_for(names: Sequence[str]) -> Looks:
     return {name: Look(*_LOOKS[i % len(_LOOKS)], i / max(len(names) - 1, 1)) for i, name in enumerate(names)}
 
 
-def caches_of(rows: Sequence[Row]) -> list[str]:
+def caches_of(rows: Sequence[BenchRow]) -> list[str]:
     """The caches of some rows, in the order in which they come."""
     return list(dict.fromkeys(row.cell.cache for row in rows))
 
 
-def panels_of(rows: Sequence[Row], title: str) -> tuple[Figure, list[tuple[Axes, list[Row]]]]:
+def panels_of(rows: Sequence[BenchRow], title: str) -> tuple[Figure, list[tuple[Axes, list[BenchRow]]]]:
     """A panel for each prompt length, side by side, with room for the legend below."""
     prompts = sorted({row.cell.prompt for row in rows})
     columns = min(len(prompts), 3)
@@ -102,7 +102,7 @@ def label_bars(axis: Axes, caches: Sequence[str], label: str, title: str) -> Non
     axis.set_title(title, fontsize=11)
 
 
-def draw_line(axis: Axes, x: Sequence[float], spreads: Sequence[Spread], look: Look, label: str) -> None:
+def draw_line(axis: Axes, x: Sequence[float], spreads: Sequence[RepeatSpread], look: Look, label: str) -> None:
     """The medians of a cache over x, with the spread of each."""
     middle = [spread.median for spread in spreads]
     below = [spread.median - spread.low for spread in spreads]
@@ -132,7 +132,7 @@ def scale_values(axis: Axes, unit: str) -> None:
     axis.yaxis.set_minor_locator(NullLocator())
 
 
-def legend_below(figure: Figure, panels: Sequence[tuple[Axes, list[Row]]]) -> None:
+def legend_below(figure: Figure, panels: Sequence[tuple[Axes, list[BenchRow]]]) -> None:
     """One for all panels, below them."""
     known: dict[str, object] = {}
     for axis, _ in panels:

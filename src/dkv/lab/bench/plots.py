@@ -26,7 +26,7 @@ from dkv.lab.bench.plot_parts import (
     scale_lengths,
     scale_values,
 )
-from dkv.lab.bench.rows import Row, Spread
+from dkv.lab.bench.rows import BenchRow, RepeatSpread
 
 __all__ = ["Plot", "plots_of", "png"]
 
@@ -47,7 +47,7 @@ def png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def plots_of(rows: Sequence[Row]) -> Iterator[Plot]:
+def plots_of(rows: Sequence[BenchRow]) -> Iterator[Plot]:
     """For each model, dtype and batch: throughput, growth of the cost, what of the FLOPs saved became time, distance
     from the roofline, operations, and memory; those for which there is something to show."""
     looks = looks_of(rows)
@@ -60,31 +60,31 @@ def plots_of(rows: Sequence[Row]) -> Iterator[Plot]:
                 yield Plot(f"{name}-{number}", f"{where}: {caption}", draw(some, looks, where))
 
 
-def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
+def _grouped(rows: Sequence[BenchRow]) -> list[list[BenchRow]]:
     """By all settings but the lengths and the cache."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[BenchRow]] = {}
     for row in rows:
         groups.setdefault(replace(row.cell.point, prompt=0, gen=0, block=0, steps=0).key, []).append(row)
     return list(groups.values())
 
 
-def _throughput(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+def _throughput(rows: Sequence[BenchRow], looks: Looks, title: str) -> Figure:
     return _lines(rows, looks, title, lambda r: r.tokens_per_second, "tokens/s (to the end-of-text)", "")
 
 
-def _flops(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+def _flops(rows: Sequence[BenchRow], looks: Looks, title: str) -> Figure:
     return _lines(rows, looks, title, lambda r: _spread([r.result.flops]), "operations (FLOPs)", "")
 
 
-def _time(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+def _time(rows: Sequence[BenchRow], looks: Looks, title: str) -> Figure:
     return _lines(rows, looks, title, lambda r: _spread(r.result.cpu_seconds), "processor time", "s", fitted=True)
 
 
 def _lines(
-    rows: Sequence[Row],
+    rows: Sequence[BenchRow],
     looks: Looks,
     title: str,
-    figure_of: Callable[[Row], Spread | None],
+    figure_of: Callable[[BenchRow], RepeatSpread | None],
     label: str,
     unit: str,
     fitted: bool = False,
@@ -110,11 +110,11 @@ def _lines(
     return figure
 
 
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values))
+def _spread(values: Sequence[float]) -> RepeatSpread:
+    return RepeatSpread(statistics.median(values), min(values), max(values))
 
 
-def _saved(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+def _saved(rows: Sequence[BenchRow], looks: Looks, title: str) -> Figure:
     """Speed-up over the speed-up that the FLOPs alone would give, of the caches."""
     some = [row for row in rows if row.cell.cache not in (REFERENCE, AUTOREGRESSIVE)]
     figure, panels = panels_of(some or rows, title)
@@ -138,7 +138,7 @@ def _saved(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
     return figure
 
 
-def _roofline(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+def _roofline(rows: Sequence[BenchRow], looks: Looks, title: str) -> Figure:
     """A bar for each cache: how many times longer than the roofline it takes."""
     caches = caches_of(rows)
     figure = Figure(figsize=(PANEL[0] * 1.6, 0.42 * len(caches) + 1.4), layout="constrained")
@@ -155,7 +155,7 @@ def _roofline(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
     return figure
 
 
-def _memory(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
+def _memory(rows: Sequence[BenchRow], looks: Looks, title: str) -> Figure:
     """Two bars for each cache, at the longest prompt and response: what it keeps, and the most that was held."""
     cell = max((row.cell for row in rows), key=lambda c: (c.prompt + c.gen, c.gen))
     some = [row for row in rows if (row.cell.prompt, row.cell.gen) == (cell.prompt, cell.gen)]
@@ -174,7 +174,7 @@ def _memory(rows: Sequence[Row], looks: Looks, title: str) -> Figure:
     return figure
 
 
-_KINDS: tuple[tuple[str, str, Callable[[Sequence[Row], Looks, str], Figure]], ...] = (
+_KINDS: tuple[tuple[str, str, Callable[[Sequence[BenchRow], Looks, str], Figure]], ...] = (
     ("throughput", "generated tokens a second, up to the end-of-text.", _throughput),
     ("time", "processor time of a whole generation; in the legend the fitted exponents.", _time),
     ("saved", "what of the FLOPs saved became time saved, a mark a length; on the dashed line all did.", _saved),

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
 from dkv.core.model import ModelConfig
-from dkv.core.packing import At, exact
+from dkv.core.packing import PackedRows, exact
 from dkv.lab.bench.flops import Work, work_of
-from dkv.outputs import Run
-from dkv.params import Settings
+from dkv.lab.common.batch_run import Run
+from dkv.params import SamplingParams
 
 __all__ = ["Silent", "replay"]
 
@@ -31,11 +31,11 @@ class Silent:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
-    def remember(self, batch: int, width: int, dtype: torch.dtype | None = None) -> Memory:
+    def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> KVCache:
         """A memory that holds next to nothing."""
-        return Memory(1, batch, 1, width, 1, dtype or self.dtype)
+        return KVCache(1, batch, 1, width, 1, dtype or self.dtype)
 
-    def forward(self, tokens: Tensor, at: At, memory: Memory, rules: Rules) -> Tensor:
+    def forward(self, tokens: Tensor, at: PackedRows, memory: KVCache, rules: Rules) -> Tensor:
         """Zeros [N, 1]."""
         return torch.zeros(len(tokens), 1)
 
@@ -44,7 +44,7 @@ class Silent:
         return torch.zeros(len(x), 4)
 
 
-def replay(config: ModelConfig, settings: Settings, prompt: int, batch: int = 1) -> Iterator[Work]:
+def replay(config: ModelConfig, settings: SamplingParams, prompt: int, batch: int = 1) -> Iterator[Work]:
     """The work of each forward of `batch` prompts of `prompt` tokens under `settings`, its canvas filled."""
     silent = Silent(replace(config, vocab=4, mask_id=3, eos_ids=(2,), pad_id=2))
     settings = replace(settings, stop_at_eos=False)

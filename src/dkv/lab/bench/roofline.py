@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from dkv.core.model import ModelConfig
-from dkv.lab.bench.flops import Part, Work, head_flops, part_flops
+from dkv.lab.bench.flops import LayerWork, Work, head_flops, part_flops
 from dkv.layers.quantized import packed_bytes
 
 __all__ = ["Rates", "bound_seconds", "measure_rates", "synchronize", "weight_bytes"]
@@ -89,7 +89,7 @@ def bound_seconds(
     weights as `quantize` packs them."""
     keys = 2 * slots * config.kv_heads * config.head_dim * itemsize
 
-    def layer(part: Part) -> float:
+    def layer(part: LayerWork) -> float:
         if not part.rows and not part.values:
             return 0.0
         read = (_layer_bytes(config, itemsize, quantize) if part.rows else 0) + keys

@@ -10,7 +10,7 @@ from typing import Any
 
 from dkv.lab.bench.grid import Cell
 
-__all__ = ["Result", "Row", "Spread", "key_of", "spread_of"]
+__all__ = ["BenchRow", "RepeatSpread", "Result", "key_of", "spread_of"]
 
 
 def key_of(cell: Cell, versions: Mapping[str, str]) -> str:
@@ -19,7 +19,7 @@ def key_of(cell: Cell, versions: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class Spread:
+class RepeatSpread:
     """The median of some repeats, and the lowest and highest of them."""
 
     median: float
@@ -27,9 +27,9 @@ class Spread:
     high: float
 
 
-def spread_of(values: Sequence[float]) -> Spread | None:
+def spread_of(values: Sequence[float]) -> RepeatSpread | None:
     """None of nothing."""
-    return Spread(statistics.median(values), min(values), max(values)) if values else None
+    return RepeatSpread(statistics.median(values), min(values), max(values)) if values else None
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """A cell, its cache with every key written out, the versions and the machine it was measured with, its result."""
 
     cell: Cell
@@ -80,28 +80,28 @@ class Row:
         return key_of(self.cell, self.environment["versions"])
 
     @property
-    def tokens_per_second(self) -> Spread | None:
+    def tokens_per_second(self) -> RepeatSpread | None:
         """Tokens up to the end-of-text, over the seconds of all."""
         return spread_of([self.result.new_tokens / s for s in self.result.seconds])
 
     @property
-    def seconds_per_step(self) -> Spread | None:
+    def seconds_per_step(self) -> RepeatSpread | None:
         """Wall-clock seconds of a step."""
         return spread_of([s / self.result.forwards for s in self.result.seconds])
 
     @property
-    def cpu_per_step(self) -> Spread | None:
+    def cpu_per_step(self) -> RepeatSpread | None:
         """Processor seconds of a step."""
         return spread_of([s / self.result.forwards for s in self.result.cpu_seconds])
 
     @property
-    def speedup(self) -> Spread | None:
+    def speedup(self) -> RepeatSpread | None:
         """Seconds of no cache over its own."""
         pairs = zip(self.result.none_seconds, self.result.seconds, strict=True)
         return spread_of([none / own for none, own in pairs])
 
     @property
-    def cpu_speedup(self) -> Spread | None:
+    def cpu_speedup(self) -> RepeatSpread | None:
         """The same of processor seconds."""
         pairs = zip(self.result.none_cpu_seconds, self.result.cpu_seconds, strict=True)
         return spread_of([none / own for none, own in pairs])
@@ -117,24 +117,24 @@ class Row:
         return 1 - self.result.flops / self.result.none_flops
 
     @property
-    def roofline(self) -> Spread | None:
+    def roofline(self) -> RepeatSpread | None:
         """Seconds over what the machine's rates allow: 1 is as fast as can be, and more is slower."""
         return spread_of([s / self.result.bound_seconds for s in self.result.seconds])
 
     @property
-    def attained(self) -> Spread | None:
+    def attained(self) -> RepeatSpread | None:
         """What the machine's rates allow over the seconds, in percent: 100 is as fast as can be."""
         return spread_of([100 * self.result.bound_seconds / s for s in self.result.seconds])
 
     @property
-    def joules_per_token(self) -> Spread | None:
+    def joules_per_token(self) -> RepeatSpread | None:
         """None where the machine reports no energy, or nothing was generated."""
         if not self.result.joules or not self.result.new_tokens:
             return None
         return spread_of([j / self.result.new_tokens for j in self.result.joules])
 
     @property
-    def gap(self) -> Spread | None:
+    def gap(self) -> RepeatSpread | None:
         """How many times longer a position takes than an autoregressive model's token. Where the text may end early,
         a token up to there; else any position of the canvas, for that is what was computed."""
         made = self.result.new_tokens if self.cell.stop_at_eos else self.cell.gen * self.cell.batch
@@ -150,7 +150,7 @@ class Row:
                    "joules_per_token", "gap")  # fmt: skip
         found: dict[str, Any] = {"flops_saved": self.flops_saved}
         for name in spreads:
-            spread: Spread | None = getattr(self, name)
+            spread: RepeatSpread | None = getattr(self, name)
             found[name] = None if spread is None else asdict(spread)
         return found
 
@@ -166,7 +166,7 @@ class Row:
         }
 
     @classmethod
-    def read(cls, record: dict[str, Any]) -> Row:
+    def read(cls, record: dict[str, Any]) -> BenchRow:
         """A row as it was written. Raises KeyError and TypeError where it was not written here."""
         cell, result = record["settings"], record["measured"]
         row = cls(

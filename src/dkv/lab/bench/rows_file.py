@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dkv.errors import SettingError
-from dkv.lab.bench.rows import Row
+from dkv.lab.bench.rows import BenchRow
 
 __all__ = ["append_rows", "read_rows"]
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[BenchRow]:
     """The rows of a file; none where there is no file. A last line that was cut off does not count.
 
     Raises SettingError for a file that holds something else.
@@ -23,7 +23,7 @@ def read_rows(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(_whole_lines(path), 1):
         try:
-            rows.append(Row.read(json.loads(line)))
+            rows.append(BenchRow.read(json.loads(line)))
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
             raise SettingError(
                 f"file={str(path)!r}: line {number} is not a row of `dkv bench`; give another file, or remove the line"
@@ -40,7 +40,7 @@ def _whole_lines(path: Path) -> list[bytes]:
     return data[: data.rfind(b"\n") + 1].splitlines()
 
 
-def append_rows(path: Path, rows: Sequence[Row]) -> None:
+def append_rows(path: Path, rows: Sequence[BenchRow]) -> None:
     """Add rows, all in one write, and see to it that they are on the disk. A cut-off last line is dropped before.
 
     Raises SettingError where the file cannot be written.

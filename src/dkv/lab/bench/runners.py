@@ -10,16 +10,17 @@ from dkv.lab.bench.autoregressive import Autoregressive, autoregressive_work
 from dkv.lab.bench.flops import Work, work_of
 from dkv.lab.bench.grid import AUTOREGRESSIVE, Cell, settings_of
 from dkv.lab.common.agreement import agreement
+from dkv.lab.common.batch_run import Run
 from dkv.layers.transformer import Transformer
 from dkv.lm import DiffusionLM
-from dkv.outputs import Generation, Run
+from dkv.outputs import Generation
 from dkv.version import installed_version
 
-__all__ = ["Denoising", "Outcome", "Runner", "TokenByToken", "runner_of"]
+__all__ = ["Denoising", "RunOutcome", "Runner", "TokenByToken", "runner_of"]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a finished run came to, of the whole batch. works: of each forward, where counted; generations: () of a run
     that is no diffusion model's; the rest as in `Result`."""
 
@@ -30,7 +31,7 @@ class Outcome:
     rows_total: int
     cache_bytes: int
 
-    def agreement(self, none: Outcome) -> float | None:
+    def agreement(self, none: RunOutcome) -> float | None:
         """Mean share of tokens equal to those of no cache."""
         if not self.generations:
             return None
@@ -45,7 +46,7 @@ class Runner(Protocol):
         """Take a step; False where there was none left."""
         ...
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         """What the finished run came to."""
         ...
 
@@ -76,10 +77,10 @@ class Denoising:
             self._works.append(work_of(tick, self._lengths, self._run.state.model.config.layers))
         return tick is not None
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         """Counts and results."""
         state, generations = self._run.state, tuple(self._run.results())
-        return Outcome(
+        return RunOutcome(
             works=tuple(self._works),
             generations=generations,
             new_tokens=sum(g.stats.new_tokens for g in generations),
@@ -99,12 +100,12 @@ class TokenByToken:
         """One token of each sequence."""
         return self._inner.step()
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         """Counts; the text means nothing."""
         cell = self._cell
         works = tuple(autoregressive_work(self._config, cell.prompt, cell.gen, cell.batch))
         rows = sum(work.parts[0].rows for work in works)
-        return Outcome(works, (), cell.gen * cell.batch, rows, rows, self._inner.memory.nbytes)
+        return RunOutcome(works, (), cell.gen * cell.batch, rows, rows, self._inner.memory.nbytes)
 
 
 def runner_of(lm: DiffusionLM, cell: Cell, prompts: Sequence[Sequence[int]], counted: bool = False) -> Runner:

@@ -10,7 +10,7 @@ import torch
 from dkv.core.model import ModelConfig
 from dkv.errors import SpecError
 from dkv.layers.rotary import Rotary
-from dkv.layers.transformer import Block, Transformer
+from dkv.layers.transformer import Transformer, TransformerBlock
 from dkv.models.weight_map import can_overflow, kept
 
 __all__ = ["SHAPES", "named_shape", "random_model", "shape"]
@@ -120,7 +120,7 @@ def random_model(
     inner, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
     norm = torch.ones(c.width, dtype=dtype, device=device)
     blocks = tuple(
-        Block(
+        TransformerBlock(
             config=c,
             attn_norm=norm,
             mlp_norm=norm,

@@ -101,7 +101,7 @@ class Errors:
     def _read(self, step: Beside) -> None:
         if not self.reads:
             self.reads = [Reads() for _ in step.active]
-        told, own = step.told.read, step.own.read
+        told, own = step.told.predictions, step.own.predictions
         if told is None or own is None:
             return
         both, ours = torch.isin(told.flat, own.flat), torch.isin(own.flat, told.flat)

@@ -20,13 +20,13 @@ from dkv.lab.study.side_by_side import Lockstep, Prompts
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
 
-__all__ = ["Asked", "Diagnosis", "examine"]
+__all__ = ["Diagnosis", "ExamineOptions", "examine"]
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExamineOptions:
     """How to generate; as the arguments of `generate`, at temperature 0."""
 
     gen_length: int = 64
@@ -45,7 +45,7 @@ class Diagnosis:
 
 
 def examine(
-    lm: DiffusionLM, given: Sequence[Any], specs: Sequence[str], asked: Asked, tell: Tell = lambda note: None
+    lm: DiffusionLM, given: Sequence[Any], specs: Sequence[str], asked: ExamineOptions, tell: Tell = lambda note: None
 ) -> list[Diagnosis]:
     """What is found of each cache on the prompts given.
 
@@ -88,7 +88,7 @@ def _policy(spec: str) -> CachePolicy:
     return policy
 
 
-def _generate(lm: DiffusionLM, given: Sequence[Any], policy: CachePolicy, asked: Asked) -> list[Generation]:
+def _generate(lm: DiffusionLM, given: Sequence[Any], policy: CachePolicy, asked: ExamineOptions) -> list[Generation]:
     return lm.generate(
         list(given),
         gen_length=asked.gen_length,
@@ -118,7 +118,7 @@ def _beside(
 
 
 def _fresh(
-    lm: DiffusionLM, given: Sequence[Any], policy: CachePolicy, asked: Asked, none: Sequence[Generation]
+    lm: DiffusionLM, given: Sequence[Any], policy: CachePolicy, asked: ExamineOptions, none: Sequence[Generation]
 ) -> list[float] | None:
     """Agreement of each prompt where the prompt is computed at every step; None for a cache without `kp`."""
     if getattr(policy, "kp", None) is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["AGREEMENT", "FLIPS", "LAYER", "OVERHEAD", "PROMPT", "SETTLED", "STATUSES", "Finding", "Threshold"]
+__all__ = ["AGREEMENT", "FLIPS", "LAYER", "OVERHEAD", "PROMPT", "SETTLED", "STATUSES", "Finding", "FindingThreshold"]
 
 STATUSES = ("fine", "watch", "trouble")
 
@@ -24,7 +24,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Threshold:
+class FindingThreshold:
     """From `watch` and from `trouble` on, in one direction: upwards, or downwards where trouble is the lower."""
 
     watch: float
@@ -37,13 +37,15 @@ class Threshold:
         return STATUSES[(sign * value >= sign * self.watch) + (sign * value >= sign * self.trouble)]
 
 
-SETTLED = Threshold(
+SETTLED = FindingThreshold(
     0.01, 0.05, "1 - cosine; a token moves about 0.3 when it is decoded, so these are a thirtieth and a sixth of that"
 )
-FLIPS = Threshold(
+FLIPS = FindingThreshold(
     0.005, 0.02, "of a text's tokens; errors go on from each, and at one in 50 about half of all texts of 35 have one"
 )
-AGREEMENT = Threshold(0.98, 0.9, "share of tokens equal to no cache's; below, answers differ and not only wording")
-LAYER = Threshold(0.02, 0.1, "1 - cosine in the worst layer, whose error all layers above it inherit")
-PROMPT = Threshold(0.01, 0.05, "1 - cosine, as for decoded tokens: attention reads both alike")
-OVERHEAD = Threshold(0.3, 0.5, "share of a step; from a half on, fewer rows can no longer double the speed")
+AGREEMENT = FindingThreshold(
+    0.98, 0.9, "share of tokens equal to no cache's; below, answers differ and not only wording"
+)
+LAYER = FindingThreshold(0.02, 0.1, "1 - cosine in the worst layer, whose error all layers above it inherit")
+PROMPT = FindingThreshold(0.01, 0.05, "1 - cosine, as for decoded tokens: attention reads both alike")
+OVERHEAD = FindingThreshold(0.3, 0.5, "share of a step; from a half on, fewer rows can no longer double the speed")

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from dkv.core.loop import Tick
+from dkv.core.loop import StepOutput
 from dkv.core.policy import CachePolicy
 from dkv.lab.bench.measure import in_turn
 from dkv.lab.bench.roofline import synchronize
@@ -91,7 +91,7 @@ def _once(lm: DiffusionLM, prompts: Prompts, policies: Sequence[CachePolicy]) ->
     return found
 
 
-def _timed(ticks: Iterator[Tick], found: list[tuple[list[int], float]], device: torch.device) -> bool:
+def _timed(ticks: Iterator[StepOutput], found: list[tuple[list[int], float]], device: torch.device) -> bool:
     """Take a step, and keep what it was if it computed anything; False where there was none left."""
     began = time.perf_counter()
     tick = next(ticks, None)

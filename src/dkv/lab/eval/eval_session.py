@@ -15,7 +15,7 @@ from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.gsm8k import gsm8k
 from dkv.lab.eval.humaneval import humaneval
 from dkv.lab.eval.lm_harness import Tasks
-from dkv.lab.eval.measured import Measured, Row, pooled, summaries
+from dkv.lab.eval.measured import ResultRow, TaskOutcomes, pooled, summaries
 from dkv.lab.eval.run import gather, missing, run
 from dkv.lab.eval.store import Store
 from dkv.lab.eval.suite import EMBEDDED, Suite, embedded
@@ -23,7 +23,7 @@ from dkv.lm import DiffusionLM
 from dkv.loading import load
 from dkv.server.served_defaults import Choices, Defaults
 
-__all__ = ["CACHES", "FEW", "Session", "Wanted"]
+__all__ = ["CACHES", "FEW", "EvalOptions", "EvalSession"]
 
 CACHES = (
     "none", "dkv-decode", "dkv-greedy", "dkv-prefill", "dkv-pd", "dllm-cache", "fast-prefix", "fast-dual",
@@ -38,7 +38,7 @@ FEW = 24
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EvalOptions:
     """The arguments of `dkv eval`. count: examples of each task (None: FEW of an embedded task, all of others); full:
     all of the embedded tasks too; served: what `dkv serve` gives a request that says nothing, beside no cache and one
     token a step on a whole canvas. Raises SettingError, SpecError: all that can be refused before a model is loaded."""
@@ -136,13 +136,13 @@ class Wanted:
         return [Setting(known.decoder, "none", self.cfg_scale, gen_length=self.gen_length), served]
 
 
-class Session:
+class EvalSession:
     """An evaluation about to run, or interrupted and about to go on. A context manager that closes its file.
 
     Raises SettingError, SpecError, CheckpointError, and OSError.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: EvalOptions) -> None:
         self._wanted, self._suites = wanted, wanted.suites()
         own = {suite.name for suite in self._suites}
         foreign = tuple(name for name in wanted.names if name not in own)
@@ -161,9 +161,9 @@ class Session:
         self._settings = (
             wanted.served_settings(lm) if wanted.served else wanted.settings(lm.model.config.default_decoder)
         )
-        self._measured: list[Measured] = []
+        self._measured: list[TaskOutcomes] = []
 
-    def run(self, tell: Callable[[str], None]) -> list[Row]:
+    def run(self, tell: Callable[[str], None]) -> list[ResultRow]:
         """Do what is missing, and sum up all of it. tell: takes a line of progress now and then."""
         for suite in self._suites:
             self._run(suite, tell)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dkv.lab.eval.measured import Row
+from dkv.lab.eval.measured import ResultRow
 from dkv.lab.eval.statistics import Difference, Share
 
 __all__ = ["HEADINGS", "as_json", "cells", "markdown"]
@@ -14,7 +14,7 @@ __all__ = ["HEADINGS", "as_json", "cells", "markdown"]
 HEADINGS = ("task", "decoder", "cache", "score", "against no cache", "agree", "rows", "tokens/s")
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(row: ResultRow) -> tuple[str, ...]:
     """What stands under the headings."""
     task = row.task if row.metric == "accuracy" else f"{row.task}: {row.metric}"
     return (
@@ -29,13 +29,13 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[ResultRow]) -> str:
     """A table."""
     lines = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def as_json(row: Row) -> dict[str, Any]:
+def as_json(row: ResultRow) -> dict[str, Any]:
     """Every figure of a row."""
     return {
         "task": row.task,

@@ -18,14 +18,14 @@ from dkv.lab.eval.questions import Question, digest
 from dkv.lab.eval.turns import Turns, messages_of
 from dkv.tokenizer import Tokenizer
 
-__all__ = ["Asked", "HarnessModel", "question_of"]
+__all__ = ["HarnessModel", "HarnessRequest", "question_of"]
 
 _LENGTH = 256  # of a response whose task does not say; lm-eval's own default
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens")
 _KNOWN = (*_LENGTHS, "until", "do_sample", "temperature", "top_p", "top_k")
 
 
-class Asked(Protocol):
+class HarnessRequest(Protocol):
     """A request of lm-eval's: an Instance."""
 
     @property
@@ -95,7 +95,7 @@ class HarnessModel:
         self._rendered[text] = tuple((message["role"], message["content"]) for message in chat_history)
         return text
 
-    def generate_until(self, requests: Sequence[Asked], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: Sequence[HarnessRequest], disable_tqdm: bool = False) -> list[str]:
         """A response for each request, in order. Raises SettingError and PromptError."""
         questions = self.questions_of([request.args for request in requests])
         for _, asked in self.asker.ask(questions, [self.setting]):
@@ -113,7 +113,7 @@ class HarnessModel:
             questions.append(self._as_chat(question))
         return questions
 
-    def loglikelihood(self, requests: Sequence[Asked], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[HarnessRequest], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihood of each continuation, in nats, and whether greedy generation would give it (never so for an
         empty context, which the engine does not take). Raises SettingError under guidance, and PromptError."""
         if self.setting.cfg_scale:
@@ -125,7 +125,7 @@ class HarnessModel:
         greedy = self._kept(pairs, self._greedy_key, self._greedy)
         return [(value, bool(same)) for value, same in zip(values, greedy, strict=True)]
 
-    def loglikelihood_rolling(self, requests: Sequence[Asked], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[HarnessRequest], disable_tqdm: bool = False) -> list[float]:
         """Raises SettingError: a diffusion model bounds the likelihood of a response, not the perplexity of a page."""
         raise SettingError(
             "loglikelihood_rolling is not offered for diffusion models; choose tasks that do not need it"

@@ -130,8 +130,8 @@ def masked_log_probability(model: Model, cases: Sequence[tuple[Pair, tuple[int, 
     counts = canvas.length.tolist()
     mask = None if min(counts) == max(counts) else canvas.live[:, None, None]
     at = pack(canvas.live, counts, mask, bucket_for(device, model.dtype))
-    tokens = torch.nn.functional.pad(canvas.tokens, (0, 1)).view(-1)[at.flat]
-    hidden = model.forward(tokens, at, model.remember(*canvas.tokens.shape), DENSE)
+    tokens = torch.nn.functional.pad(canvas.tokens, (0, 1)).view(-1)[at.slot_mapping]
+    hidden = model.forward(tokens, at, model.new_kv_cache(*canvas.tokens.shape), DENSE)
     first = canvas.length.cumsum(0) - canvas.length
     reader = first[row] + (place - config.shift).clamp(min=0)
     found = torch.zeros(len(cases), dtype=torch.float64, device=device)

@@ -19,7 +19,7 @@ from dkv.errors import SettingError
 from dkv.lab.eval.answers import Asker, key_of
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.harness import HarnessModel
-from dkv.lab.eval.measured import Measured, Outcome
+from dkv.lab.eval.measured import ExampleOutcome, TaskOutcomes
 from dkv.lab.eval.store import Store
 from dkv.lab.eval.suite import EMBEDDED
 from dkv.lm import DiffusionLM
@@ -107,7 +107,7 @@ class Tasks:
                 raise SettingError(f"tasks: {name!r} is neither a task of dkv nor of lm-eval; see `lm_eval ls tasks`")
         return found
 
-    def run(self, asker: Asker, setting: Setting, manager: Any, tell: Callable[[int], None]) -> list[Measured]:
+    def run(self, asker: Asker, setting: Setting, manager: Any, tell: Callable[[int], None]) -> list[TaskOutcomes]:
         """Run them under one setting. Raises SettingError, PromptError, and OSError where data cannot be fetched."""
         model = registered_class()(
             asker.lm, setting.cache, setting.decoder, setting.gen_length, setting.block_length, setting.steps,
@@ -130,26 +130,26 @@ class Tasks:
         return [found for task, samples in results["samples"].items() for found in _measured(model, task, samples)]
 
 
-def _measured(model: HarnessModel, task: str, samples: Sequence[dict[str, Any]]) -> list[Measured]:
+def _measured(model: HarnessModel, task: str, samples: Sequence[dict[str, Any]]) -> list[TaskOutcomes]:
     """Every metric of a task that has a number for each example."""
-    made: dict[str, dict[str, Outcome]] = {}
+    made: dict[str, dict[str, ExampleOutcome]] = {}
     for sample in samples:
         suffix = "" if sample["filter"] == "none" else f", {sample['filter']}"
         for metric in sample["metrics"]:
             if isinstance(sample[metric], (bool, int, float)):
                 outcome = _outcome(model, sample, float(sample[metric]))
                 made.setdefault(metric + suffix, {})[str(sample["doc_id"])] = outcome
-    return [Measured(task, model.setting, metric, outcomes) for metric, outcomes in made.items()]
+    return [TaskOutcomes(task, model.setting, metric, outcomes) for metric, outcomes in made.items()]
 
 
-def _outcome(model: HarnessModel, sample: dict[str, Any], value: float) -> Outcome:
+def _outcome(model: HarnessModel, sample: dict[str, Any], value: float) -> ExampleOutcome:
     """One example's value, with what its generations took; a likelihood takes none."""
     output = repr(sample["resps"])
     if not isinstance(sample["arguments"][0][-1], dict):
-        return Outcome(value, output)
+        return ExampleOutcome(value, output)
     asked = [model.asker.store.get(key_of(q, model.setting)) for q in model.questions_of(sample["arguments"])]
     names = ("tokens", "seconds", "rows", "rows_total")
-    return Outcome(value, output, **{name: sum(record[name] for record in asked) for name in names})
+    return ExampleOutcome(value, output, **{name: sum(record[name] for record in asked) for name in names})
 
 
 def _import(name: str) -> Any:

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.statistics import Difference, Share
 
-__all__ = ["ALL", "Measured", "Outcome", "Row", "pooled", "summaries"]
+__all__ = ["ALL", "ExampleOutcome", "ResultRow", "TaskOutcomes", "pooled", "summaries"]
 
 ALL = "all"
 """In place of a task: the examples of all of them."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ExampleOutcome:
     """One example. value: the metric, 1 or 0 for right or wrong; output: what the model answered, compared for
     agreement; tokens, seconds, cpu (seconds), rows, rows_total, forwards: of its generation, 0 where there was none."""
 
@@ -34,13 +34,13 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Measured:
+class TaskOutcomes:
     """The outcomes of a task under a setting, by example. metric: what `value` is."""
 
     task: str
     setting: Setting
     metric: str = "accuracy"
-    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    outcomes: Mapping[str, ExampleOutcome] = field(default_factory=dict)
 
     @property
     def binary(self) -> bool:
@@ -49,7 +49,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One line of a table. share: right answers, None where the metric is no matter of right or wrong; mean, error:
     the metric's mean and its standard error; difference, agreement: against no cache on the examples that both have,
     None where there is nothing to compare; rows: share of the rows that no cache computes in as many forwards;
@@ -75,14 +75,14 @@ class Row:
         return f"{self.mean:.4g} ± {self.error:.2g} (standard error), n={self.count}"
 
 
-def pooled(measured: Sequence[Measured]) -> list[Measured]:
+def pooled(measured: Sequence[TaskOutcomes]) -> list[TaskOutcomes]:
     """Right and wrong answers of all tasks together, setting by setting; nothing where there are not several tasks. An
     example counts as one, so a task counts by its examples."""
     judged = [m for m in measured if m.binary and m.outcomes]
     if len({m.task for m in judged}) < 2:
         return []
     return [
-        Measured(
+        TaskOutcomes(
             ALL,
             setting,
             outcomes={f"{m.task} {n}": o for m in judged if m.setting == setting for n, o in m.outcomes.items()},
@@ -91,12 +91,12 @@ def pooled(measured: Sequence[Measured]) -> list[Measured]:
     ]
 
 
-def summaries(measured: Sequence[Measured], reference: Setting | None = None) -> list[Row]:
+def summaries(measured: Sequence[TaskOutcomes], reference: Setting | None = None) -> list[ResultRow]:
     """A row for each task and setting with at least one outcome: task by task, else in the order given. reference: what
     every setting is compared with, None = no cache and all else equal."""
     known = {(m.task, m.metric, m.setting): m for m in measured}
 
-    def base(m: Measured) -> Measured | None:
+    def base(m: TaskOutcomes) -> TaskOutcomes | None:
         other = m.setting.base if reference is None else reference
         return None if m.setting == other else known.get((m.task, m.metric, other))
 
@@ -108,12 +108,12 @@ def summaries(measured: Sequence[Measured], reference: Setting | None = None) ->
     ]
 
 
-def _row(m: Measured, base: Measured | None) -> Row:
+def _row(m: TaskOutcomes, base: TaskOutcomes | None) -> ResultRow:
     outcomes = list(m.outcomes.values())
     total, seconds = sum(o.rows_total for o in outcomes), sum(o.seconds for o in outcomes)
     mean, error = _mean(outcomes)
     difference, agreement = (None, None) if base is None else _against(m, base)
-    return Row(
+    return ResultRow(
         task=m.task,
         metric=m.metric,
         setting=m.setting,
@@ -128,7 +128,7 @@ def _row(m: Measured, base: Measured | None) -> Row:
     )
 
 
-def _mean(outcomes: Sequence[Outcome]) -> tuple[float, float]:
+def _mean(outcomes: Sequence[ExampleOutcome]) -> tuple[float, float]:
     """Mean and its standard error; infinite for a single example."""
     count = len(outcomes)
     mean = sum(o.value for o in outcomes) / count
@@ -137,7 +137,7 @@ def _mean(outcomes: Sequence[Outcome]) -> tuple[float, float]:
     return mean, math.sqrt(sum((o.value - mean) ** 2 for o in outcomes) / (count - 1) / count)
 
 
-def _against(m: Measured, base: Measured) -> tuple[Difference | None, Share | None]:
+def _against(m: TaskOutcomes, base: TaskOutcomes) -> tuple[Difference | None, Share | None]:
     shared = [(m.outcomes[key], base.outcomes[key]) for key in m.outcomes if key in base.outcomes]
     if not shared:
         return None, None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from dkv.lab.eval.answers import Asker, key_of
 from dkv.lab.eval.eval_settings import Setting
-from dkv.lab.eval.measured import Measured, Outcome
+from dkv.lab.eval.measured import ExampleOutcome, TaskOutcomes
 from dkv.lab.eval.questions import digest
 from dkv.lab.eval.store import Store
 from dkv.lab.eval.suite import Problem, Suite
@@ -33,9 +33,9 @@ def missing(store: Store, suite: Suite, settings: Sequence[Setting]) -> int:
     return sum(key_of(q, setting) not in store for q in set(suite.questions) for setting in settings)
 
 
-def gather(store: Store, suite: Suite, settings: Sequence[Setting]) -> list[Measured]:
+def gather(store: Store, suite: Suite, settings: Sequence[Setting]) -> list[TaskOutcomes]:
     """What the store holds of a suite, setting by setting."""
-    return [Measured(suite.name, setting, outcomes=_outcomes(store, suite, setting)) for setting in settings]
+    return [TaskOutcomes(suite.name, setting, outcomes=_outcomes(store, suite, setting)) for setting in settings]
 
 
 def _check(store: Store, suite: Suite, setting: Setting, problems: Iterable[Problem]) -> None:
@@ -55,7 +55,7 @@ def _verdict_key(suite: Suite, problem: Problem, text: str) -> str:
     return digest({"task": suite.name, "prompt": prompt, "reference": problem.reference, "text": text})
 
 
-def _outcomes(store: Store, suite: Suite, setting: Setting) -> dict[str, Outcome]:
+def _outcomes(store: Store, suite: Suite, setting: Setting) -> dict[str, ExampleOutcome]:
     found = {}
     for number, problem in enumerate(suite.problems):
         key = key_of(problem.question, setting)
@@ -65,5 +65,5 @@ def _outcomes(store: Store, suite: Suite, setting: Setting) -> dict[str, Outcome
         verdict = _verdict_key(suite, problem, answer["text"])
         if verdict in store:
             timing = {name: answer.get(name, 0.0) for name in _OF_GENERATION}
-            found[str(number)] = Outcome(float(store.get(verdict)["right"]), answer["text"], **timing)
+            found[str(number)] = ExampleOutcome(float(store.get(verdict)["right"]), answer["text"], **timing)
     return found

@@ -17,11 +17,11 @@ from typing import Any, BinaryIO, Self
 from dkv.errors import SettingError
 from dkv.storage.jsonl import open_alone
 
-__all__ = ["ANSWERS", "Kind", "Store"]
+__all__ = ["ANSWERS", "Store", "StoreFormat"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class StoreFormat:
     """Of a file. format: its name and version, as the first line has it; command: what writes such files; fix: what to
     do where a file is of another kind or run."""
 
@@ -35,7 +35,7 @@ class Kind:
         return b'{"format": "' + self.format.partition(" ")[0].encode()
 
 
-ANSWERS = Kind("dkv-eval 1", "dkv eval")
+ANSWERS = StoreFormat("dkv-eval 1", "dkv eval")
 
 
 class Store:
@@ -49,7 +49,7 @@ class Store:
         self,
         path: Path | None,
         common: Mapping[str, Any],
-        kind: Kind = ANSWERS,
+        kind: StoreFormat = ANSWERS,
         noted: Mapping[str, Any] | None = None,
     ) -> None:
         self._kind, self._noted, self._found = kind, noted or {}, dict[str, dict[str, Any]]()

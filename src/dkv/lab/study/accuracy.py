@@ -14,7 +14,7 @@ from dkv.caches import make_cache
 from dkv.core.registry import spec_of
 from dkv.lab.eval.answers import warm_up
 from dkv.lab.eval.eval_settings import Setting
-from dkv.lab.eval.measured import Outcome
+from dkv.lab.eval.measured import ExampleOutcome
 from dkv.lab.eval.questions import digest
 from dkv.lab.eval.run import gather, missing, run
 from dkv.lab.eval.statistics import Difference, Share
@@ -40,7 +40,7 @@ QUICK_TASKS = ("words",)
 TASKS = ("words", "lists", "code")
 """Of the embedded tasks those on which a cache can lose; in a quick study the one on which it loses most."""
 
-Summary = Callable[[Sequence[Outcome]], dict[str, Any]]
+Summary = Callable[[Sequence[ExampleOutcome]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _whole(cache: str) -> str:
     return spec_of(make_cache(cache))
 
 
-def result_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def result_of(outcomes: Sequence[ExampleOutcome]) -> dict[str, Any]:
     """What is kept of a cell. right, said: by example, said being a digest of the text; rows and rows_total as in
     `dkv.Stats`; tokens up to the end-of-text; seconds of wall-clock and of processor time, all summed."""
     return {

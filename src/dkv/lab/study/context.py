@@ -12,7 +12,7 @@ from typing import Any, Self
 from dkv.accel.compile_report import compiled_as
 from dkv.checkpoints.fingerprint import fingerprint
 from dkv.lab.eval.answers import Asker
-from dkv.lab.eval.store import Kind, Store
+from dkv.lab.eval.store import Store, StoreFormat
 from dkv.lm import DiffusionLM
 from dkv.loading import find_device, find_dtype, find_model, load
 from dkv.version import installed_version
@@ -22,7 +22,7 @@ __all__ = ["BATCH", "Kit"]
 BATCH = 20
 """Prompts that share a batch: what an interruption can lose of one setting."""
 
-_ANSWERS = Kind("dkv-study-answers 1", "dkv study", "give another directory")
+_ANSWERS = StoreFormat("dkv-study-answers 1", "dkv study", "give another directory")
 
 
 @dataclass

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dkv.errors import PromptError
-from dkv.lab.eval.measured import Outcome
+from dkv.lab.eval.measured import ExampleOutcome
 from dkv.lab.eval.statistics import Difference, Share
 from dkv.lab.eval.suite import Suite, embedded
 from dkv.lab.study.accuracy import gathered, result_of
@@ -42,7 +42,7 @@ def distinct(answers: Sequence[Sequence[int]], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def by_prompt(tokenizer: Tokenizer, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def by_prompt(tokenizer: Tokenizer, outcomes: Sequence[ExampleOutcome]) -> dict[str, Any]:
     """What is kept of a cell, whose outcomes go prompt by prompt."""
     groups = [outcomes[first : first + DRAWS] for first in range(0, len(outcomes), DRAWS)]
     tokens = [[tokenizer.encode(outcome.output) for outcome in group] for group in groups]

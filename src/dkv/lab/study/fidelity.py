@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dkv.caches import make_cache
-from dkv.lab.bench.runners import Outcome
+from dkv.lab.bench.runners import RunOutcome
 from dkv.lab.eval.turns import Turns
 from dkv.lab.study.runs import ids_of, run_of, settings_for
 from dkv.lab.study.side_by_side import Lockstep, Prompts
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
-from dkv.params import Settings
+from dkv.params import SamplingParams
 from dkv.tiny import Example, load_eval
 
 __all__ = ["Held", "OneRun", "examples_of", "follow", "free"]
@@ -53,12 +53,12 @@ class OneRun:
         """Take a step; False where there was none left."""
         return next(self._ticks, None) is not None
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         """What the finished run came to; works are not counted."""
         generations = tuple(self._run.results())
         stats = generations[0].stats
         held = self._run.state.memory.nbytes
-        return Outcome((), generations, stats.new_tokens, stats.rows_computed, stats.rows_total, held)
+        return RunOutcome((), generations, stats.new_tokens, stats.rows_computed, stats.rows_total, held)
 
 
 def free(lm: DiffusionLM, prompt: str | Turns, gen: int, cache: str, cache_dtype: str | None = None) -> Generation:
@@ -75,8 +75,8 @@ def follow(lm: DiffusionLM, prompt: str | Turns, gen: int, caches: Sequence[str]
     prompts = Prompts([_ids(lm, prompt)], [0], _settings(lm, gen, "none"))
     lockstep, totals = Lockstep(lm, prompts, [make_cache(cache) for cache in caches]), [[0, 0] for _ in caches]
     for step in lockstep.steps():
-        if step.told.read is not None and step.own.read is not None:
-            its, named = (read.spread(read.token, -1) for read in (step.told.read, step.own.read))
+        if step.told.predictions is not None and step.own.predictions is not None:
+            its, named = (read.spread(read.token, -1) for read in (step.told.predictions, step.own.predictions))
             both = (named >= 0) & (its >= 0)
             totals[step.number][0] += int((both & (named != its)).sum())
             totals[step.number][1] += int(both.sum())
@@ -87,5 +87,5 @@ def _ids(lm: DiffusionLM, prompt: str | Turns) -> list[int]:
     return ids_of(lm, [prompt])[0]
 
 
-def _settings(lm: DiffusionLM, gen: int, cache: str) -> Settings:
+def _settings(lm: DiffusionLM, gen: int, cache: str) -> SamplingParams:
     return settings_for(cache, gen, gen, lm.model.config.default_decoder)

@@ -14,7 +14,7 @@ from dkv.lab.study.verdicts import all_of, gained, kept
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Fill"]
+__all__ = ["FillRows"]
 
 _CHOICES = ("change", "blend", "near", "age")
 _ROWS = (8, 16, 24, 40, 64, 96)
@@ -33,7 +33,7 @@ def _fill(choose: str, few: bool = False) -> tuple[Policy, ...]:
     return tuple(Policy(f"dkv-fill:rows={n},choose={choose}") for n in (_ROWS[1:3] if few else _ROWS))
 
 
-class Fill(Accuracy):
+class FillRows(Accuracy):
     """Rule: each setting of dkv-decode and dllm-cache beside the dkv-fill of the first choice that takes no more
     processor time and agrees most often with no cache. Held if its agreement is nowhere lower (paired interval above
     -2 points), and higher than each rival's best (interval above 0) or as high in less time; not, if refuted anywhere.

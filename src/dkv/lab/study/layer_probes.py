@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.core.kv_cache import LayerMemory
-from dkv.core.layer_rules import Parts, Rules, Turn
-from dkv.core.packing import At
+from dkv.core.kv_cache import LayerCache
+from dkv.core.layer_rules import LayerOps, RotaryPhase, Rules
+from dkv.core.packing import PackedRows
 from dkv.core.policy import Plan, Step
 from dkv.lab.study.runs import run_of, settings_for
 from dkv.lm import DiffusionLM
@@ -34,13 +34,13 @@ class Keep:
         """Every carried row."""
         return carried
 
-    def __call__(self, block: Parts, x: Tensor, at: At, turn: Turn, memory: LayerMemory) -> Tensor:
+    def __call__(self, block: LayerOps, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
-        attended = block.mix(block.norm(x, block.attn_norm), at, turn, memory)
+        attended = block.attend_and_write(block.norm(x, block.attn_norm), at, turn, memory)
         x = x + attended
         more = block.mlp(x)
         for name, added in zip(self.buffers, (attended, more), strict=True):
-            memory.put(name, at, added.unsqueeze(1))
+            memory.write(name, at, added.unsqueeze(1))
         return x + more
 
 
@@ -101,6 +101,6 @@ def observe(
         )
 
 
-def buffers_of(layers: Sequence[LayerMemory], name: str) -> Tensor:
+def buffers_of(layers: Sequence[LayerCache], name: str) -> Tensor:
     """A copy of one buffer of some layers, heads side by side, without scratch: [L, B, T, heads * D]."""
     return torch.stack([layer.buffers[name][:, :, :-1].transpose(1, 2).flatten(2) for layer in layers])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from dkv.layers.transformer import Transformer
 
-__all__ = ["GREW", "Length", "Line", "family_of", "lines_of"]
+__all__ = ["GREW", "LengthCurve", "LengthStudy", "family_of", "lines_of"]
 
 POLICIES = (
     "none", "dkv-decode", "dkv-greedy", "dkv-pd", "dllm-cache:kp=50,kr=7,rho=0.25", "fast-prefix", "fast-dual",
@@ -45,7 +45,7 @@ _GROWING = ("prompt", "both")
 
 
 @dataclass(frozen=True)
-class Line:
+class LengthCurve:
     """A policy over the lengths. growing: "prompt", or "both"; points: (positions, result) by positions."""
 
     policy: str
@@ -77,7 +77,7 @@ class Line:
         return f"{self.policy.partition(':')[0]} {self.speedups[0]:.1f}x to {self.speedups[-1]:.1f}x ({counted})"
 
 
-class Length:
+class LengthStudy:
     """Rule: a policy's speed-up grows if at the longest length it is at least 1.1 times that at the shortest; a
     family's, if all its policies' do; the claim holds if every family's does, whichever way the length grows."""
 
@@ -153,7 +153,7 @@ def _result(model: Transformer, cell: Cell, none: Outline) -> dict[str, Any]:
     }
 
 
-def _memory(lines: Sequence[Line]) -> str:
+def _memory(lines: Sequence[LengthCurve]) -> str:
     """What the caches keep at the longest length, and the peak of a step over that of no cache."""
     longest = max(line.positions[-1] for line in lines)
     told = {}
@@ -167,7 +167,7 @@ def _memory(lines: Sequence[Line]) -> str:
     return f"Kept at {longest:,} positions, and the peak of a step over that of no cache: {parts}."
 
 
-def lines_of(records: Sequence[Record]) -> list[Line]:
+def lines_of(records: Sequence[Record]) -> list[LengthCurve]:
     """A line for each policy and way of growing, in the order in which they come."""
     found: dict[tuple[str, str], dict[int, Any]] = {}
     for growing in _GROWING:
@@ -175,7 +175,7 @@ def lines_of(records: Sequence[Record]) -> list[Line]:
             cell = record.cell
             if cell["gen"] == (_RESPONSE if growing == "prompt" else cell["positions"] // _SHARE):
                 found.setdefault((growing, cell["cache"]), {})[cell["positions"]] = record.result
-    return [Line(policy, growing, tuple(sorted(points.items()))) for (growing, policy), points in found.items()]
+    return [LengthCurve(policy, growing, tuple(sorted(points.items()))) for (growing, policy), points in found.items()]
 
 
 def family_of(policy: str) -> str:
@@ -183,7 +183,7 @@ def family_of(policy: str) -> str:
     return FAMILIES[policy.partition("-")[0]]
 
 
-def _sentence(growing: str, lines: Sequence[Line]) -> str:
+def _sentence(growing: str, lines: Sequence[LengthCurve]) -> str:
     """What each family's speed-up does, with the figures."""
     some = [line for line in lines if line.growing == growing]
     if not some:

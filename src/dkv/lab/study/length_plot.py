@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dkv.lab.bench.plot_parts import Look, look_for, scale_lengths, scale_values
-from dkv.lab.study.length import Line
+from dkv.lab.study.length import LengthCurve
 
 __all__ = ["length_figure"]
 
 _TITLES = {"prompt": "the prompt grows, 256 positions of response", "both": "both grow, a quarter is response"}
 
 
-def length_figure(lines: Sequence[Line]) -> Figure:
+def length_figure(lines: Sequence[LengthCurve]) -> Figure:
     """Four panels for each way of growing; in the first one's legend the fitted exponents of the seconds."""
     ways = list(dict.fromkeys(line.growing for line in lines))
     looks = look_for(list(dict.fromkeys(line.policy for line in lines)))
@@ -43,22 +43,22 @@ def length_figure(lines: Sequence[Line]) -> Figure:
     return figure
 
 
-def _name(line: Line) -> str:
+def _name(line: LengthCurve) -> str:
     return line.policy
 
 
-def _with_exponent(line: Line) -> str:
+def _with_exponent(line: LengthCurve) -> str:
     short, found = line.policy.partition(":")[0], line.exponent
     return short if found is None else f"{short}: {found.value:.2f}"
 
 
 def _panel(
     axis: Axes,
-    lines: Sequence[Line],
+    lines: Sequence[LengthCurve],
     looks: dict[str, Look],
-    values_of: Callable[[Line], list[float | None]] | Callable[[Line], list[float]],
+    values_of: Callable[[LengthCurve], list[float | None]] | Callable[[LengthCurve], list[float]],
     unit: str,
-    name_of: Callable[[Line], str],
+    name_of: Callable[[LengthCurve], str],
 ) -> None:
     """A line for each policy, both scales logarithmic; what was not measured is left out."""
     for line in lines:

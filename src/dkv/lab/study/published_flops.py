@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dkv.core.model import ModelConfig
-from dkv.lab.bench.flops import Part, Work, flops
+from dkv.lab.bench.flops import LayerWork, Work, flops
 from dkv.lab.bench.replay import replay
 from dkv.lab.bench.shapes import named_shape
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
@@ -58,7 +58,7 @@ class Flops:
         for cell in cells:
             kit.tell(f"counting {cell['task']}")
             config, prompt, gen = named_shape(cell["shape"]), int(cell["prompt"]), int(cell["gen_length"])
-            whole = Work((Part(config.layers, prompt + gen, prompt + gen, (prompt + gen) ** 2),), prompt + gen)
+            whole = Work((LayerWork(config.layers, prompt + gen, prompt + gen, (prompt + gen) ** 2),), prompt + gen)
             none, cached = (_total(config, cache, prompt, gen) for cache in ("none", str(cell["cache"])))
             yield Record(cell, {"vanilla": gen * flops(config, whole), "none": none, "cache": cached})
 

@@ -9,10 +9,10 @@ from dkv.core.dtypes import named_dtype
 from dkv.core.policy import CachePolicy
 from dkv.decoders import make_decoder
 from dkv.errors import PromptError
+from dkv.lab.common.batch_run import Run
 from dkv.lab.eval.turns import Turns, as_prompt
 from dkv.lm import DiffusionLM
-from dkv.outputs import Run
-from dkv.params import Settings
+from dkv.params import SamplingParams
 from dkv.tokenizer import Tokenizer
 from dkv.version import installed_version
 
@@ -21,9 +21,9 @@ __all__ = ["ids_of", "run_of", "settings_for"]
 
 def settings_for(
     cache: str | CachePolicy, gen: int, block: int, decoder: str = "confidence", stop_at_eos: bool = False
-) -> Settings:
+) -> SamplingParams:
     """One token a step in blocks of `block`. Raises SpecError for an unknown cache or decoder."""
-    return Settings(
+    return SamplingParams(
         gen_length=gen,
         block_length=block,
         steps=gen,
@@ -57,7 +57,7 @@ def _encoded(tokenizer: Tokenizer, prompt: str | list[dict[str, str]]) -> list[i
 def run_of(
     lm: DiffusionLM,
     ids: Sequence[Sequence[int]],
-    settings: Settings,
+    settings: SamplingParams,
     seeds: Sequence[int] | None = None,
     cache_dtype: str | None = None,
 ) -> Run:

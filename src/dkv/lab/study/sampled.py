@@ -9,7 +9,7 @@ import torch
 
 from dkv.caches import make_cache
 from dkv.core.cache_size import cache_bytes
-from dkv.core.kv_cache import Memory
+from dkv.core.kv_cache import KVCache
 from dkv.lab.bench.peak import peak_bytes
 from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.lab.study.steps import Points, Sample, points_of, take
@@ -70,9 +70,9 @@ class _Side:
     def __init__(self, samples: Sequence[Sample], model: Transformer, width: int) -> None:
         self.samples, self.times = samples, list[list[float]]()
         self._model, self._width = model, width
-        self._memory: Memory | None = None
+        self._memory: KVCache | None = None
 
     def go(self) -> None:
         """Take them all once."""
-        memory = self._memory = self._memory or self._model.remember(1, self._width)
+        memory = self._memory = self._memory or self._model.new_kv_cache(1, self._width)
         self.times.append(take(self.samples, self._model, memory))

@@ -15,14 +15,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from dkv.core.kv_cache import Memory
-from dkv.core.loop import State, Tick, advance
+from dkv.core.kv_cache import KVCache
+from dkv.core.loop import State, StepOutput, advance
 from dkv.core.policy import CachePolicy
+from dkv.lab.common.batch_run import Run
 from dkv.lab.study import runs as plain
 from dkv.lab.study.layer_probes import Observe
 from dkv.lm import DiffusionLM
-from dkv.outputs import Generation, Run
-from dkv.params import Settings
+from dkv.outputs import Generation
+from dkv.params import SamplingParams
 
 __all__ = ["Beside", "Lockstep", "Prompts", "run_of"]
 
@@ -33,7 +34,7 @@ class Prompts:
 
     ids: list[list[int]]
     seeds: list[int]
-    settings: Settings
+    settings: SamplingParams
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ class Beside:
     decoded: Tensor
     prompt: Tensor
     clock: Tensor
-    told: Tick
-    own: Tick
-    exact: Memory
-    memory: Memory
+    told: StepOutput
+    own: StepOutput
+    exact: KVCache
+    memory: KVCache
 
 
 class Lockstep:

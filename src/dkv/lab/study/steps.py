@@ -23,18 +23,18 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from dkv.core.kv_cache import Memory
-from dkv.core.loop import State, Tick, advance
+from dkv.core.kv_cache import KVCache
+from dkv.core.loop import State, StepOutput, advance
 from dkv.core.model import Model, ModelConfig
 from dkv.core.packing import exact
-from dkv.lab.bench.flops import Part, Work, flops, work_of
+from dkv.lab.bench.flops import LayerWork, Work, flops, work_of
 from dkv.lab.bench.replay import Silent
 from dkv.lab.bench.roofline import synchronize
+from dkv.lab.common.batch_run import Run
 from dkv.layers.transformer import bucket_for
-from dkv.outputs import Run
-from dkv.params import Settings
+from dkv.params import SamplingParams
 
-__all__ = ["Kind", "Outline", "Points", "Sample", "compose", "outline", "points_of", "seconds_of", "take"]
+__all__ = ["Outline", "Points", "Sample", "StepKind", "compose", "outline", "points_of", "seconds_of", "take"]
 
 _APART = 1.2
 """Steps of a kind that are kept differ in operations by this factor at least."""
@@ -44,19 +44,19 @@ _ENOUGH = 0.1
 
 
 @dataclass(frozen=True)
-class Kind:
+class StepKind:
     """Steps that compute alike. whole: every position is carried; picking: the layers' work where they pick rows for
     themselves, else ()."""
 
     whole: bool
-    picking: tuple[Part, ...] = ()
+    picking: tuple[LayerWork, ...] = ()
 
 
 @dataclass(frozen=True)
 class Sample:
     """A step to be taken: its kind, its operations, and the (silent) state before it."""
 
-    kind: Kind
+    kind: StepKind
     flops: int
     state: State
 
@@ -66,13 +66,13 @@ class Outline:
     """A generation's steps. works: how many there are of each kind and work; samples: the steps to take."""
 
     config: ModelConfig
-    works: Counter[tuple[Kind, Work]] = field(default_factory=Counter)
+    works: Counter[tuple[StepKind, Work]] = field(default_factory=Counter)
     samples: list[Sample] = field(default_factory=list)
 
     @property
-    def counts(self) -> Counter[tuple[Kind, int]]:
+    def counts(self) -> Counter[tuple[StepKind, int]]:
         """How many steps there are of each kind and number of operations."""
-        counts: Counter[tuple[Kind, int]] = Counter()
+        counts: Counter[tuple[StepKind, int]] = Counter()
         for (kind, work), count in self.works.items():
             counts[kind, flops(self.config, work)] += count
         return counts
@@ -94,16 +94,16 @@ def _as_deep(work: Work, layers: int) -> Work:
     return Work((first, replace(rest, layers=layers - 1)), work.reads)
 
 
-Points = Mapping[Kind, Sequence[tuple[int, float]]]
+Points = Mapping[StepKind, Sequence[tuple[int, float]]]
 """Of each kind the operations and the seconds of the steps taken, by operations."""
 
 
-def outline(config: ModelConfig, settings: Settings, prompt: int) -> Outline:
+def outline(config: ModelConfig, settings: SamplingParams, prompt: int) -> Outline:
     """The steps of one generation after `prompt` tokens, its canvas filled."""
     settings = replace(settings, stop_at_eos=False)
     silent = Silent(replace(config, vocab=4, mask_id=3, eos_ids=(2,), pad_id=2))
     run = Run(silent, None, [[0] * prompt], settings.seeds(1), settings, cache_dtype=None, bucket=exact, version="")
-    found, kept, state = Outline(config), dict[Kind, dict[int, State]](), run.state
+    found, kept, state = Outline(config), dict[StepKind, dict[int, State]](), run.state
     while True:
         before = _copied(state)
         tick = advance(state)
@@ -119,9 +119,9 @@ def outline(config: ModelConfig, settings: Settings, prompt: int) -> Outline:
     return found
 
 
-def _kind(tick: Tick, work: Work) -> Kind:
+def _kind(tick: StepOutput, work: Work) -> StepKind:
     picking = tick.rules.first is not None or tick.rules.rest is not None
-    return Kind(bool(tick.rows.all()), work.parts if picking else ())
+    return StepKind(bool(tick.rows.all()), work.parts if picking else ())
 
 
 def _three(costs: Sequence[int]) -> list[int]:
@@ -137,20 +137,20 @@ def _copied(state: State) -> State:
     return new
 
 
-def take(samples: Sequence[Sample], model: Model, memory: Memory) -> list[float]:
+def take(samples: Sequence[Sample], model: Model, memory: KVCache) -> list[float]:
     """Take each step on the model, again and again for a tenth of a second: the median, in seconds of the processor, by
     the wall clock on any other device. What `memory` holds does not matter to the cost."""
     return [_settled(sample, model, memory) for sample in samples]
 
 
-def _settled(sample: Sample, model: Model, memory: Memory) -> float:
+def _settled(sample: Sample, model: Model, memory: KVCache) -> float:
     times: list[float] = []
     while sum(times) < _ENOUGH:
         times.append(_timed(_real(sample.state, model, memory), model.device))
     return statistics.median_low(times)
 
 
-def _real(silent: State, model: Model, memory: Memory) -> State:
+def _real(silent: State, model: Model, memory: KVCache) -> State:
     """The state of a silent run with a model in its place."""
     state = _copied(silent)
     state.model, state.bucket = model, bucket_for(model.device, model.dtype)
@@ -180,7 +180,7 @@ def _timed(state: State, device: torch.device) -> float:
 
 def points_of(samples: Sequence[Sample], rounds: Sequence[Sequence[float]]) -> Points:
     """The steps taken, each at its median over the rounds (the lower of the middle two)."""
-    points: dict[Kind, list[tuple[int, float]]] = {}
+    points: dict[StepKind, list[tuple[int, float]]] = {}
     for number, sample in enumerate(samples):
         middle = statistics.median_low(times[number] for times in rounds)
         points.setdefault(sample.kind, []).append((sample.flops, middle))
@@ -196,6 +196,6 @@ def seconds_of(points: Sequence[tuple[int, float]], cost: int) -> float:
     return max(fast + (slow - fast) * (cost - low) / (high - low), 0.0)
 
 
-def compose(counts: Mapping[tuple[Kind, int], int], points: Points) -> float:
+def compose(counts: Mapping[tuple[StepKind, int], int], points: Points) -> float:
     """Seconds of all steps. Raises KeyError where no step of a kind was taken."""
     return sum(count * seconds_of(points[kind], cost) for (kind, cost), count in counts.items())

@@ -14,16 +14,16 @@ from dkv.lab.bench.environment import environment_of
 from dkv.lab.bench.html import Picture
 from dkv.lab.bench.plots import png
 from dkv.lab.eval.questions import digest
-from dkv.lab.eval.store import Kind, Store
+from dkv.lab.eval.store import Store, StoreFormat
 from dkv.lab.study.base import Cell, Effort, Record, Study, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.study_page import page, verdicts
 from dkv.loading import find_device
 from dkv.storage.atomic_file import write_whole
 
-__all__ = ["Finished", "Session"]
+__all__ = ["Finished", "StudySession"]
 
-_RECORDS = Kind("dkv-study 1", "dkv study", "give another directory")
+_RECORDS = StoreFormat("dkv-study 1", "dkv study", "give another directory")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Finished:
     picture: Picture | None
 
 
-class Session:
+class StudySession:
     """Studies about to run, or interrupted and about to go on; their files, one each, belong to this run alone until it
     is closed. A context manager. command: as it was typed, for the files and the page.
 

@@ -13,24 +13,24 @@ from pathlib import Path
 from dkv.errors import SettingError
 from dkv.lab.eval.answers import Asker, common_of
 from dkv.lab.eval.eval_settings import Setting
-from dkv.lab.eval.measured import Outcome
+from dkv.lab.eval.measured import ExampleOutcome
 from dkv.lab.eval.run import gather, missing, run
-from dkv.lab.eval.store import Kind, Store
+from dkv.lab.eval.store import Store, StoreFormat
 from dkv.lab.eval.suite import Suite
 from dkv.lab.tune.budget import ALPHA, Budget, Loss
 from dkv.lab.tune.race import Trial, race, rungs
 from dkv.lab.tune.search_space import CACHES, DECODERS, space
 from dkv.lm import DiffusionLM
 
-__all__ = ["Attempt", "Outcomes", "Plan", "Session"]
+__all__ = ["Attempt", "Outcomes", "TuneSession", "TuningPlan"]
 
-ANSWERS = Kind("dkv-tune 1", "dkv tune")
+ANSWERS = StoreFormat("dkv-tune 1", "dkv tune")
 _OVERHEAD = 32
 """What a forward costs besides its rows, in rows: about that on a CPU. A GPU's is larger; it favours fewer forwards."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class TuningPlan:
     """count: examples of each suite for the race, least: in its first round; held_out: of each suite for the bound,
     those after them; finalists: settings that may be tried on these; block_length: by how many positions the canvas
     grows, None = it does not; gen_length: how far, None = as long as the task says. Raises SettingError."""
@@ -80,13 +80,15 @@ class Outcomes:
         return next((attempt for attempt in self.attempts if attempt.passed), None)
 
 
-class Session:
+class TuneSession:
     """A tuning about to run, or interrupted and about to go on. A context manager that closes its file.
 
     Raises SettingError where a suite has too few problems, and OSError.
     """
 
-    def __init__(self, lm: DiffusionLM, suites: Sequence[Suite], plan: Plan, seed: int, path: Path | None) -> None:
+    def __init__(
+        self, lm: DiffusionLM, suites: Sequence[Suite], plan: TuningPlan, seed: int, path: Path | None
+    ) -> None:
         self._plan, self._lm = plan, lm
         for suite in suites:
             if len(suite.problems) < plan.count + plan.held_out:
@@ -104,7 +106,7 @@ class Session:
         self._trials = dict[Setting, Trial]()
         self._tell: Callable[[str], None] = lambda _: None
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> TuneSession:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -145,14 +147,14 @@ class Session:
             for count in run(self._asker, suite, every):
                 left -= count
                 self._tell(f"{suite.name}: {total - left} of {total} answers")
-        found = {setting: list[Outcome]() for setting in every}
+        found = {setting: list[ExampleOutcome]() for setting in every}
         for suite in suites:
             for measured in gather(self.store, suite, every):
                 found[measured.setting] += [measured.outcomes[key] for key in sorted(measured.outcomes, key=int)]
         return [_trial(setting, found[setting], found[every[0]]) for setting in settings]
 
 
-def _trial(setting: Setting, mine: Sequence[Outcome], reference: Sequence[Outcome]) -> Trial:
+def _trial(setting: Setting, mine: Sequence[ExampleOutcome], reference: Sequence[ExampleOutcome]) -> Trial:
     pairs = [((a.output, a.value == 1), (b.output, b.value == 1)) for a, b in zip(mine, reference, strict=True)]
     tokens = max(1, sum(outcome.tokens for outcome in mine))
     cost = sum(outcome.rows + _OVERHEAD * outcome.forwards for outcome in mine) / tokens

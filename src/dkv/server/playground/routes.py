@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, PromptError, RequestError, SettingError
 from dkv.server.playground.events import Telling, error_event
 from dkv.server.playground.page_options import options_of
-from dkv.server.playground.stream import EventStream, RefusedError
+from dkv.server.playground.stream import PlaygroundStream, RefusedError
 from dkv.server.prompt_threads import PromptThreads
 from dkv.server.served_defaults import Choices, Defaults, steps_for
 
@@ -94,7 +94,7 @@ def playground(
             asked = await _read(request, most)
             work = partial(_requested, lm, asked, max_prompt, known, options["gen_length"])
             wanted = await threads.run(work)
-            return EventStream(_told(service, tokenizer, wanted))
+            return PlaygroundStream(_told(service, tokenizer, wanted))
         except RefusedError as refusal:
             return refusal.response
 

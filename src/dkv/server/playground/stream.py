@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from dkv.server.sse import event
 
-__all__ = ["EventStream", "RefusedError"]
+__all__ = ["PlaygroundStream", "RefusedError"]
 
 _HEADERS = (
     (b"content-type", b"text/event-stream"),
@@ -35,7 +35,7 @@ class RefusedError(Exception):
         return JSONResponse({"error": {"message": str(self)}}, self._status, headers)
 
 
-class EventStream(Response):
+class PlaygroundStream(Response):
     """Sends what `source` yields, each as JSON. The status is known when the first event is: 200, or that of the
     RefusedError which the source raises instead. When the client leaves, the source is closed where it stands."""
 

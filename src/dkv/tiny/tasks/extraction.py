@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from dkv.tiny.tasks.dependencies import bound_by, needed
 
-__all__ = ["Block", "fenced_blocks", "program_of"]
+__all__ = ["FencedBlock", "fenced_blocks", "program_of"]
 
 _FENCE = re.compile(r"^(?P<before>.*?)(?P<fence>`{3,}|~{3,})[^\S\n]*(?P<info>[^`\n]*)$")
 _INDENT = re.compile(r"^[ \t\u00a0]+", re.MULTILINE)
@@ -33,7 +33,7 @@ _DEFINES = (*_FUNCTIONS, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, a
 
 
 @dataclass(frozen=True)
-class Block:
+class FencedBlock:
     """A fenced block: the first word after the fence, lower case, and what stands between the fences."""
 
     tag: str
@@ -83,10 +83,10 @@ def _unquoted(text: str) -> str:
     return text
 
 
-def fenced_blocks(text: str) -> list[Block]:
+def fenced_blocks(text: str) -> list[FencedBlock]:
     """The blocks between pairs of fences (three or more backticks or tildes); the last one may be left open. A fence's
     own indent is taken from its lines."""
-    blocks: list[Block] = []
+    blocks: list[FencedBlock] = []
     opened, kept = None, list[str]()
     for line in text.split("\n"):
         if opened is None:
@@ -113,12 +113,12 @@ def _closing(line: str, opened: re.Match[str]) -> str | None:
     return rest if len(bare) - len(rest) >= len(fence) else None
 
 
-def _block(opened: re.Match[str], lines: Sequence[str]) -> Block:
+def _block(opened: re.Match[str], lines: Sequence[str]) -> FencedBlock:
     before = opened["before"]
     indent = len(before) if not before.strip() else 0
     info = opened["info"].strip().lower().strip("{}").lstrip(".").split()
     own = [line[min(indent, len(line) - len(line.lstrip(" "))) :] for line in lines]
-    return Block(info[0] if info else "", "".join(line + "\n" for line in own))
+    return FencedBlock(info[0] if info else "", "".join(line + "\n" for line in own))
 
 
 def _before(head: str, entry: str) -> str:
@@ -233,7 +233,7 @@ def _outdented(text: str, entry: str) -> str | None:
     return "\n".join(line[min(indent, len(line) - len(line.lstrip(" "))) :] for line in text.split("\n"))
 
 
-def _completed(head: str, entry: str, blocks: Sequence[Block], text: str) -> str:
+def _completed(head: str, entry: str, blocks: Sequence[FencedBlock], text: str) -> str:
     """The prompt's function with a body that compiles under it, or else with the answer as it stands."""
     codes = [block.code for block in sorted(blocks, key=lambda b: not b.tag.startswith("py"))] or [text]
     top = head.rstrip("\n") + "\n"
