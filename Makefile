@@ -38,7 +38,7 @@ TORCH_TESTS := import sysconfig as s; d = s.get_path('purelib') + '/torch/'; pri
 	@touch $@
 
 demo: .venv/core
-	@$(BIN)/python -m dkv.tiny.demo
+	@$(BIN)/python -m dkv.cli.demo
 
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow'

@@ -87,7 +87,7 @@ def test_python_loads_the_model_though_warnings_are_errors(tmp_path: Path) -> No
 
 
 def test_the_demonstration_runs_and_ends_with_the_next_step(tmp_path: Path) -> None:
-    done = run(tmp_path, "-m", "dkv.tiny.demo")
+    done = run(tmp_path, "-m", "dkv.cli.demo")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("(right)") == 3
     assert "arning" not in done.stderr

@@ -38,7 +38,7 @@ def imports_in(source: str, known: Mapping[str, Path]) -> Iterator[str]:
     """The modules of `dkv` that a source imports, however it does."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if room_of(alias.name) or alias.name == "dkv")
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "dkv")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dkv":
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"

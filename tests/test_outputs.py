@@ -55,7 +55,7 @@ def test_the_models_do_end_at_different_places(ending: dkv.DiffusionLM) -> None:
 
 
 @pytest.mark.parametrize("cache", POLICIES)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     prompts=st.lists(IDS, min_size=1, max_size=3),
     schedule=st.sampled_from([(8, 8, 8), (8, 4, 8), (8, 4, 4), (9, 3, 12)]),

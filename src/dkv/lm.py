@@ -13,6 +13,7 @@ from rich.progress import Progress
 from dkv.accel.compile_report import CompileReport
 from dkv.accel.cuda_graphs import Graphed
 from dkv.accel.inductor import Compiled
+from dkv.accel.malloc import give_back
 from dkv.accel.native.rowwise_ops import Native
 from dkv.caches import make_cache
 from dkv.checkpoints.safetensors_writer import parse_size
@@ -86,6 +87,10 @@ class DiffusionLM:
     def compiled(self) -> bool:
         """Whether `load` was asked to compile."""
         return "compile" in self.compile_report
+
+    def release_memory(self) -> None:
+        """Give free memory of this process back to the system, where the C library can."""
+        give_back()
 
     @checked_keywords
     def generate(

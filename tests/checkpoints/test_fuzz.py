@@ -241,7 +241,7 @@ def check(seeds: range, sound: dict[str, bytes], directory: Path) -> tuple[int, 
     return loaded, len(seeds) - loaded
 
 
-@pytest.mark.parametrize("first", [0, 500])
+@pytest.mark.parametrize("first", [0, pytest.param(500, marks=pytest.mark.slow)])
 def test_mutations_load_correctly_or_are_refused(first: int, sound: dict[str, bytes], tmp_path: Path) -> None:
     loaded, refused = check(range(first, first + 500), sound, tmp_path)
     assert loaded > 50  # neither outcome is rare, or this would test little

@@ -93,7 +93,7 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks f
 @LINUX
 @pytest.mark.parametrize(
     "how",
-    ["a rank killed", "interrupted", *(pytest.param(how, marks=pytest.mark.slow) for how in ("terminated", "killed"))],
+    ["interrupted", *(pytest.param(how, marks=pytest.mark.slow) for how in ("a rank killed", "terminated", "killed"))],
 )
 def test_however_a_command_ends_all_its_ranks_end(how: str, bare: Path) -> None:
     endless = ["--gen-length", "88", "--steps", "100000000", "--block-length", "88", "--no-stop-at-eos"]

@@ -54,7 +54,7 @@ def drawn(lm: dkv.DiffusionLM, rng: random.Random) -> dkv.Request:
 
 
 @pytest.mark.parametrize("memory", [None, 400_000], ids=["unlimited", "limited"])
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000))
 def test_company_and_arrival_change_nothing(memory: int | None, lm: dkv.DiffusionLM, seed: int) -> None:
     """Unlike requests join between random steps, some are cancelled on the way; every other one is as alone."""

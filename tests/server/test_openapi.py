@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import schemathesis
 from hypothesis import given
-from schemathesis.checks import not_a_server_error
 
 import dkv
 from dkv.server import Limits
@@ -47,6 +45,9 @@ def fit(body: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_nothing_ends_in_a_500(lm: dkv.DiffusionLM, name: str) -> None:
+    import schemathesis  # not above: every worker collects every file, and this takes a second
+    from schemathesis.checks import not_a_server_error
+
     limits = Limits(body=20_000, max_prompt=64, max_tokens=32, default_tokens=16, choices=8)
     app = app_of(FakeService(lm, drafts=["x"]), lm, limits)
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)

@@ -35,11 +35,11 @@ def test_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(LIMITS))
 def test_it_writes_functions_that_work(name: str) -> None:
     """The easiest task, in a few examples: far above what a damaged model reaches, which is nothing."""
-    examples = load_eval("code")[:6]
+    examples = load_eval("code")[:4]
     lm = dkv.load(name, device="cpu", dtype="float32")
     results = lm.generate([e.prompt for e in examples], examples[0].gen_length, cache="none")
     right = [EVALUATED["code"].check(e, r.text or "") for e, r in zip(examples, results, strict=True)]
-    assert sum(right) >= 3
+    assert sum(right) >= 2
 
 
 def test_the_smaller_one_is_smaller() -> None:

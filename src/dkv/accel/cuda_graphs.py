@@ -131,7 +131,9 @@ class Graphed:
         """Carry the rows `at`, holding tokens [N], through every layer under its rule: hidden states [N, C]."""
         if at.uneven:
             return self.inner.forward(tokens, at, memory, rules)
-        memory.keep(rules, self.config.width)  # what a rule keeps must have its address before anything is recorded
+        memory.keep(
+            rules.buffers, self.config.width
+        )  # what a rule keeps must have its address before anything is recorded
         fit = fitted(at, self.bucket)
         key = (tuple(tokens.shape), signature(fit), rules, address_of(memory))
         recorded = self._table.find(key)

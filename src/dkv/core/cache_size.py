@@ -19,7 +19,7 @@ def cache_bytes(
     """Bytes of the buffers for `batch` sequences of prompt + gen_length positions: keys and values of every layer and
     slot, and the features that the policy's layer rules keep. Guidance doubles the batch."""
     memory = KVCache(config.layers, batch, config.kv_heads, prompt + gen_length, config.head_dim, dtype, "meta")
-    memory.keep(_rules(policy, config), config.width)
+    memory.keep(_rules(policy, config).buffers, config.width)
     return memory.nbytes
 
 

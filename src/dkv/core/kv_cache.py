@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dkv.core.canvas import NEVER
 from dkv.core.drift import Lengths, drift, whole_lengths
-from dkv.core.layer_rules import Rules
 from dkv.core.packing import CellStrides, PackedRows
 from dkv.errors import AuditError
 
@@ -169,12 +168,9 @@ class KVCache:
         ]
         self.computed_at = torch.full((batch, width), NEVER, dtype=torch.int64, device=device)
 
-    def keep(self, rules: Rules, width: int) -> None:
-        """Make sure of the feature buffers [B, 1, T + 1, width] that the rules of the layers ask for."""
-        self.keep_named(rules.buffers, width)
-
-    def keep_named(self, names: tuple[tuple[str, ...], tuple[str, ...]], width: int) -> None:
-        """`keep`, by the names of the buffers of layer 0, and of each other layer."""
+    def keep(self, names: tuple[tuple[str, ...], tuple[str, ...]], width: int) -> None:
+        """Make sure of the feature buffers [B, 1, T + 1, width] with these names, of layer 0 and of each other layer:
+        `Rules.buffers`."""
         for number, layer in enumerate(self.layers):
             k = layer.buffers["k"]
             for name in names[number > 0]:

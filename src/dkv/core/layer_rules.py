@@ -6,15 +6,13 @@ Most caches need none: every carried row passes through every layer (`DENSE`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from dkv.core.kv_cache import LayerCache
 from dkv.core.packing import PackedRows
-
-if TYPE_CHECKING:
-    from dkv.core.kv_cache import LayerCache
 
 __all__ = ["DENSE", "LayerOps", "LayerRule", "RotaryPhase", "Rules"]
 

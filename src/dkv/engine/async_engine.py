@@ -11,7 +11,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from dkv.accel.malloc import give_back
 from dkv.core.keywords import checked_keywords
 from dkv.engine.engine import Engine
 from dkv.engine.request import Request, Status, Update
@@ -179,7 +178,7 @@ class Service:
         with self._wake:
             idle = not self._wake.wait_for(self._is_wanted, _IDLE)
         if idle:
-            give_back()
+            self._engine.release_memory()
         with self._wake:
             self._wake.wait_for(self._is_wanted)
             return not self._stopping

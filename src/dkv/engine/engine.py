@@ -13,12 +13,14 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from dkv.core.dtypes import named_dtype
 from dkv.core.keywords import checked_keywords
+from dkv.core.model import Model
+from dkv.core.packing import Bucket
 from dkv.core.policy import rules_of
 from dkv.core.torch_settings import shielded
 from dkv.core.values import as_count
@@ -31,17 +33,46 @@ from dkv.engine.running_batch import BatchKey, Member, RunningBatch, SequenceOut
 from dkv.engine.sequence import Track
 from dkv.engine.watchdog import bounded
 from dkv.errors import BusyError, CapacityError, DkvError, PromptError, SettingError
+from dkv.tokenizer import Tokenizer
 from dkv.version import installed_version
 
-if TYPE_CHECKING:
-    from dkv.lm import DiffusionLM
-
-__all__ = ["Engine"]
+__all__ = ["Engine", "ServedModel"]
 
 _SHORTEST = 64
 """Slots of the shortest pool; the others double."""
 _PATIENCE = 30.0
 """Seconds; a call of a policy takes milliseconds."""
+
+
+class ServedModel(Protocol):
+    """What an engine asks of a loaded model: `DiffusionLM`, or anything with these attributes."""
+
+    audit: bool
+    """Check every read of the cache and every commit."""
+
+    @property
+    def model(self) -> Model:
+        """The network, with what records its forwards."""
+        ...
+
+    @property
+    def network(self) -> Model:
+        """The network itself."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Text to ids and back; None for token ids only."""
+        ...
+
+    @property
+    def bucket(self) -> Bucket:
+        """How row counts are rounded up."""
+        ...
+
+    def release_memory(self) -> None:
+        """Give free memory of this process back to the system."""
+        ...
 
 
 class Engine:
@@ -56,7 +87,7 @@ class Engine:
     @checked_keywords
     def __init__(
         self,
-        lm: DiffusionLM,
+        lm: ServedModel,
         *,
         memory: int | None = None,
         active: int = 32,
@@ -162,6 +193,10 @@ class Engine:
         self._counts["steps"] += 1
         self._seconds += passed
         return refused + [update for cohort, results in steps for update in self._after(cohort, results, passed)]
+
+    def release_memory(self) -> None:
+        """Give free memory of this process back to the system; for times without requests."""
+        self._lm.release_memory()
 
     def status(self) -> Status:
         """Where it stands."""

@@ -9,16 +9,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from dkv.distributed.group import lost_ranks
+from dkv.engine.request import Request, Status, Update
 from dkv.errors import SettingError
-
-if TYPE_CHECKING:
-    from dkv.engine import Request, Status, Update
 
 __all__ = ["Leader", "Stepped", "Wire", "follow", "in_lockstep"]
 
@@ -44,6 +42,10 @@ class Stepped(Protocol):
 
     def cancel(self, ticket: int) -> bool:
         """Drop a request; whether it was there."""
+        ...
+
+    def release_memory(self) -> None:
+        """Give free memory back to the system."""
         ...
 
     def status(self) -> Status:
@@ -112,6 +114,10 @@ class Leader:
         commands, self._commands = self._commands, []
         self._wire.tell(commands)
         return self._engine.step()
+
+    def release_memory(self) -> None:
+        """As the engine's, of this rank."""
+        self._engine.release_memory()
 
     def status(self) -> Status:
         """As the engine's: of this rank, whose memory is as large as every other's."""

@@ -183,7 +183,7 @@ class RunningBatch:
     def _empty(self, width: int) -> KVCache:
         """A memory of no rows, for the shapes of its buffers."""
         memory = self._model.new_kv_cache(0, width, self._kind.dtype)
-        memory.keep_named(self._kind.buffers, self._model.config.width)
+        memory.keep(self._kind.buffers, self._model.config.width)
         return memory
 
     def join(self, members: Sequence[Member]) -> list[SequenceOutcome]:

@@ -250,7 +250,7 @@ class Transformer:
         """Carry the rows `at` of tokens [N] through every layer under its rule: hidden states [N, C]."""
         x = self.embed(tokens)
         turn = self.rotary.turn(at.slot)
-        memory.keep(rules, self.config.width)
+        memory.keep(rules.buffers, self.config.width)
         for rule, span in rules.runs(len(self.blocks)):
             x = self.run(rule or dense, self.blocks[span], x, at, turn, memory.layers[span])
         return x

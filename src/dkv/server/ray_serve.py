@@ -19,11 +19,10 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
-import dkv
 from dkv.distributed.ray_cluster import TRIES, cluster, one_line, share_of, workers_for
 from dkv.engine import Engine, Service, Status
 from dkv.errors import EngineError
-from dkv.loading import bound_memory, find_device
+from dkv.loading import bound_memory, find_device, load
 from dkv.server.admission import Admission
 from dkv.server.api_errors import ApiError, CatchAll, handle_errors
 from dkv.server.app import build
@@ -70,7 +69,7 @@ class _Replica:
 
     def __init__(self, part: ReplicaSetup) -> None:
         bound_memory(part.device, part.dtype)
-        lm = dkv.load(part.model, device=part.device, dtype=part.dtype, quantize=part.quantize)
+        lm = load(part.model, device=part.device, dtype=part.dtype, quantize=part.quantize)
         self._service = Service(Engine(lm, memory=part.memory, active=part.active, waiting=part.waiting))
         limits = replace(part.limits, max_per_key=None)  # the relay knows the keys
         # the relay answers for origins

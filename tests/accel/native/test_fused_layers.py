@@ -27,7 +27,7 @@ from tests.support.runs import POLICIES, start_and_play
 ONE = [[3, 4, 5, 6, 7]]
 EVEN = [[3, 4, 5, 6, 7], [9, 10, 11, 12, 13]]
 UNEVEN = [[3] * 40, [8], [9, 10], [11], [12]]
-LONG = [[token % 200 for token in range(3, 3 + length)] for length in (1000, 600)]
+LONG = [[token % 200 for token in range(3, 3 + length)] for length in (500, 300)]
 RAGGED = [[3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14], [8], [9, 10, 11]]
 
 
@@ -67,7 +67,7 @@ def no_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(TransformerBlock, name, refuse)
 
 
-def played(model: Transformer, cache: str, prompts: list[list[int]], length: int = 12) -> State:
+def played(model: Transformer, cache: str, prompts: list[list[int]], length: int = 8) -> State:
     return start_and_play(model, prompts, length, length // 2, cache=cache)[0]
 
 

@@ -40,6 +40,7 @@ def test_every_sample_is_a_question_of_its_own() -> None:
     assert {q.temperature for q in suite.questions} == {0.7}
 
 
+@pytest.mark.slow
 def test_a_run(tmp_path: Path) -> None:
     study, model = Diversity(), llada(tmp_path / "model")
     cells = study.cells(Effort(quick=True, count=1))

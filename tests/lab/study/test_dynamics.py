@@ -94,6 +94,7 @@ def test_drifts_are_those_of_the_state_and_the_age() -> None:
     assert found["ages"] == [1, 0, 0, 0, 0, 2, 1, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_tiny_run_and_its_plot() -> None:
     cells = [{**STUDY.cells(Effort(quick=True))[0], "count": 2}]
     records = list(STUDY.measure(Kit(), cells))

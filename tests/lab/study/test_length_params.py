@@ -8,7 +8,8 @@ import pytest
 
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
-from dkv.lab.study.length_params import LengthParams, Params, found_in
+from dkv.lab.study.length_grid import Params
+from dkv.lab.study.length_params import LengthParams, found_in
 from tests.support.study_samples import SMALL
 
 PUBLISHED, OFTEN, EAGER = Params(50, 7, 0.25), Params(10, 7, 0.25), Params(50, 7, 0.0)
@@ -83,6 +84,7 @@ def test_a_conversation_is_asked_whole() -> None:
     assert made.result["right"] == made.result["none_right"] == [True]
 
 
+@pytest.mark.slow
 def test_both_parts_for_real() -> None:
     pytest.importorskip("matplotlib")
     lookup = {"part": "fidelity", "task": "lookup", "least": 1, "count": 1}

@@ -11,7 +11,8 @@ from dkv.lab.bench.shapes import SHAPES
 from dkv.lab.eval.turns import messages_of
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
-from dkv.lab.study.memory_compute import MemoryCompute, label_of
+from dkv.lab.study.memory_cells import label_of
+from dkv.lab.study.memory_compute import MemoryCompute
 from dkv.tiny import load_eval
 from tests.support.study_samples import llada
 
@@ -70,9 +71,9 @@ def test_cells(quick: bool) -> None:
 
 def test_a_conversation_is_asked_whole(tmp_path: Path) -> None:
     kit = Kit(llada(tmp_path / "m"), "cpu", "float32")
-    cell = {"task": "dialogue", "count": 5, "cache": "dkv-pd", "cache_dtype": "float32"}  # four timed, one not
+    cell = {"task": "dialogue", "count": 2, "cache": "dkv-pd", "cache_dtype": "float32"}  # one timed, one not
     (made,) = MemoryCompute().measure(kit, [cell])
-    examples = load_eval("dialogue")[:5]
+    examples = load_eval("dialogue")[:2]
     said = [messages_of(example.messages) for example in examples]
     none = kit.lm().generate(said, gen_length=examples[0].gen_length, seed=0, cache="none", stop_at_eos=False)
     assert made.result["none_rows"] == sum(g.stats.rows_computed for g in none)

@@ -92,7 +92,10 @@ def test_steps_taken_from_a_silent_state_compute_what_real_ones_do(model: Transf
     assert {flops(model.config, work) for work in works} >= {sample.flops for sample in found.samples}
 
 
-@pytest.mark.parametrize("cache", ["none", "dkv-decode", "dllm-cache"])
+@pytest.mark.parametrize(
+    "cache",
+    [pytest.param("none", marks=pytest.mark.slow), "dkv-decode", pytest.param("dllm-cache", marks=pytest.mark.slow)],
+)
 def test_a_composed_generation_is_near_one_in_full(cache: str) -> None:
     model = random_weights("micro,width=128,layers=2,heads=2,mlp_width=384,context=1024", "cpu")
     none = outline(model.config, settings_for("none", 48, 48), 464)

@@ -85,6 +85,7 @@ def test_the_response_alone_is_compared_within_a_step() -> None:
     assert found["overlap"] == {"mlp": [1.0], "attn": [0.0]}
 
 
+@pytest.mark.slow
 def test_a_tiny_run_and_its_plot() -> None:
     cells = [{"task": task, "first": 0, "count": 2, "rho": 0.25} for task in ("code", "words")]
     kit = Kit()

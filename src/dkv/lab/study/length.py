@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dkv.lab.bench.columns import with_unit
-from dkv.lab.bench.fit import Exponent, fit_exponent
 from dkv.lab.bench.shapes import SHAPES
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
+from dkv.lab.study.length_curve import GREW, LengthCurve
 from dkv.lab.study.runs import settings_for
 from dkv.lab.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, side_by_side
 from dkv.lab.study.steps import Outline, compose, outline
@@ -35,46 +34,11 @@ POLICIES = (
     "none", "dkv-decode", "dkv-greedy", "dkv-pd", "dllm-cache:kp=50,kr=7,rho=0.25", "fast-prefix", "fast-dual",
 )  # fmt: skip
 FAMILIES = {"dkv": "dKV-Cache", "dllm": "dLLM-Cache", "fast": "Fast-dLLM"}
-GREW = 1.1
-"""Times its speed-up at the shortest length that the longest must show to have grown."""
 
 _RESPONSE = 256
 _SHARE = 4
 _BLOCK = 32
 _GROWING = ("prompt", "both")
-
-
-@dataclass(frozen=True)
-class LengthCurve:
-    """A policy over the lengths. growing: "prompt", or "both"; points: (positions, result) by positions."""
-
-    policy: str
-    growing: str
-    points: tuple[tuple[int, Any], ...]
-
-    @property
-    def positions(self) -> list[int]:
-        """Of each point."""
-        return [at for at, _ in self.points]
-
-    @property
-    def speedups(self) -> list[float]:
-        """No cache's seconds over its own, at each point."""
-        return [result["none_seconds"] / result["seconds"] for _, result in self.points]
-
-    @property
-    def exponent(self) -> Exponent | None:
-        """Of its seconds in the positions."""
-        return fit_exponent(self.positions, [result["seconds"] for _, result in self.points])
-
-    @property
-    def grew(self) -> bool:
-        """Whether the speed-up at the longest length is that at the shortest times GREW at least."""
-        return self.speedups[-1] >= GREW * self.speedups[0]
-
-    def __str__(self) -> str:
-        counted = " to ".join(f"{result['llada_saved']:.1f}" for _, result in (self.points[0], self.points[-1]))
-        return f"{self.policy.partition(':')[0]} {self.speedups[0]:.1f}x to {self.speedups[-1]:.1f}x ({counted})"
 
 
 class LengthStudy:

@@ -12,7 +12,6 @@ prompts."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dkv.lab.common.agreement import agreement
@@ -20,6 +19,7 @@ from dkv.lab.eval.statistics import Difference, Share
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.fidelity import Held, examples_of, follow, free
+from dkv.lab.study.length_grid import NEAR, PUBLISHED, Found, Params
 from dkv.lab.study.runs import settings_for
 from dkv.lab.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, side_by_side
 from dkv.lab.study.steps import Sample, compose, outline
@@ -32,66 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ENOUGH", "NEAR", "Found", "LengthParams", "Params", "found_in"]
 
-NEAR = 1.1
-"""Times the least seconds: what counts as near the best."""
 ENOUGH = 20
 """Examples below which fidelity is too uncertain for a verdict."""
 
 _RESPONSE = 256
 _FIDELITY = ("lookup", 256)
 _MOST = 28  # so many prompts of `lookup` have 256 tokens or more
-
-
-@dataclass(frozen=True)
-class Params:
-    """dllm-cache's settings."""
-
-    kp: int
-    kr: int
-    rho: float
-
-    @property
-    def spec(self) -> str:
-        """As `make_cache` takes it."""
-        return f"dllm-cache:kp={self.kp},kr={self.kr},rho={self.rho:g}"
-
-    def __str__(self) -> str:
-        return f"kp {self.kp}, kr {self.kr}, rho {self.rho:g}"
-
-
-PUBLISHED = Params(50, 7, 0.25)
-
-
-@dataclass(frozen=True)
-class Found:
-    """Records by what they tell. seconds: by positions and setting; none: by positions, of the same cells; fidelity:
-    results by setting."""
-
-    seconds: dict[int, dict[Params, float]]
-    none: dict[int, dict[float, float]]
-    fidelity: dict[Params, Any]
-
-    def speedup(self, positions: int, params: Params) -> float:
-        """No cache's seconds over its own, of one cell."""
-        return self.none[positions][params.rho] / self.seconds[positions][params]
-
-    @property
-    def faithful(self) -> list[Params]:
-        """Settings that are not shown to lose: against the most faithful one, on the same prompts, the 95% interval of
-        the difference in texts that are no cache's reaches 0."""
-        if not self.fidelity:
-            return []
-        best = max(self.fidelity, key=lambda params: sum(self.fidelity[params]["same"]))
-        return [params for params in self.fidelity if self.against(params, best).interval[1] >= 0]
-
-    def against(self, params: Params, other: Params) -> Difference:
-        """Texts that are no cache's: this setting's less the other's."""
-        return Difference.of(self.fidelity[params]["same"], self.fidelity[other]["same"])
-
-    def good(self, positions: int) -> list[Params]:
-        """Of the faithful settings, those within NEAR of the fastest."""
-        times = {params: s for params, s in self.seconds[positions].items() if params in self.faithful}
-        return [params for params, s in times.items() if s <= NEAR * min(times.values())]
 
 
 class LengthParams:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from dkv.lab.bench.plot_parts import look_for, scale_lengths, scale_values
 from dkv.lab.eval.statistics import Share
-from dkv.lab.study.length_params import Found, Params
+from dkv.lab.study.length_grid import Found, Params
 
 __all__ = ["length_params_figure"]
 

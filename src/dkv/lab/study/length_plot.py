@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dkv.lab.bench.plot_parts import Look, look_for, scale_lengths, scale_values
-from dkv.lab.study.length import LengthCurve
+from dkv.lab.study.length_curve import LengthCurve
 
 __all__ = ["length_figure"]
 

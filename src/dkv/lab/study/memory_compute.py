@@ -27,6 +27,7 @@ from dkv.lab.eval.statistics import Difference, Share
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.fidelity import OneRun, free
+from dkv.lab.study.memory_cells import label_of, seconds_saved
 from dkv.lm import DiffusionLM
 from dkv.loading import load
 from dkv.outputs import Generation
@@ -167,16 +168,6 @@ def _peak(lm: DiffusionLM, cell: Cell) -> int | None:
     start.step()
     del start
     return peak_bytes(lambda: OneRun(lm, [0] * size, 64, cell["cache"], cell["cache_dtype"]).step(), lm.model.device)
-
-
-def seconds_saved(result: Mapping[str, Any]) -> float:
-    """No cache's seconds over its own, of all prompts."""
-    return float(sum(result["none_seconds"]) / sum(result["seconds"]))
-
-
-def label_of(cell: Cell) -> str:
-    """Policy and dtype in short."""
-    return f"{cell['cache'].replace('kp=50,kr=7,', '')}, {'bf16' if cell['cache_dtype'] == 'bfloat16' else 'fp32'}"
 
 
 def _cost(over: float, saved: float, found: Mapping[str, Any]) -> str:

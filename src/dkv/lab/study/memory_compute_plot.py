@@ -13,7 +13,7 @@ from dkv.lab.bench.columns import with_unit
 from dkv.lab.bench.plot_parts import look_for
 from dkv.lab.eval.statistics import Share
 from dkv.lab.study.base import Record
-from dkv.lab.study.memory_compute import label_of, seconds_saved
+from dkv.lab.study.memory_cells import label_of, seconds_saved
 
 __all__ = ["memory_figure"]
 

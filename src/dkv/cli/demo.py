@@ -1,7 +1,7 @@
 """The demonstration: one problem for the embedded model, without a cache, with dKV-Cache, and with our own cache and a
 decoder that fixes several tokens a step.
 
-`python -m dkv.tiny.demo`, which is what `make demo` runs.
+`python -m dkv.cli.demo`, which is what `make demo` runs.
 """
 
 from __future__ import annotations
