@@ -51,7 +51,7 @@ Here = Callable[..., list[dict[str, Any]]]
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     """Run the program in this process; the rows that it wrote."""
-    monkeypatch.syspath_prepend(str(PROGRAM.parent))  # type: ignore[no-untyped-call]
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
 
     def call(*arguments: str) -> list[dict[str, Any]]:
         out = tmp_path / "gpu.jsonl"

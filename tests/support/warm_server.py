@@ -55,7 +55,7 @@ def keep(link: socket.socket) -> dict[str, Any]:
         os.close(descriptor)
     link.send(str(pid).encode())
     ended = os.pidfd_open(pid)
-    if ended not in select.select([ended, link], [], [])[0]:
+    if ended not in select.select([ended, link.fileno()], [], [])[0]:
         os.kill(pid, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     try:
