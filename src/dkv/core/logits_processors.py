@@ -17,7 +17,14 @@ from torch import Tensor
 
 from dkv.core.canvas import Canvas
 
-__all__ = ["EndOfTextControl", "LogitsProcessor", "ProcessorOptions", "QueriedPositions", "logits_processors_of"]
+__all__ = [
+    "EndOfTextControl",
+    "LogitsProcessor",
+    "ProcessorOptions",
+    "QueriedPositions",
+    "RepetitionPenalty",
+    "logits_processors_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,3 +99,34 @@ class EndOfTextControl:
         amount = torch.where(barred, torch.inf, self.penalty[positions.sequence])
         logits[:, self.ids] -= amount[:, None]
         return logits
+
+
+@dataclass(frozen=True, eq=False)
+class RepetitionPenalty:
+    """Weighs against tokens that the canvas holds already: CTRL's penalty (Keskar et al. 2019, arXiv 1909.05858,
+    section 4.1) as other engines apply it, which makes a negative logit lower, not higher.
+
+    Every committed token of the sequence counts once, wherever it stands: in the prompt, in the response (what ends the
+    text included) or after it. Masked positions and padding do not."""
+
+    penalty: Tensor
+    """[B] a positive logit is divided by it, a negative one multiplied; 1 = none; below 1 favours repetition."""
+
+    @classmethod
+    def of(cls, penalties: Sequence[float], device: torch.device) -> RepetitionPenalty | None:
+        """That of sequences with such penalties [B]; None where all are 1."""
+        if all(penalty == 1 for penalty in penalties):
+            return None
+        return cls(torch.tensor(penalties, dtype=torch.float32, device=device))
+
+    def __call__(self, logits: Tensor, positions: QueriedPositions) -> Tensor:
+        """Divide or multiply the logits of the tokens that are there."""
+        canvas, sequence = positions.canvas, positions.sequence
+        committed = canvas.live & ~canvas.unfixed
+        # What is not committed stands for the first that is: the same logit is written twice. A sequence without any
+        # has no penalty.
+        stand_in = canvas.tokens.gather(1, committed.int().argmax(1, keepdim=True))
+        tokens = torch.where(committed, canvas.tokens, stand_in)[sequence]
+        penalty = torch.where(committed.any(1), self.penalty, 1.0)[sequence, None]
+        present = logits.gather(1, tokens)
+        return logits.scatter_(1, tokens, torch.where(present > 0, present / penalty, present * penalty))
