@@ -267,7 +267,8 @@ def _observe(state: State) -> Step:
         shift=state.model.config.shift,
         decoder_state=state.notes,
     )
-    return step.with_query(state.decoder.query(step))
+    # The unconditional row has its own count of forwards, by which a decoder that draws would ask for other positions.
+    return step.with_query(canvas.mirror(state.decoder.query(step)))
 
 
 def _mask(state: State, rows: Tensor, plan: Plan) -> Tensor | None:
