@@ -1,4 +1,4 @@
-"""From sampling parameters to the tensors of a batch: schedule, sampling, end-of-text control; and back to frames."""
+"""From sampling parameters to the tensors of a batch: schedule and sampling; and back to frames."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from dkv.core.logits_processors import Endings
 from dkv.core.loop import Schedule, State, StepOutput
 from dkv.core.sampling import Sampling
 from dkv.engine.sequence import Track
 from dkv.outputs import Frame
 from dkv.params import SamplingParams
 
-__all__ = ["endings_of", "frame_of", "sampling_of", "schedule_of"]
+__all__ = ["frame_of", "sampling_of", "schedule_of"]
 
 
 def frame_of(state: State, tick: StepOutput, row: int, track: Track) -> Frame:
@@ -38,16 +37,6 @@ def frame_of(state: State, tick: StepOutput, row: int, track: Track) -> Frame:
         text=track.decode(ids),
         committed_text=track.decode_committed(ids, fixed),
     )
-
-
-def endings_of(settings: Sequence[SamplingParams], prompt: torch.Tensor, ids: Sequence[int]) -> Endings | None:
-    """What sequences under `settings`, with prompts of length prompt [B], are charged for the tokens `ids`, which end a
-    text; None where none is charged anything."""
-    if not any(s.eos_penalty or s.min_tokens for s in settings):
-        return None
-    penalty = torch.tensor([float(s.eos_penalty) for s in settings], device=prompt.device)
-    barred = torch.tensor([s.min_tokens for s in settings], device=prompt.device)
-    return Endings(torch.tensor(ids, device=prompt.device), penalty, prompt + barred)
 
 
 def sampling_of(settings: Sequence[SamplingParams], vocab: int, device: torch.device) -> Sampling:

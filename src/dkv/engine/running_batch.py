@@ -21,11 +21,12 @@ from dkv.core.canvas import NEVER, Canvas, lay_out
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
+from dkv.core.logits_processors import logits_processors_of
 from dkv.core.loop import Schedule, State, StepOutput, advance, finish, not_finite
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
 from dkv.core.policy import CachePolicy, Decoder, state_size_of
-from dkv.engine.batch_setup import endings_of, frame_of, sampling_of
+from dkv.engine.batch_setup import frame_of, sampling_of
 from dkv.engine.detokenizer import Deltas
 from dkv.engine.per_sequence import PerSequenceDecoder, PerSequencePolicy, numbered
 from dkv.engine.policy_calls import CallLimits, PolicyCalls
@@ -416,7 +417,7 @@ class RunningBatch:
             ),
             stop_ids=members[0].track.stop_ids,
             fills=each_of(fills) if any(fills) else None,
-            endings=endings_of(settings, canvas.prompt, members[0].track.stop_ids),
+            logits_processors=logits_processors_of(settings, canvas.prompt, members[0].track.stop_ids),
             bucket=self._bucket,
             guidance=Guidance(canvas, each_of([s.cfg_scale for s in settings]).float()) if self._kind.guided else None,
             audit=self._limits.audit,

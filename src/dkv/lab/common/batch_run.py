@@ -9,11 +9,12 @@ import torch
 
 from dkv.core.canvas import lay_out
 from dkv.core.guidance import Guidance
+from dkv.core.logits_processors import logits_processors_of
 from dkv.core.loop import State, StepOutput, advance, finish, not_finite
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
 from dkv.core.torch_settings import shielded
-from dkv.engine.batch_setup import endings_of, frame_of, sampling_of, schedule_of
+from dkv.engine.batch_setup import frame_of, sampling_of, schedule_of
 from dkv.engine.sequence import Track
 from dkv.outputs import Frame, Generation
 from dkv.params import SamplingParams
@@ -62,7 +63,7 @@ class Run:
             sampling=sampling_of([settings] * batch, config.vocab, device),
             schedule=schedule_of(settings, batch, device, bool(given)),
             stop_ids=self.stop_ids if settings.stop_at_eos else (),
-            endings=endings_of([settings] * batch, canvas.prompt, self.stop_ids),
+            logits_processors=logits_processors_of([settings] * batch, canvas.prompt, self.stop_ids),
             bucket=bucket,
             guidance=Guidance(canvas, settings.cfg_scale) if guided else None,
             audit=audit,
