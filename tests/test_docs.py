@@ -22,16 +22,11 @@ from dkv.tiny import TASKS
 from dkv.tokenizer.chat import ChatTemplate
 from dkv.tokenizer.chat_formats import FORMATS
 from tests.support.pages import PAGES as EVERY
-from tests.support.pages import paths_in, resolved
+from tests.support.pages import blocks, paths_in, resolved
 
 ROOT = Path(__file__).parent.parent
 EVERY_PAGE = [page for page in EVERY if "results" not in page.parts]
 PAGES = sorted((ROOT / "docs" / "caches").glob("*.md"))
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of one language in a page."""
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -126,3 +127,17 @@ def test_no_public_class_name_stands_twice() -> None:
 
 def test_few_modules_lie_loose() -> None:
     assert len(list(ROOT.glob("*.py"))) <= 8
+
+
+def test_no_test_imports_another() -> None:
+    """What tests share lies in tests/support; a conftest.py gives fixtures and is not imported."""
+    tests = ROOT.parents[1] / "tests"
+    wrong = [
+        f"{path.relative_to(tests)}: {node.module}"
+        for path in sorted(tests.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        and re.match(r"tests\b", node.module or "")
+        and not (node.module or "").startswith("tests.support")
+    ]
+    assert wrong == []

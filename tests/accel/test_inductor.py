@@ -22,7 +22,7 @@ from dkv.core.packing import PackedRows, pack
 from dkv.layers.transformer import TransformerBlock, dense
 from dkv.loading import built
 from dkv.models import Transformer, load_model
-from tests.conftest import REFERENCE
+from tests.support.pages import ROOT
 from tests.support.runs import POLICIES, start, start_and_play
 
 ROUNDING = 1e-4
@@ -39,7 +39,7 @@ def model(bare: Path) -> Transformer:
 @pytest.fixture(scope="module")
 def dream() -> Transformer:
     """The same of a small Dream."""
-    return load_model(REFERENCE / "dkv" / "dream", torch.device("cpu"), torch.float32, arrange=False)
+    return load_model(ROOT / "tests" / "reference" / "dkv" / "dream", torch.device("cpu"), torch.float32, arrange=False)
 
 
 def differences(model: Transformer, fast: Transformer, cache: str, prompts: Sequence[Sequence[int]]) -> list[str]:

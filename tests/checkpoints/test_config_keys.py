@@ -19,8 +19,8 @@ from dkv.checkpoints.special_tokens import complete_ids
 from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.models import dream, llada
 from dkv.models.saving import convert
-from tests.cli.conftest import Cli, cli
 from tests.support.checkpoints import CONFIG, DREAM_CONFIG, config_of, dream_config_of, write_checkpoint
+from tests.support.cli_fixtures import Cli, cli
 
 __all__ = ["cli"]
 

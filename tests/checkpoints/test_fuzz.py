@@ -27,8 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dkv.errors import CheckpointError
 from dkv.models import Transformer, architecture_of, load_model
-from tests.cli.conftest import Cli, cli
 from tests.support.checkpoints import CONFIG, DREAM_CONFIG, write_checkpoint
+from tests.support.cli_fixtures import Cli, cli
 from tests.support.warm import program
 
 __all__ = ["cli"]

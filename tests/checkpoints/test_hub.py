@@ -16,9 +16,9 @@ import pytest
 import dkv
 from dkv.checkpoints.hub import Hub, find_directory
 from dkv.errors import CheckpointError, HubError
-from tests.cli.test_process import in_terminal
 from tests.support.checkpoints import write_checkpoint, write_tokenizer
 from tests.support.hub import COMMIT, REPO, FakeHub, fake_hub
+from tests.support.terminal import in_terminal
 from tests.support.warm import program
 
 FIRST = "model-00001-of-00002.safetensors"

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 import dkv
 from dkv.checkpoints.hub import Hub
 from dkv.errors import CheckpointError, HubError, UnsupportedModelError
-from tests.cli.conftest import Cli, cli, one_error
 from tests.support.checkpoints import CONFIG, write_checkpoint
+from tests.support.cli_fixtures import Cli, cli, one_error
 from tests.support.hub import REPO, fake_hub
 
 __all__ = ["cli"]

@@ -19,8 +19,8 @@ from safetensors.torch import load, save
 from dkv.checkpoints.safetensors_header import parse_header, read_headers
 from dkv.checkpoints.weight_files import SINGLE
 from dkv.errors import CheckpointError
-from tests.cli.conftest import Cli, cli, one_error
 from tests.support.checkpoints import write_checkpoint
+from tests.support.cli_fixtures import Cli, cli, one_error
 
 __all__ = ["cli"]
 

@@ -20,8 +20,8 @@ from dkv.checkpoints.weight_files import INDEX, SINGLE, choose_files, find_files
 from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.models import Transformer
 from dkv.models.saving import convert
-from tests.cli.conftest import Cli, cli, one_error
 from tests.support.checkpoints import CONFIG, tensors_of, write_checkpoint
+from tests.support.cli_fixtures import Cli, cli, one_error
 
 __all__ = ["cli"]
 

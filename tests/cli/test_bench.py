@@ -14,8 +14,8 @@ import pytest
 
 from dkv.cli.benchrun import BenchProgress, spelled
 from dkv.lab.bench.roofline import Rates
-from tests.cli.conftest import Cli, one_error
-from tests.cli.test_process import HIDE, SHOW, in_terminal
+from tests.support.cli_fixtures import Cli, one_error
+from tests.support.terminal import HIDE, SHOW, in_terminal
 from tests.support.warm import program
 
 SMALL = ["--prompt-length", "4", "--gen-length", "4,8", "--block-length", "4", "--repeats", "1", "--dtype", "float32"]

@@ -10,8 +10,8 @@ import pytest
 
 from dkv.models import known_architectures
 from dkv.models.unsupported import REFUSED
-from tests.cli.conftest import Cli
-from tests.cli.test_inspect import LLADA_8B
+from tests.support.cli_fixtures import Cli
+from tests.support.published_configs import LLADA_8B
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "checkpoints.md").read_text(encoding="utf-8")
 

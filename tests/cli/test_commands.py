@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import dkv
-from tests.cli.conftest import EOS, Cli, one_error
+from tests.support.cli_fixtures import EOS, Cli, one_error
 
 SHORT = ["--gen-length", "16", "--seed", "3", "--dtype", "float32"]
 

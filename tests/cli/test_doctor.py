@@ -10,7 +10,7 @@ import pytest
 
 from dkv.lab.doctor import finding
 from dkv.lab.doctor.finding import FindingThreshold
-from tests.cli.conftest import Cli, one_error
+from tests.support.cli_fixtures import Cli, one_error
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "doctor.md").read_text(encoding="utf-8")
 NAMES = ["settling", "quality", "overhead", "layers", "prompt"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli, Shell, one_error
+from tests.support.cli_fixtures import Cli, Shell, one_error
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from dkv.lab.eval.eval_session import FEW, EvalOptions
 from dkv.lab.eval.measured import ALL
 from dkv.tiny import TASKS
 from dkv.tiny.tasks.sandbox import can_cut_network
-from tests.cli.conftest import Cli, one_error
+from tests.support.cli_fixtures import Cli, one_error
 from tests.support.warm import program
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "eval.md").read_text(encoding="utf-8")

@@ -11,15 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dkv
-from tests.cli.conftest import Cli, one_error
 from tests.support.checkpoints import config_of, tensors_of, write_checkpoint, write_tokenizer
+from tests.support.cli_fixtures import Cli, one_error
+from tests.support.published_configs import LLADA_8B
 from tests.support.vocabularies import write_llada
-
-LLADA_8B = config_of(
-    d_model=4096, n_heads=32, n_kv_heads=32, n_layers=32, mlp_hidden_size=12288, vocab_size=126464,
-    embedding_size=126464, max_sequence_length=4096, rope_theta=500000.0, mask_token_id=126336, eos_token_id=126081,
-    pad_token_id=126081,
-)  # fmt: skip
 
 
 @pytest.fixture

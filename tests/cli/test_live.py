@@ -14,7 +14,7 @@ from dkv.cli.live import View, watch
 from dkv.core.registry import spec_of
 from dkv.lab.common.agreement import agreement
 from dkv.outputs import Frame, Generation
-from tests.cli.conftest import Cli
+from tests.support.cli_fixtures import Cli
 
 FRAME = Frame(
     step=4,

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.cli.conftest import Cli, one_error
+from tests.support.cli_fixtures import Cli, one_error
 from tests.support.warm import program
 
 SECRET = "zebra"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dkv.lab.study.study_list import STUDIES
-from tests.cli.conftest import Cli, one_error
+from tests.support.cli_fixtures import Cli, one_error
 from tests.support.warm import program
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "study.md").read_text(encoding="utf-8")

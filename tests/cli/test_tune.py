@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.support.cli_fixtures import Cli
 
 FEW = ["--count", "2", "--held-out", "2", "--cache", "none", "--cache", "dkv-decode", "--decoder", "threshold"]
 

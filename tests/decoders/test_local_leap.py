@@ -7,7 +7,7 @@ import pytest
 from dkv.decoders import make_decoder
 from dkv.errors import SpecError
 from dkv.models import Transformer
-from tests.decoders.test_threshold import commits
+from tests.support.commits import commits
 
 
 def test_less_is_asked_near_an_anchor(model: Transformer) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from dkv.jobs.job import Job, JobOptions
-from tests.cli.test_process import in_terminal
 from tests.support.job_files import answers, prompts, results, write_lines
+from tests.support.terminal import in_terminal
 from tests.support.warm import program
 
 Started = Callable[..., "subprocess.Popen[bytes]"]

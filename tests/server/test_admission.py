@@ -13,8 +13,8 @@ import pytest
 
 import dkv
 from dkv.server import Gate, Limits
-from tests.server.conftest import Serve
 from tests.support.fake_service import FakeService, app_of, ask, client_of, error_of, events_of, post
+from tests.support.server_fixtures import Serve
 
 BODY = {"model": "fake", "prompt": "Hi", "max_tokens": 16}
 

@@ -13,8 +13,8 @@ import dkv
 from dkv.core.policy import Plan, Step
 from dkv.engine import Engine, Service
 from dkv.server import Limits, build
-from tests.server.conftest import served
 from tests.support.fake_service import events_of
+from tests.support.server_fixtures import served
 
 
 class Theirs:

@@ -12,8 +12,8 @@ import pytest
 import dkv
 from dkv.engine import Engine, Service
 from dkv.server import Limits, build
-from tests.server.conftest import Serve
-from tests.server.test_openai_client import random_body
+from tests.support.bodies import random_body
+from tests.support.server_fixtures import Serve
 
 DISTINCT = 40
 """Requests repeat, so that fewer must be run alone."""

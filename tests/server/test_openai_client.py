@@ -14,14 +14,14 @@ import dkv
 from dkv.engine import Engine, Service
 from dkv.errors import BusyError, EngineError
 from dkv.server import Limits, build
-from tests.server.conftest import Serve, served
+from tests.support.bodies import random_body
 from tests.support.fake_service import FakeService, app_of
+from tests.support.server_fixtures import Serve, served
 
 QUESTION = "Tom has 3 boxes with 4 pens in each. Tom finds 5 more pens. How many pens does Tom have now?"
 CHAT: Any = [{"role": "user", "content": QUESTION}]
 SERVED: Any = {"gen_length": 64, "block_length": 64, "grow": True, "cache": "auto"}
 """What a plain request of up to 64 tokens gets."""
-CACHES = ("none", "dkv-decode", "dkv-greedy", "dkv-pd", "dllm-cache", "fast-dual")
 
 
 def client_at(address: str, key: str = "any") -> openai.OpenAI:
@@ -98,25 +98,6 @@ def collected(stream: Any) -> tuple[str, str, list[str], Any]:
             reason = choice.finish_reason or reason
             drafts += [choice.dkv["draft"]] if "draft" in (getattr(choice, "dkv", None) or {}) else []
     return text, reason, drafts, usage
-
-
-def random_body(noise: random.Random) -> dict[str, Any]:
-    """Some settings of every kind; max_tokens need not be a multiple of the block's length."""
-    block = noise.choice([None, 4, 8, 16])
-    extra = {
-        "cache": noise.choice(CACHES),
-        "decoder": noise.choice([None, "random", "threshold:tau=0.8", "entropy"]),
-        "block_length": block,
-        "cfg_scale": noise.choice([None, None, 0.5]),
-    }
-    return {
-        "max_tokens": noise.randint(1, 32),
-        "temperature": noise.choice([0.0, 0.7, 1.5]),
-        "top_p": noise.choice([None, 0.9]),
-        "seed": noise.randint(0, 1 << 40),
-        "stop": noise.choice([None, ["\n"], ["1", "pens"]]),
-        "extra_body": {key: value for key, value in extra.items() if value is not None},
-    }
 
 
 def check_streaming(client: openai.OpenAI, first: int, count: int) -> None:

@@ -17,9 +17,9 @@ from dkv.cli.commands import app as program
 from dkv.engine import Engine, Service
 from dkv.server import Limits, build, schema
 from dkv.server.client_fields import DROPPED, NEUTRAL
-from tests.server.conftest import Serve
 from tests.support.fake_service import FakeService, app_of, ask
-from tests.test_docs import ROOT, blocks
+from tests.support.pages import ROOT, blocks
+from tests.support.server_fixtures import Serve
 
 PAGE = ROOT / "docs" / "serve.md"
 TEXT = PAGE.read_text(encoding="utf-8")

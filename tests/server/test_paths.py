@@ -14,8 +14,8 @@ from dkv.errors import SettingError
 from dkv.server import build
 from dkv.server.cors import parse_origins
 from dkv.server.uvicorn_server import KEEP_ALIVE
-from tests.server.conftest import Serve
 from tests.support.fake_service import FakeService, app_of, ask, error_of
+from tests.support.server_fixtures import Serve
 
 PAGE = {"origin": "http://page.example"}
 ASKED = {

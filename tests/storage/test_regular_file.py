@@ -15,8 +15,8 @@ import dkv
 from dkv.errors import CheckpointError, DkvError
 from dkv.models.saving import convert
 from dkv.storage.regular_file import exists, expanded, foreign_format, open_file, read_bytes, read_text
-from tests.cli.conftest import Cli, cli, one_error
 from tests.support.checkpoints import write_checkpoint, write_tokenizer
+from tests.support.cli_fixtures import Cli, cli, one_error
 
 __all__ = ["cli"]
 

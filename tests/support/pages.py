@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["PAGES", "ROOT", "paths_in", "resolved", "rows_under", "without_code"]
+__all__ = ["PAGES", "ROOT", "blocks", "paths_in", "resolved", "rows_under", "without_code"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,3 +45,8 @@ def resolved(path: str) -> Path | None:
         if (root / path).exists():
             return root / path
     return None
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of one language in a page."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)

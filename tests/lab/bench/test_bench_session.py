@@ -15,7 +15,7 @@ from dkv.lab.bench.grid import AUTOREGRESSIVE, Grid
 from dkv.lab.bench.roofline import Rates
 from dkv.lab.bench.rows_file import read_rows
 from dkv.lab.bench.shapes import named_shape
-from tests.lab.bench.test_grid import GRID
+from tests.support.grids import GRID
 
 MICRO = named_shape("micro,context=64")
 TINY_GRID = replace(GRID, model="shape:micro", prompts=[4], gens=[8, 16], batches=[1], repeats=1)

@@ -5,14 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dkv.lab.bench.energy import find_meter
-
-
-def zone(root: Path, directory: str, name: str, energy: int | None, most: int = 999) -> None:
-    (root / directory).mkdir()
-    (root / directory / "name").write_text(f"{name}\n")
-    (root / directory / "max_energy_range_uj").write_text(f"{most}\n")
-    if energy is not None:
-        (root / directory / "energy_uj").write_text(f"{energy}\n")
+from tests.support.powercap import zone
 
 
 def test_packages_count_and_their_parts_and_the_platform_do_not(tmp_path: Path) -> None:

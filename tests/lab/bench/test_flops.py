@@ -9,19 +9,17 @@ import pytest
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dkv.caches import make_cache
 from dkv.core.loop import advance
-from dkv.decoders import make_decoder
 from dkv.lab.bench.flops import LayerWork, Work, flops, work_of
 from dkv.lab.bench.replay import replay
 from dkv.lab.bench.shapes import SHAPES
 from dkv.models import Transformer
-from dkv.params import SamplingParams
 from tests.support.counting import counting
+from tests.support.flops_cases import GEN, settings
 from tests.support.runs import POLICIES, start
 
 LLADA = SHAPES["llada-8b"]
-PROMPT, GEN = 893, 256
+PROMPT = 893
 TOTAL = PROMPT + GEN
 
 
@@ -120,13 +118,6 @@ def test_the_published_factors_of_dllm_cache(kp: int, first_layer: bool, linear:
 @pytest.mark.parametrize(("kp", "factor"), [(50, 7.03), (100, 7.46)])
 def test_reading_the_response_alone_makes_seven_of_five(kp: int, factor: float) -> None:
     assert total(VANILLA) / total(published(kp, 7, 0.25, True, GEN)) == pytest.approx(factor, abs=0.01)
-
-
-def settings(cache: str) -> SamplingParams:
-    return SamplingParams(
-        gen_length=GEN, block_length=GEN, steps=GEN, temperature=0.0, top_p=None, top_k=None, cfg_scale=0.0, seed=0,
-        cache=make_cache(cache), decoder=make_decoder("confidence"), stop_at_eos=False, cache_dtype=None, stop=(),
-    )  # fmt: skip
 
 
 def test_ours_computes_layer_0_only_where_carried_and_reads_only_what_is_masked() -> None:

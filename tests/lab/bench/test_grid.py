@@ -7,13 +7,8 @@ from dataclasses import replace
 import pytest
 
 from dkv import SettingError, SpecError
-from dkv.lab.bench.grid import AUTOREGRESSIVE, Grid, settings_of
-
-GRID = Grid(
-    model="tiny", device="cpu", caches=["dkv-decode", "none", "dkv-decode"], dtypes=["float32"], prompts=[8, 4],
-    gens=[16, 8], batches=[2, 1], block=8, decoder="confidence", seed=0, stop_at_eos=False, baseline="", threads=1,
-    repeats=2,
-)  # fmt: skip
+from dkv.lab.bench.grid import AUTOREGRESSIVE, settings_of
+from tests.support.grids import GRID
 
 
 def test_every_point_once_and_no_cache_first() -> None:

@@ -20,8 +20,8 @@ from dkv.lab.bench.replay import replay
 from dkv.lab.bench.roofline import Rates
 from dkv.lab.bench.runners import RunOutcome, runner_of
 from dkv.lab.bench.sized_prompts import prompts_of
-from tests.lab.bench.test_energy import zone
 from tests.support.bench_samples import CELL
+from tests.support.powercap import zone
 
 CPU = torch.device("cpu")
 RATES = Rates(1e10, 1e10)

@@ -10,7 +10,7 @@ from dkv.lab.bench.flops import work_of
 from dkv.lab.bench.replay import replay
 from dkv.models import Transformer
 from dkv.params import SamplingParams
-from tests.lab.bench.test_flops import settings
+from tests.support.flops_cases import settings
 from tests.support.runs import POLICIES, start_and_play
 
 
