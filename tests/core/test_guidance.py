@@ -45,7 +45,7 @@ def test_a_guide_ends_with_its_sequence(model: Transformer) -> None:
     """Early, where the text has ended."""
     state = start(model, [[4, 5], [6]], 4, cfg_scale=1.0, stop_ids=tuple(range(model.config.vocab)))
     play(state)
-    assert state.done.all()
+    assert state.sequences.done.all()
     first, length = state.canvas.tokens[:2], state.canvas.length
     for row, tokens in enumerate(first):
         own, mirror = (t[state.canvas.prompt[row] : length[row]] for t in (tokens, state.canvas.tokens[row + 2]))

@@ -7,11 +7,13 @@ of every buffer, for ever, so positions always start at 0 and padding never sits
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from dkv.core.row_fields import gathered, joined, per_position, per_sequence
 
 __all__ = ["GIVEN", "NEVER", "Canvas", "lay_out", "lowest"]
 
@@ -30,23 +32,23 @@ class Canvas:
     may contain it, and gaps may lie inside given text.
     """
 
-    tokens: Tensor
+    tokens: Tensor = field(metadata=per_position(0))
     """[B, T] int64."""
-    prompt: Tensor
+    prompt: Tensor = field(metadata=per_sequence())
     """[B] length of the prompt."""
-    length: Tensor
+    length: Tensor = field(metadata=per_sequence())
     """[B] length of prompt, response and what follows it."""
-    committed_at: Tensor
+    committed_at: Tensor = field(metadata=per_position(GIVEN))
     """[B, T] value of num_forwards of the forward that committed the token; GIVEN; NEVER while masked."""
-    seed: Tensor
+    seed: Tensor = field(metadata=per_sequence())
     """[B] each request's own seed."""
-    request: Tensor
+    request: Tensor = field(metadata=per_sequence())
     """[B] the caller's number of each sequence."""
     position: Tensor
     """[T] 0, 1, 2, ..."""
-    live: Tensor
+    live: Tensor = field(metadata=per_position(False))
     """[B, T] bool: positions that exist."""
-    response: Tensor
+    response: Tensor = field(metadata=per_position(False))
     """[B, T] bool: positions between the prompt and what follows the response; some of them may be given."""
     unconditional_of: Tensor | None = None
     """[B] for guidance: the row whose response this row repeats after a masked prompt, -1 for an ordinary row; None
@@ -68,6 +70,26 @@ class Canvas:
                 torch.arange(len(self.unconditional_of), device=x.device),
             )
         ]
+
+    def gather(self, rows: Tensor, width: int) -> Canvas:
+        """Some of the rows [N], in that order, cut or padded to `width` positions. What is cut must be padding; an
+        unconditional row must come right after the row that it repeats."""
+        guide = None if self.unconditional_of is None else self.unconditional_of.index_select(0, rows)
+        return self._with(gathered(self, rows, width), guide, width)
+
+    def cat(self, others: Sequence[Canvas], width: int) -> Canvas:
+        """These rows and then the others', at `width` positions; unconditional rows as in `gather`."""
+        every = [self, *others]
+        guides = [one.unconditional_of for one in every if one.unconditional_of is not None]
+        guide = torch.cat(guides) if guides else None
+        return self._with(joined(every, [len(one.prompt) for one in every], width), guide, width)
+
+    def _with(self, rows: dict[str, Tensor | None], guide: Tensor | None, width: int) -> Canvas:
+        """Other rows. guide [N]: of each, at least 0 where it is unconditional."""
+        position = torch.arange(width, device=self.position.device)
+        if guide is not None:
+            guide = torch.where(guide >= 0, torch.arange(len(guide), device=guide.device) - 1, -1)
+        return replace(self, position=position, unconditional_of=guide, **rows)
 
     @property
     def masked(self) -> Tensor:

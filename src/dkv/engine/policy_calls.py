@@ -67,7 +67,7 @@ class PolicyCalls:
         own = is_own(policy)
 
         def asked(seen: Step) -> Plan:
-            plan = checked_plan(policy.plan(seen if own else step_copy(seen)), seen)
+            plan = policy.plan(seen) if own else checked_plan(policy.plan(step_copy(seen)), seen)
             if self.rules is None or plan.rules is self.rules:
                 return plan
             if not (isinstance(plan.rules, Rules) and alike_rules(plan.rules, self.rules)):
@@ -91,7 +91,7 @@ class PolicyCalls:
         own = is_own(decoder)
 
         def asked(seen: Step) -> Tensor:
-            return _mask("query", decoder.query(seen if own else step_copy(seen)), seen)
+            return decoder.query(seen) if own else _mask("query", decoder.query(step_copy(seen)), seen)
 
         what = f"decoder={name_of(decoder)!r}: wanted"
         answer = self._masks(what, own, places, step, lambda: asked(step), lambda rows: asked(step_of(step, rows)))
@@ -102,8 +102,9 @@ class PolicyCalls:
         own = is_own(decoder)
 
         def asked(seen: Step, read: Predictions) -> Tensor:
-            given = (seen, read) if own else (step_copy(seen), read_copy(read))
-            return _mask("commit", decoder.commit(*given), seen)
+            if own:
+                return decoder.commit(seen, read)
+            return _mask("commit", decoder.commit(step_copy(seen), read_copy(read)), seen)
 
         what = f"decoder={name_of(decoder)!r}: commit"
         answer = self._masks(
