@@ -56,3 +56,11 @@ def test_every_new_thing_has_a_place() -> None:
 def test_no_word_is_explained_twice() -> None:
     words = [word for word, _ in rows_under(PAGE, "Vocabulary")]
     assert len(set(words)) == len(words)
+
+
+def test_the_words_in_code_are_names_of_the_code() -> None:
+    """Each stands in the source, as more than a part of another name."""
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "src" / "dkv").rglob("*.py"))
+    names = [name for word, _ in rows_under(PAGE, "Vocabulary") for name in spans(word)]
+    assert len(names) >= 20
+    assert [name for name in names if not re.search(rf"\b{name}\b", source)] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -71,7 +72,11 @@ def test_the_third_party_cache_of_the_readme_works(tmp_path: Path, bare: Path) -
         "print(result.stats.rows_computed, result.stats.rows_total, result.settings.cache)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT / 'src'}"},
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     # two blocks of four steps: one full forward of 11 rows, then three of the block's 4

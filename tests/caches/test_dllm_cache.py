@@ -8,7 +8,7 @@ import torch
 from dkv.caches import make_cache
 from dkv.errors import SpecError
 from dkv.models import Transformer
-from tests.support.runs import positions, start, start_and_play
+from tests.support.runs import play, positions, start, start_and_play
 
 PROMPT, GEN = [1, 2, 3], 6
 EVERY, RESPONSE = list(range(9)), list(range(3, 9))
@@ -76,6 +76,16 @@ def test_the_guide_rests_between_its_turns(model: Transformer) -> None:
     _, ticks = start_and_play(model, [PROMPT], 12, cache="dllm-cache:kp=1,kr=1,cfg_interval=4", cfg_scale=1.0)
     assert [tick.counts[1] > 0 for tick in ticks] == [step < 5 or step % 4 == 0 for step in range(12)]
     assert ticks[-1].step.num_forwards.tolist() == [11, 6]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_rested_guide_is_asked_for_what_its_row_is_asked_for(seed: int, model: Transformer) -> None:
+    """Also where the decoder draws by the count of forwards, of which the guide has fewer."""
+    cache = "dllm-cache:kp=6,kr=3,cfg_interval=3"
+    state = start(model, [[1]], 6, 3, 10, cache=cache, cfg_scale=1.5, decoder="origin", seeds=[seed])
+    for step in play(state):
+        assert step.step.query[1].equal(step.step.query[0])
+    assert not state.canvas.masked.any()
 
 
 def test_a_rested_guide_s_difference_is_the_last_one(model: Transformer) -> None:

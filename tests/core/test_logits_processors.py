@@ -1,9 +1,9 @@
-"""How texts may end: the charge for an end-of-text, and the positions at which there is none."""
+"""Logits processors: what they see and change, their order, and end-of-text control, the first of them."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import dkv
-from dkv.core.logits_processors import Endings
-from dkv.core.sampling import Predictions
+from dkv.core.logits_processors import EndOfTextControl, QueriedPositions
+from dkv.core.sampling import Predictions, argmax_with_logprob
 from dkv.models import Transformer
 from tests.support.checkpoints import EOS, EOT, MASK, VOCAB
 from tests.support.engine_runs import alone, finished, same
@@ -58,13 +58,87 @@ def test_every_token_that_ends_a_turn_counts(model: Transformer, lm: dkv.Diffusi
     assert tokens(spoken, eos_penalty=2.5) == [7] * 8
 
 
+@dataclass
+class Noting:
+    """A processor that keeps what it gets, and adds to the logits of one token."""
+
+    token: int
+    amount: float
+    logits: list[Tensor] = field(default_factory=list)
+    queried: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    def __call__(self, logits: Tensor, positions: QueriedPositions) -> Tensor:
+        self.logits.append(logits.clone())
+        self.queried.append((positions.sequence, positions.position, positions.canvas.tokens.clone()))
+        logits[:, self.token] += self.amount
+        return logits
+
+
+def test_processors_apply_in_order_each_to_what_the_one_before_made(model: Transformer) -> None:
+    table = one_end(1.0)
+    first, second = Noting(9, 20.0), Noting(8, 30.0)
+    state = start(Scripted.like(model, table, mask_id=MASK), [[1], [1, 2]], 4, steps=4)
+    state.logits_processors = (first, second)
+    steps = play(state)
+    assert state.canvas.tokens[0, 1:5].tolist() == state.canvas.tokens[1, 2:].tolist() == [8] * 4
+    for step, before, after in zip(steps, first.logits, second.logits, strict=True):
+        assert step.predictions is not None
+        assert before.dtype == torch.float32
+        assert before.equal(step.predictions.logits)
+        assert (after - before)[:, 9].eq(20).all()
+        assert after[:, :9].equal(before[:, :9])
+    for step, (sequence, position, tokens) in zip(steps, first.queried, strict=True):
+        assert step.predictions is not None
+        width = tokens.shape[1]
+        assert (sequence * width + position).equal(step.predictions.flat)
+        assert tokens.view(-1)[step.predictions.flat].eq(MASK).all(), "the canvas as it was before the step"
+
+
+def test_no_processors_is_the_model_s_own_argmax(model: Transformer) -> None:
+    """The way without a copy, in one pass where the kernels are built; it and the way of processors agree."""
+    asked = list[int]()
+
+    @dataclass
+    class Quick(Scripted):
+        def argmax_with_logprob(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+            asked.append(len(logits))
+            return argmax_with_logprob(logits, mask_id)
+
+    table = torch.randn(9, VOCAB, generator=torch.Generator().manual_seed(0))
+    quick = Quick.like(model, table, mask_id=MASK)
+    plain, processed = start(quick, [[1]], 8), start(quick, [[1]], 8)
+    expected = play(plain)
+    assert len(asked) == len(expected)
+    processed.logits_processors = (Noting(8, 0.0),)
+    for step, other in zip(play(processed), expected, strict=True):
+        assert step.predictions is not None
+        assert other.predictions is not None
+        assert step.predictions.token.equal(other.predictions.token)
+        assert step.predictions.confidence.equal(other.predictions.confidence)
+    assert len(asked) == len(expected)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_of_the_model_are_left_alone(temperature: float, dtype: torch.dtype, model: Transformer) -> None:
+    table = one_end(1.0).to(dtype)
+    scripted = Scripted.like(model, table, mask_id=MASK)
+    state = start(scripted, [[1]], 8, temperature=temperature)
+    state.logits_processors = (Noting(9, 20.0),)
+    for step in play(state):
+        assert step.predictions is not None
+        assert step.predictions.raw.dtype == dtype
+        assert step.predictions.raw.equal(table[step.predictions.flat])
+        assert step.predictions.token.eq(9).all()
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_decoders_see_what_the_model_said(temperature: float, model: Transformer) -> None:
-    """Neither logits nor confidences know of the charge; they are of the token that it let through."""
+    """Neither logits nor confidences show the penalty; they are those of the token that it let through."""
     table = one_end(1.0)
     scripted = Scripted.like(model, table, mask_id=MASK)
     state = start(scripted, [[1]], 8, temperature=temperature)
-    state.endings = Endings(torch.tensor([EOS]), torch.tensor([4.0]), torch.tensor([3]))
+    state.logits_processors = (EndOfTextControl(torch.tensor([EOS]), torch.tensor([4.0]), torch.tensor([3])),)
     seen: list[Predictions] = [tick.predictions for tick in play(state) if tick.predictions is not None]
     for read in seen:
         assert read.logits.equal(table[read.flat])
@@ -86,7 +160,7 @@ def test_a_filter_that_leaves_only_the_end_hinders_nothing(
 
 @pytest.mark.parametrize("cache", POLICIES)
 def test_nothing_asked_is_nothing_changed(cache: str, lm: dkv.DiffusionLM) -> None:
-    """A charge of nothing beside one that is charged: its tokens are those of a run without endings."""
+    """A request without options beside one with them: its tokens are those of a run without logits processors."""
     plain, charged = lm.request([5, 6], 8, seed=2, cache=cache), lm.request([5, 6], 8, cache=cache, min_tokens=8)
     engine = dkv.Engine(lm)
     first, second = engine.add(plain), engine.add(charged)

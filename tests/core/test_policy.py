@@ -146,7 +146,7 @@ def test_a_decoder_that_wants_more_than_the_plan_gets_it(model: Transformer) -> 
 
     class Nothing:
         def plan(self, step: object) -> object:
-            first = step.clock[:, None] == 0  # type: ignore[attr-defined]
+            first = step.num_forwards[:, None] == 0  # type: ignore[attr-defined]
             return type(start(model, [[1]], 1).policy.plan(step))(step.canvas.live & first)  # type: ignore
 
     state, ticks = start_and_play(model, [[1, 2]], 3, cache=Nothing())

@@ -121,8 +121,8 @@ class Halves:
     every: int = 2
 
     def plan(self, step):
-        full = (step.index % self.every == 0)[:, None]
-        return Plan((full & step.canvas.live) | step.masked | step.fresh)
+        full = (step.block_step % self.every == 0)[:, None]
+        return Plan((full & step.canvas.live) | step.masked | step.just_committed)
 '''
 
 

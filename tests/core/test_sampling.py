@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from dkv.core.sampling import (
-    Debit,
     Predictions,
     Sampling,
-    best,
-    choose,
+    argmax,
+    argmax_with_logprob,
     keyed_uniform,
     log_confidence,
     noise_key,
-    peak,
-    summit,
+    unmasked_argmax,
+    with_mask_token,
 )
 from dkv.models import Transformer
 from tests.support.runs import Scripted, play, start, start_and_play
@@ -164,31 +163,29 @@ SIZES = [(3, 12), (5, 64), (40, 2048), (70, 1000), (1100, 64), (3, 50_000), (2, 
 
 
 @pytest.mark.parametrize(("rows", "vocab"), SIZES)
-def test_the_best_is_the_first_of_the_greatest(rows: int, vocab: int) -> None:
+def test_argmax_is_the_first_of_the_greatest(rows: int, vocab: int) -> None:
     logits = torch.randint(-9, 9, (rows, vocab), generator=torch.Generator().manual_seed(0)).float()
-    got = peak(logits)
+    got = argmax(logits)
     assert got.value.equal(logits.amax(1))
     assert got.token.equal((logits == got.value[:, None]).int().argmax(1))
     logits[-1, vocab // 2] = torch.nan
-    assert peak(logits).value.isnan().nonzero().tolist() == [[rows - 1]]
+    assert argmax(logits).value.isnan().nonzero().tolist() == [[rows - 1]]
 
 
 @pytest.mark.parametrize(("rows", "vocab"), SIZES)
 @pytest.mark.parametrize("amount", [None, 0.0, 4.0, math.inf])
 def test_confidence_is_that_of_a_softmax_whatever_is_barred(rows: int, vocab: int, amount: float | None) -> None:
-    """Where the mask token, or what is charged for, is the best of all, and where it is not."""
+    """Where the mask token, or a token with a penalty, is the most likely, and where it is not."""
     logits = torch.randn(rows, vocab, generator=torch.Generator().manual_seed(1)) * 3
     logits[::2, 7] += 20
     logits[1::3, 2] += 10
-    before = logits.clone()
-    debit = None if amount is None else Debit(torch.tensor([2]), torch.full((rows,), amount))
-    chosen = choose(logits, 7, debit)
-    assert logits.equal(before)
-    allowed = before.clone()
+    before, allowed = logits.clone(), logits.clone()
     allowed[:, 2] -= amount or 0.0
+    chosen = unmasked_argmax(logits if amount is None else allowed, 7)
+    assert logits.equal(before)
     allowed[:, 7] = -torch.inf
     assert chosen.token.equal(allowed.argmax(1))
-    top = summit(logits, 7, chosen, debit)
+    top = with_mask_token(logits, 7, chosen) if amount is None else argmax(logits)
     assert top.value.equal(before.amax(1))
     exact = before.double().log_softmax(1).gather(1, chosen.token[:, None]).squeeze(1)
     for known in (top, None):
@@ -200,7 +197,7 @@ def test_confidence_is_that_of_a_softmax_whatever_is_barred(rows: int, vocab: in
 def test_half_as_wide_logits_are_widened_where_they_are_summed(rows: int, vocab: int) -> None:
     """To the same bits as if they had been wide from the start."""
     logits = (3 * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(2))).bfloat16()
-    for told, wide in zip(best(logits, 7), best(logits.float(), 7), strict=True):
+    for told, wide in zip(argmax_with_logprob(logits, 7), argmax_with_logprob(logits.float(), 7), strict=True):
         assert told.equal(wide)
 
 

@@ -48,7 +48,7 @@ class Slow:
 
 @dataclass(frozen=True)
 class Update:
-    ticket: int
+    request_id: int
     generation: dkv.Generation | None
     error: Exception | None = None
 

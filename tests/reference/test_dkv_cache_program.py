@@ -76,7 +76,7 @@ def test_case_step_by_step(name: str, network: Transformer) -> None:
 
 def check_step(tick: Any, wanted: dict[str, Any], final: torch.Tensor) -> None:
     batch, width = tick.rows.shape
-    assert tick.step.index.tolist() == [wanted["i"]] * batch
+    assert tick.step.block_step.tolist() == [wanted["i"]] * batch
     assert (tick.counts[0] == width) == wanted["full"]
     if not wanted["full"]:
         assert positions(tick.rows) == [sorted(row) for row in wanted["fed"]]

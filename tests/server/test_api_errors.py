@@ -185,7 +185,7 @@ def test_no_log_has_a_prompt(lm: dkv.DiffusionLM, caplog: pytest.LogCaptureFixtu
         post(app, "completions", {"prompt": {secret: secret}})
     own = [record for record in caplog.records if record.name != "asyncio"]
     assert [record.name for record in own if record.levelno >= logging.ERROR] == ["dkv.server"]
-    assert "fakes.py" in caplog.text  # where it went wrong
+    assert "fake_service.py" in caplog.text  # where it went wrong
     assert secret not in caplog.text
 
 

@@ -8,7 +8,7 @@ import dkv
 from dkv.core.canvas import lay_out
 from dkv.core.dtypes import named_dtype
 from dkv.core.guidance import Guidance
-from dkv.core.logits_processors import Endings
+from dkv.core.logits_processors import logits_processors_of
 from dkv.core.loop import Schedule, State, StepOutput, advance, finish
 from dkv.core.sampling import Sampling
 from dkv.core.sequence_state import SequenceState
@@ -62,11 +62,7 @@ def alone_state(lm: dkv.DiffusionLM, sequence: Sequence) -> State:
             grows=each(True) if settings.grow else None,
         ),
         stop_ids=sequence.stop_ids if settings.stop_at_eos else (),
-        endings=Endings(
-            torch.tensor(sequence.stop_ids), each(float(settings.eos_penalty)), canvas.prompt + settings.min_tokens
-        )
-        if settings.eos_penalty or settings.min_tokens
-        else None,
+        logits_processors=logits_processors_of([settings] * batch, canvas.prompt, sequence.stop_ids),
         guidance=Guidance(canvas, settings.cfg_scale) if guided else None,
     )
 

@@ -19,7 +19,7 @@ from dkv.accel.graph_cache import Table
 from dkv.accel.graph_inputs import address_of, copied, fitted, renew, sheltering, signature
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
-from dkv.core.model import Model, ModelConfig, best_of
+from dkv.core.model import Model, ModelConfig, argmax_with_logprob_of
 from dkv.core.packing import PackedRows
 from dkv.core.sampling import ArgmaxWithLogprob
 from dkv.layers.transformer import sixteenths
@@ -110,9 +110,9 @@ class Graphed:
         return self.inner.dtype
 
     @property
-    def best(self) -> ArgmaxWithLogprob:
-        """How its best tokens are found."""
-        return best_of(self.inner)
+    def argmax_with_logprob(self) -> ArgmaxWithLogprob:
+        """How the most likely tokens by its logits are found."""
+        return argmax_with_logprob_of(self.inner)
 
     def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> KVCache:
         """A memory for `batch` sequences of `width` slots."""

@@ -47,7 +47,7 @@ class Tuned:
         return json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n"
 
 
-_SHIPPED = Path(__file__).parent / "tiny" / "tuned"
+_SHIPPED = Path(__file__).parents[1] / "tiny" / "tuned"
 """Settings that come with the embedded models."""
 
 

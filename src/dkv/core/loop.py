@@ -17,11 +17,21 @@ from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
 from dkv.core.logit_rows import LogitRows
-from dkv.core.logits_processors import Endings
-from dkv.core.model import Model, best_of
+from dkv.core.logits_processors import LogitsProcessor, QueriedPositions
+from dkv.core.model import Model, argmax_with_logprob_of
 from dkv.core.packing import Bucket, Counted, PackedRows, exact, pack, select_rows
 from dkv.core.policy import CachePolicy, Decoder, Plan, StatefulDecoder, Step, state_size_of
-from dkv.core.sampling import Predictions, Sampling, choose, draw, log_confidence, noise_key, summit
+from dkv.core.sampling import (
+    Argmax,
+    Predictions,
+    Sampling,
+    argmax,
+    log_confidence,
+    noise_key,
+    sample,
+    unmasked_argmax,
+    with_mask_token,
+)
 from dkv.core.sequence_state import SequenceState
 from dkv.errors import AuditError, RequestError
 
@@ -66,8 +76,8 @@ class State:
     """End-of-text ids that finish a sequence; () = fill the canvas."""
     fills: Tensor | None = None
     """[B] bool: sequences that fill the canvas whatever stop_ids says; None = none."""
-    endings: Endings | None = None
-    """What choosing an end-of-text costs; None = nothing."""
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    """Change the logits before a token is chosen, in this order."""
     bucket: Bucket = exact
     """Rounds row counts up to sizes that kernels are prepared for."""
     guidance: Guidance | None = None
@@ -252,7 +262,8 @@ def _observe(state: State) -> Step:
         shift=state.model.config.shift,
         decoder_state=sequences.decoder_state,
     )
-    return step.with_query(state.decoder.query(step))
+    # The unconditional row has its own count of forwards, by which a decoder that draws would ask for other positions.
+    return step.with_query(canvas.mirror(state.decoder.query(step)))
 
 
 def _mask(state: State, rows: Tensor, plan: Plan) -> Tensor | None:
@@ -274,10 +285,7 @@ def _reading(state: State, step: Step, at: PackedRows, rows: Tensor, reads: int)
 def _read(state: State, plan: Plan, reading: LogitRows, hidden: Tensor) -> Predictions:
     """Run the head on the rows that predict what is read, and choose a candidate for each."""
     logits = _logits(state, plan, reading, hidden)
-    if reading.sampling.greedy and state.endings is None:
-        token, confidence = best_of(state.model)(logits, state.model.config.mask_id)
-    else:
-        token, confidence = _sampled(state, logits.float(), reading)
+    token, confidence = _candidates(state, logits, reading)
     _find_broken(state, reading, confidence)
     return Predictions(reading.flat, reading.shape, token, confidence, logits, reading.sampling)
 
@@ -303,16 +311,33 @@ def not_finite(dtype: torch.dtype) -> RequestError:
     )
 
 
-def _sampled(state: State, logits: Tensor, reading: LogitRows) -> tuple[Tensor, Tensor]:
-    """A candidate [M] for each row of logits [M, V], what ends a text charged for, and its log-probability."""
-    sequence, position, mask_id = reading.sequence, reading.position, state.model.config.mask_id
-    debit = None if state.endings is None else state.endings.at(sequence, position)
-    chosen = choose(logits, mask_id, debit)
-    token, top = chosen.token, summit(logits, mask_id, chosen, debit)
-    if not reading.sampling.greedy:
-        key = noise_key(state.canvas.seed[sequence], state.sequences.num_forwards[sequence], position)
-        token = draw(logits, token, reading.sampling, mask_id, key, debit)
+def _candidates(state: State, logits: Tensor, reading: LogitRows) -> tuple[Tensor, Tensor]:
+    """A candidate [M] for each row of logits [M, V], and its log-probability [M] under them."""
+    sampling, mask_id = reading.sampling, state.model.config.mask_id
+    if sampling.greedy and not state.logits_processors:
+        return argmax_with_logprob_of(state.model)(logits, mask_id)
+    wide, likeliest, top = _processed(state, logits, reading)
+    if sampling.greedy:
+        return likeliest, log_confidence(logits, likeliest, top)
+    key = noise_key(
+        state.canvas.seed[reading.sequence], state.sequences.num_forwards[reading.sequence], reading.position
+    )
+    token = sample(wide, likeliest, sampling, mask_id, key)
     return token, log_confidence(logits, token, top)
+
+
+def _processed(state: State, logits: Tensor, reading: LogitRows) -> tuple[Tensor, Tensor, Argmax]:
+    """The logits [M, V] float32 to choose from, the most likely token [M] by them, and the argmax of logits [M, V]."""
+    mask_id = state.model.config.mask_id
+    if not state.logits_processors:
+        wide = logits.float()
+        likeliest = unmasked_argmax(wide, mask_id)
+        return wide, likeliest.token, with_mask_token(wide, mask_id, likeliest)
+    wide = logits.to(torch.float32, copy=True)  # decoders see the logits of the model
+    positions = QueriedPositions(reading.sequence, reading.position, state.canvas)
+    for processor in state.logits_processors:
+        wide = processor(wide, positions)
+    return wide, unmasked_argmax(wide, mask_id).token, argmax(logits)
 
 
 def _logits(state: State, plan: Plan, reading: LogitRows, hidden: Tensor) -> Tensor:

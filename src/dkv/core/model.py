@@ -14,9 +14,9 @@ from torch import Tensor
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
 from dkv.core.packing import PackedRows
-from dkv.core.sampling import ArgmaxWithLogprob, best
+from dkv.core.sampling import ArgmaxWithLogprob, argmax_with_logprob
 
-__all__ = ["Model", "ModelConfig", "best_of"]
+__all__ = ["Model", "ModelConfig", "argmax_with_logprob_of"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Model(Protocol):
         ...
 
 
-def best_of(model: Model) -> ArgmaxWithLogprob:
-    """How the best tokens of a model's logits are found: its own `best`, if it has one."""
-    found: ArgmaxWithLogprob = getattr(model, "best", best)
+def argmax_with_logprob_of(model: Model) -> ArgmaxWithLogprob:
+    """How the most likely tokens by a model's logits are found: its own `argmax_with_logprob`, if it has one."""
+    found: ArgmaxWithLogprob = getattr(model, "argmax_with_logprob", argmax_with_logprob)
     return found

@@ -155,7 +155,7 @@ class Decoder(Protocol):
         ...
 
     def query(self, step: Step) -> Tensor:
-        """[B, T] positions that it would read now: masked ones only. (`step.wanted` is not filled in yet.)"""
+        """[B, T] positions that it would read now: masked ones only. (`step.query` is not filled in yet.)"""
         ...
 
     def commit(self, step: Step, read: Predictions) -> Tensor:

@@ -1,7 +1,7 @@
-"""From logits to a token and a confidence, for the rows that the decoder reads and no others.
+"""From logits to a token and a confidence, for the positions that the decoder queries and no others.
 
-The mask token is never chosen. Confidences come from the unaltered distribution. Noise is keyed by (seed, clock,
-position), never drawn from a stream, so neither the company of a sequence nor its cache changes what it samples.
+The mask token is never chosen. Confidences are those of the model's own logits. Noise is keyed by (seed, forward,
+position) and not drawn from a stream, so neither the other sequences of a batch nor the cache change what is sampled.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from torch import Tensor
 __all__ = [
     "Argmax",
     "ArgmaxWithLogprob",
-    "Debit",
     "Predictions",
     "Sampling",
-    "best",
-    "choose",
-    "draw",
+    "argmax",
+    "argmax_with_logprob",
     "keyed_uniform",
     "log_confidence",
     "noise_key",
-    "peak",
-    "summit",
+    "sample",
+    "unmasked_argmax",
+    "with_mask_token",
 ]
 
 # Odd multipliers and shifts of the SplitMix64 finaliser (Steele, Lea and Flood, 2014), as signed 64-bit integers.
@@ -51,14 +50,6 @@ class Sampling:
         """The same, one entry for each of `sequence` [M]."""
         top_p, top_k = (None if x is None else x.index_select(0, sequence) for x in (self.top_p, self.top_k))
         return Sampling(self.temperature.index_select(0, sequence), top_p, top_k, self.greedy)
-
-
-@dataclass(frozen=True)
-class Debit:
-    """What is taken from the logits of tokens ids [K] while a token is chosen: amount [M], inf = never chosen."""
-
-    ids: Tensor
-    amount: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,7 +78,7 @@ class Predictions:
     def altered(self) -> Tensor:
         """Logits [M, V] after temperature, top-p and top-k: what Dream's rules take their confidences from."""
         s = self.sampling
-        # Below the coldest all but the best vanish anyway, and the best would overflow.
+        # Below the coldest all but the greatest vanish anyway, and the greatest would overflow.
         warm = torch.where(s.temperature > 0, s.temperature.clamp(min=_COLDEST), 1.0)[:, None]
         return _filtered(self.logits if s.greedy else self.logits / warm, s)
 
@@ -103,10 +94,12 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Argmax:
-    """The best of each row of logits [M, V]: token [M], the lowest id of equals, and its value [M]."""
+    """The greatest of each row of logits [M, V]."""
 
     token: Tensor
+    """[M] its token, the lowest id of equals."""
     value: Tensor
+    """[M] its logit."""
 
 
 _GROUP, _MANY = 64, 1 << 16
@@ -114,8 +107,8 @@ _GROUP, _MANY = 64, 1 << 16
 the time."""
 
 
-def peak(logits: Tensor) -> Argmax:
-    """The best of each row of logits [M, V]."""
+def argmax(logits: Tensor) -> Argmax:
+    """The greatest of each row of logits [M, V]."""
     rows, vocab = logits.shape
     if logits.device.type != "cpu" or logits.numel() < _MANY or vocab % _GROUP:
         found = logits.max(dim=1)  # the first of equals, as argmax, which takes longer
@@ -126,29 +119,27 @@ def peak(logits: Tensor) -> Argmax:
     return Argmax(first * _GROUP + own.indices, own.values)
 
 
-def choose(logits: Tensor, mask_id: int, debit: Debit | None = None) -> Argmax:
-    """The most likely token of each row of logits [M, V], the mask token aside and after the debit."""
-    with _without(logits, mask_id, debit):
-        return peak(logits)
+def unmasked_argmax(logits: Tensor, mask_id: int) -> Argmax:
+    """The greatest of each row of logits [M, V] but for the mask token."""
+    with _without_mask_token(logits, mask_id):
+        return argmax(logits)
 
 
-def summit(logits: Tensor, mask_id: int, chosen: Argmax, debit: Debit | None) -> Argmax:
-    """The best of each row of the unaltered logits [M, V], of which `chosen` was chosen: what a softmax needs."""
-    if debit is not None:
-        return peak(logits)
+def with_mask_token(logits: Tensor, mask_id: int, unmasked: Argmax) -> Argmax:
+    """`argmax` of logits [M, V] from their `unmasked_argmax`, without another pass over them."""
     masks = logits[:, mask_id]
-    above = masks > chosen.value
-    return Argmax(torch.where(above, mask_id, chosen.token), torch.where(above, masks, chosen.value))
+    above = masks > unmasked.value
+    return Argmax(torch.where(above, mask_id, unmasked.token), torch.where(above, masks, unmasked.value))
 
 
 ArgmaxWithLogprob = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""`best`, or another way to the same."""
+"""`argmax_with_logprob`, or another way to the same."""
 
 
-def best(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
-    """The most likely token [M] of each row of logits [M, V], the mask token aside, and its log-probability [M]."""
-    chosen = choose(logits, mask_id)
-    return chosen.token, log_confidence(logits, chosen.token, summit(logits, mask_id, chosen, None))
+def argmax_with_logprob(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+    """The most likely token [M] of each row of logits [M, V] but for the mask token, and its log-probability [M]."""
+    likeliest = unmasked_argmax(logits, mask_id)
+    return likeliest.token, log_confidence(logits, likeliest.token, with_mask_token(logits, mask_id, likeliest))
 
 
 _AT_ONCE = 1 << 17
@@ -157,12 +148,12 @@ _AT_ONCE = 1 << 17
 
 def log_confidence(logits: Tensor, token: Tensor, top: Argmax | None = None) -> Tensor:
     """Log-probability [M] of token [M] under softmax of logits [M, V], without the rounding of a softmax near 1.
-    top: `peak` of the same logits, where it is known.
+    top: `argmax` of the same logits, where it is known.
 
     log p = (l_token - l_top) - log1p(sum over the others of exp(l_j - l_top)). A plain float32 softmax rounds every
     confident token to 1.0, and then rounding would pick the decoding order.
     """
-    top = peak(logits) if top is None else top
+    top = argmax(logits) if top is None else top
     at, value = top.token[:, None], top.value[:, None].float()
     rows = max(1, _AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     if len(logits) <= rows:
@@ -178,39 +169,32 @@ def _others(logits: Tensor, top: Tensor, at: Tensor) -> Tensor:
     return torch.sub(logits, top).exp_().scatter_(1, at, 0.0).sum(dim=1)
 
 
-def draw(
-    logits: Tensor, best: Tensor, sampling: Sampling, mask_id: int, key: Tensor, debit: Debit | None = None
-) -> Tensor:
-    """A token [M] for each row of logits [M, V], its noise keyed by `key` [M]; `best` [M] where the temperature is 0.
+def sample(logits: Tensor, likeliest: Tensor, sampling: Sampling, mask_id: int, key: Tensor) -> Tensor:
+    """A token [M] for each row of logits [M, V], its noise keyed by `key` [M]; `likeliest` [M] where the temperature is
+    0.
 
     Gumbel noise on logits / temperature, after top-p and then top-k, in the order of Dream's published program.
-    `sampling` has one entry per row. The mask token is left out, and the debit taken, before anything else.
+    `sampling` has one entry per row. The mask token is left out before anything else.
     """
     warm = sampling.temperature > 0
-    with _without(logits, mask_id, debit):
+    with _without_mask_token(logits, mask_id):
         below_top = logits - logits.amax(dim=1, keepdim=True)  # so that no temperature overflows
         scaled = _filtered(below_top / torch.where(warm, sampling.temperature, 1.0)[:, None], sampling)
     noise = -(-torch.log1p(-keyed_uniform(key, logits.shape[1]))).log()
-    return torch.where(warm, (scaled + noise).argmax(dim=1), best)
+    return torch.where(warm, (scaled + noise).argmax(dim=1), likeliest)
 
 
 @contextmanager
-def _without(logits: Tensor, mask_id: int, debit: Debit | None) -> Iterator[None]:
-    """The mask token's column of logits [M, V] at -inf and the debit taken for a while: cheaper than a copy of all the
-    other columns."""
+def _without_mask_token(logits: Tensor, mask_id: int) -> Iterator[None]:
+    """The mask token's column of logits [M, V] at -inf for a while: cheaper than a copy of all the others."""
     column = logits[:, mask_id].clone()
-    charged = None if debit is None else logits[:, debit.ids]
-    if debit is not None and charged is not None:
-        logits[:, debit.ids] = charged - debit.amount[:, None]
     logits[:, mask_id] = -torch.inf
     yield
-    if debit is not None and charged is not None:
-        logits[:, debit.ids] = charged
     logits[:, mask_id] = column
 
 
 def _filtered(scaled: Tensor, sampling: Sampling) -> Tensor:
-    """Put -inf on what top-p and top-k leave out of scaled [M, V]; the best token always stays."""
+    """Put -inf on what top-p and top-k leave out of scaled [M, V]; the most likely token always stays."""
     if sampling.top_p is None and sampling.top_k is None:
         return scaled
     ordered, order = scaled.sort(dim=1, descending=True, stable=True)

@@ -1,4 +1,4 @@
-"""From the sequences of a batch to the state that a step takes: schedule, sampling, end-of-text control, policies."""
+"""From the sequences of a batch to the state that a step takes: schedule, sampling, logits processors, policies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from dkv.core.canvas import lay_out
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
-from dkv.core.logits_processors import Endings
+from dkv.core.logits_processors import logits_processors_of
 from dkv.core.loop import Schedule, State
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
@@ -78,7 +78,7 @@ class BatchSetup:
             schedule=_schedule_of(rows, device),
             stop_ids=stop_ids,
             fills=torch.tensor(fills, device=device) if any(fills) else None,
-            endings=_endings_of(settings, canvas.prompt, stop_ids),
+            logits_processors=logits_processors_of(settings, canvas.prompt, stop_ids),
             bucket=self.bucket,
             guidance=Guidance(canvas, scale) if self.key.guided else None,
             audit=self.limits.audit,
@@ -107,16 +107,6 @@ def _schedule_of(rows: abc.Sequence[Sequence], device: torch.device) -> Schedule
         adaptive=torch.tensor([row.adaptive for row in rows], device=device),
         grows=torch.tensor(grows, device=device) if any(grows) else None,
     )
-
-
-def _endings_of(settings: abc.Sequence[SamplingParams], prompt: Tensor, ids: abc.Sequence[int]) -> Endings | None:
-    """What sequences under `settings`, with prompts of length prompt [B], are charged for the tokens `ids`, which end a
-    text; None where none is charged anything."""
-    if not any(s.eos_penalty or s.min_tokens for s in settings):
-        return None
-    penalty = torch.tensor([float(s.eos_penalty) for s in settings], device=prompt.device)
-    barred = torch.tensor([s.min_tokens for s in settings], device=prompt.device)
-    return Endings(torch.tensor(ids, device=prompt.device), penalty, prompt + barred)
 
 
 def _sampling_of(settings: abc.Sequence[SamplingParams], vocab: int, device: torch.device) -> Sampling:

@@ -1,4 +1,4 @@
-"""The passes over the rows between products: norms, rotation, drift, writes, the best tokens, as torch composes them.
+"""The passes over the rows between products, as torch composes them: norms, rotation, drift, writes, argmax of logits.
 
 One object of them goes with a model, so that another way of doing the same (`dkv.accel.native.rowwise_ops`) takes their
 place whole."""
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dkv.core.kv_cache import Moves
 from dkv.core.layer_rules import RotaryPhase
 from dkv.core.packing import PackedRows
-from dkv.core.sampling import best
+from dkv.core.sampling import argmax_with_logprob
 
 __all__ = ["COMPOSED", "Passes", "rms_norm"]
 
@@ -32,9 +32,9 @@ class Passes(Moves):
         """The rows of the highest score [N], as many as `at.narrow` says. Raises RuntimeError where there is none."""
         return at.required_selection.pick(at, score)
 
-    def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
-        """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""
-        return best(logits, mask_id)
+    def argmax_with_logprob(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+        """As `dkv.core.sampling.argmax_with_logprob`."""
+        return argmax_with_logprob(logits, mask_id)
 
 
 COMPOSED = Passes()

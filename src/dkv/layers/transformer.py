@@ -234,9 +234,9 @@ class Transformer:
         return self.blocks[0].passes
 
     @property
-    def best(self) -> ArgmaxWithLogprob:
-        """How its best tokens are found."""
-        return self.passes.best
+    def argmax_with_logprob(self) -> ArgmaxWithLogprob:
+        """How the most likely tokens by its logits are found."""
+        return self.passes.argmax_with_logprob
 
     def passing(self, passes: Passes) -> Self:
         """The same network with other passes."""

@@ -242,7 +242,7 @@ def test_the_best_tokens_are_torchs(
     else:
         logits[:, seed % vocab] += 40.0
     logits = logits.to(dtype)
-    told, expected = (passes.best(logits, mask) for passes in (made, TORCHS))
+    told, expected = (passes.argmax_with_logprob(logits, mask) for passes in (made, TORCHS))
     assert told[0].equal(expected[0])
     torch.testing.assert_close(told[1], expected[1], rtol=2e-6, atol=1e-30)
 
@@ -250,7 +250,7 @@ def test_the_best_tokens_are_torchs(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_logits_are_summed_as_exactly(made: Native, dtype: torch.dtype) -> None:
     logits = (3 * torch.randn(7, 126_464, generator=torch.Generator().manual_seed(0))).to(dtype)
-    token, confidence = made.best(logits, 126_336)
+    token, confidence = made.argmax_with_logprob(logits, 126_336)
     exact = logits.double().log_softmax(1).gather(1, token[:, None]).squeeze(1)
     torch.testing.assert_close(confidence.double(), exact, rtol=1e-6, atol=0)
 

@@ -1,4 +1,4 @@
-/* The best token of each row of logits, and its log-probability. */
+/* The most likely token of each row of logits, and its log-probability. */
 #include "bf16.c"
 
 static inline float exponential(float x) { /* of x <= 0, to a few units in the last place; 0 below the normal numbers */
@@ -45,28 +45,28 @@ static inline float exponential(float x) { /* of x <= 0, to a few units in the l
 
 /* token [n]: the first of the greatest of each row of logits [n, v], `mask` aside; confidence [n]: its log-probability,
  * as dkv.core.sampling.log_confidence has it */
-#define BEST(T, D)                                                                                                     \
-    void best_##D(const T *logits, int64_t *token, float *confidence, int64_t n, int64_t v, int64_t mask,              \
-                  int threads) {                                                                                       \
+#define ARGMAX(T, D)                                                                                                   \
+    void argmax_with_logprob_##D(const T *logits, int64_t *token, float *confidence, int64_t n, int64_t v,             \
+                                 int64_t mask, int threads) {                                                          \
         _Pragma("omp parallel for num_threads(threads) if (threads > 1 && n * v > FEW)")                               \
         for (int64_t i = 0; i < n; i++) {                                                                              \
             const T *row = logits + i * v, *after = row + mask + 1;                                                    \
             int64_t others = v - mask - 1;                                                                             \
             float barred = read_##D(row[mask]);                                                                        \
-            float best = greatest_##D(after, others, greatest_##D(row, mask, -INFINITY));                              \
-            int64_t before = first_##D(row, mask, best);                                                               \
-            int64_t at = before < mask ? before : mask + 1 + first_##D(after, others, best);                           \
+            float value = greatest_##D(after, others, greatest_##D(row, mask, -INFINITY));                             \
+            int64_t before = first_##D(row, mask, value);                                                              \
+            int64_t at = before < mask ? before : mask + 1 + first_##D(after, others, value);                          \
             at = at < v ? at : mask ? 0 : 1; /* no number is any greatest */                                           \
-            float top = barred > best ? barred : best;                                                                 \
-            int64_t highest = barred > best ? mask : at;                                                               \
+            float top = barred > value ? barred : value;                                                               \
+            int64_t highest = barred > value ? mask : at;                                                              \
             double sum = exponentials_##D(row, highest, top);                                                          \
             sum += exponentials_##D(row + highest + 1, v - highest - 1, top);                                          \
             token[i] = at;                                                                                             \
-            confidence[i] = best - top - (float)log1p(sum);                                                            \
+            confidence[i] = value - top - (float)log1p(sum);                                                           \
         }                                                                                                              \
     }
 
 LOGITS(float, f)
 LOGITS(uint16_t, b)
-BEST(float, f)
-BEST(uint16_t, b)
+ARGMAX(float, f)
+ARGMAX(uint16_t, b)

@@ -50,7 +50,7 @@ _SIGNATURES = {
     "turn": (*(_POINTER,) * 4, *(_COUNT,) * 5, _INT),
     "renew": (*(_POINTER,) * 5, *(_COUNT,) * 4, _INT, _FLOAT, _INT),
     "onto": (*(_POINTER,) * 10, _COUNT, _COUNT, _FLOAT, _INT),
-    "best": (*(_POINTER,) * 3, *(_COUNT,) * 3, _INT),
+    "argmax_with_logprob": (*(_POINTER,) * 3, *(_COUNT,) * 3, _INT),
 }
 _WRITE = (*(_POINTER,) * 3, *(_COUNT,) * 5, _INT)
 _PICK = (*(_POINTER,) * 8, *(_COUNT,) * 4)
@@ -150,11 +150,11 @@ class Native(Passes):
         self._pick(*(x.data_ptr() for x in each), size, batch, most, at.width)
         return narrow.picked(at, index, slot, flat)
 
-    def best(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
-        """The best token [M] of logits [M, V] but the mask token, and its log-probability [M]."""
-        run = self._of("best", logits)
+    def argmax_with_logprob(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+        """As `dkv.core.sampling.argmax_with_logprob`."""
+        run = self._of("argmax_with_logprob", logits)
         if run is None:
-            return super().best(logits, mask_id)
+            return super().argmax_with_logprob(logits, mask_id)
         token, confidence = torch.empty(len(logits), dtype=torch.int64), torch.empty(len(logits))
         run(logits.data_ptr(), token.data_ptr(), confidence.data_ptr(), *logits.shape, mask_id, self.threads)
         return token, confidence

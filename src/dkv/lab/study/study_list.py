@@ -25,11 +25,11 @@ STUDIES: dict[str, str] = {
     "vverify": "dkv.lab.study.vverify:VVerify",
     "dynamics": "dkv.lab.study.dynamics:Dynamics",
     "flops": "dkv.lab.study.published_flops:Flops",
-    "length": "dkv.lab.study.length:Length",
+    "length": "dkv.lab.study.length:LengthStudy",
     "length-params": "dkv.lab.study.length_params:LengthParams",
     "memory": "dkv.lab.study.memory_compute:MemoryCompute",
     "long-prompts": "dkv.lab.study.long_prompts:LongPrompts",
-    "fill": "dkv.lab.study.fill_rows:Fill",
+    "fill": "dkv.lab.study.fill_rows:FillRows",
     "parallel": "dkv.lab.study.parallel:Parallel",
 }
 """By name, in the order in which `all` runs them: module and class."""
