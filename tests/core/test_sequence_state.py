@@ -57,11 +57,10 @@ def test_sequences_join_as_if_they_had_come_together(guided: bool) -> None:
     first, *rest = (fresh([prompt], guided=guided) for prompt in prompts)
     whole = first.cat(rest, 5)
     assert whole.shape == ((6, 5) if guided else (3, 5))
-    if not guided:
-        together = fresh(prompts)
-        assert torch.equal(whole.canvas.live, together.canvas.live)
-        assert torch.equal(whole.canvas.committed_at, together.canvas.committed_at)
-    else:
+    together = fresh(prompts, guided=guided)
+    for name in ("live", "response", "committed_at", "prompt", "length"):
+        assert torch.equal(getattr(whole.canvas, name), getattr(together.canvas, name)), name
+    if guided:
         assert whole.canvas.unconditional_of is not None
         assert whole.canvas.unconditional_of.tolist() == [-1, 0, -1, 2, -1, 4]
     each = 2 if guided else 1

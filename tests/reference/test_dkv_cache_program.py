@@ -80,7 +80,7 @@ def check_step(tick: Any, wanted: dict[str, Any], final: torch.Tensor) -> None:
     assert (tick.counts[0] == width) == wanted["full"]
     if not wanted["full"]:
         assert positions(tick.rows) == [sorted(row) for row in wanted["fed"]]
-    confidence = tick.read.spread(tick.read.confidence, -torch.inf).exp()
+    confidence = tick.predictions.spread(tick.predictions.confidence, -torch.inf).exp()
     for row in range(batch):
         told = dict(zip(wanted["decoded"][row], wanted["tokens"][row], strict=True))
         assert positions(tick.committed)[row] == sorted(told)

@@ -37,7 +37,7 @@ def alone_state(lm: dkv.DiffusionLM, sequence: Sequence) -> State:
     canvas = lay_out(
         [request.prompt], settings.gen_length, config.mask_id, [request.seed], "cpu", request.number, guided, given
     )
-    batch = len(canvas.tokens)
+    batch, width = canvas.tokens.shape
 
     def each(value: float) -> torch.Tensor:
         return torch.full((batch,), value)
@@ -45,7 +45,7 @@ def alone_state(lm: dkv.DiffusionLM, sequence: Sequence) -> State:
     return State(
         model=lm.model,
         sequences=SequenceState.new(canvas, settings.decoder.commit_order(canvas)),
-        memory=lm.model.new_kv_cache(*canvas.tokens.shape, dtype),
+        memory=lm.model.new_kv_cache(batch, width, dtype),
         policy=settings.cache,
         decoder=settings.decoder,
         sampling=Sampling(

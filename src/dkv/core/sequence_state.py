@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.canvas import NEVER, Canvas
-from dkv.core.row_fields import gathered, joined, per_position, per_sequence
+from dkv.core.canvas import NEVER, Canvas, gathered, joined, per_position, per_sequence
 from dkv.errors import AuditError
 
 __all__ = ["SequenceState"]

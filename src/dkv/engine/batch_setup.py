@@ -1,9 +1,11 @@
-"""From the sequences of a batch to the state that a step takes: schedule, sampling, logits processors, policies."""
+"""What a batch is made of: what its requests have in common, its buffers, and from its sequences the state that a step
+takes."""
 
 from __future__ import annotations
 
+import math
 from collections import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,22 +13,129 @@ from torch import Tensor
 from dkv.core.canvas import lay_out
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
+from dkv.core.layer_rules import Rules
 from dkv.core.logits_processors import logits_processors_of
 from dkv.core.loop import Schedule, State
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
 from dkv.core.sampling import Sampling
 from dkv.core.sequence_state import SequenceState
-from dkv.engine.batch_key import BatchKey
 from dkv.engine.per_sequence import PerSequenceDecoder, PerSequencePolicy, numbered
 from dkv.engine.policy_calls import CallLimits, PolicyCalls
 from dkv.engine.request_errors import is_own, name_of
 from dkv.engine.sequence import Sequence
 from dkv.engine.step_views import canvas_copy, checked
 from dkv.engine.watchdog import bounded
+from dkv.errors import RequestError
 from dkv.params import SamplingParams
 
-__all__ = ["BatchSetup"]
+__all__ = ["BatchBuffers", "BatchKey", "BatchSetup"]
+
+
+_MOST_BUFFERS = 16
+"""Feature buffers that a layer may keep, each as large as the model's width."""
+
+
+@dataclass(frozen=True)
+class BatchKey:
+    """What the sequences of a batch have in common.
+
+    A rule may be another package's code, and a key is used where nothing may fail: so keys are equal where their rules
+    are one object, and the buffers are asked for once. Raises RequestError for buffers that are none."""
+
+    width: int
+    """Slots of a sequence; 0 = as many as the longest needs."""
+    rules: Rules = field(compare=False)
+    """Of the layers."""
+    guided: bool
+    """Each has an unconditional row."""
+    dtype: torch.dtype
+    """Of the cache."""
+    buffers: tuple[tuple[str, ...], tuple[str, ...]] = field(init=False, compare=False, repr=False)
+    """Names of the buffers that the rules keep, of the first layer and of the others."""
+    _rules: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_rules", id(self.rules))
+        object.__setattr__(self, "buffers", self.rules.buffers)
+        for names in self.buffers:
+            if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+                raise RequestError("the buffers of a layer rule must be a tuple of names")
+            if len(names) > _MOST_BUFFERS:
+                raise RequestError(f"the buffers of a layer rule must be at most {_MOST_BUFFERS}, not {len(names)}")
+
+    @property
+    def rows(self) -> int:
+        """Rows of a sequence."""
+        return 2 if self.guided else 1
+
+    @property
+    def is_own(self) -> bool:
+        """Whether no layer follows another package's rules."""
+        return all(rule is None or is_own(rule) for rule in (self.rules.first, self.rules.rest))
+
+
+class BatchBuffers:
+    """Buffers for a number of sequences of one key. memory: None while there are none."""
+
+    def __init__(self, model: Model, key: BatchKey) -> None:
+        self._model, self._key = model, key
+        self.memory: KVCache | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return 0 if self.memory is None else self.memory.nbytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many sequences they can hold, and how long ones."""
+        if self.memory is None:
+            return 0, 0
+        rows, width = self.memory.shape
+        return rows // self._key.rows, width
+
+    def cost(self, width: int) -> int:
+        """Bytes for a sequence of so many positions."""
+        buffers = [buffer for layer in self._empty(width).layers for buffer in layer.buffers.values()]
+        return self._key.rows * sum(math.prod(b.shape[1:]) * b.element_size() for b in buffers)
+
+    def resize(self, sequences: int, width: int, used: int) -> None:
+        """Room for so many sequences; what the first `used` hold is kept. Layer by layer, so that old and new buffers
+        are never held both; where that fails, `memory` is None, and the sequences are to be begun again."""
+        old, self.memory = self.memory, None
+        new, kept = self._empty(width), used * self._key.rows
+        for number, layer in enumerate(new.layers):
+            for name, empty in layer.buffers.items():
+                layer.buffers[name] = empty.new_zeros((sequences * self._key.rows, *empty.shape[1:]))
+                if old is not None and kept:
+                    before = old.layers[number].buffers.pop(name)
+                    held = min(before.shape[2], empty.shape[2]) - 1
+                    layer.buffers[name][:kept, :, :held] = before[:kept, :, :held]
+        self.memory = new
+
+    def part(self, sequences: int, width: int, first: int = 0) -> KVCache:
+        """A view of the first `width` slots of so many sequences, from `first` on."""
+        if self.memory is None:
+            raise RuntimeError("a batch without buffers has no state")
+        return self.memory.part(sequences * self._key.rows, width, first * self._key.rows)
+
+    def remove(self, place: int, last: int, length: int) -> None:
+        """Clear the place of a sequence, and move the `last` one, of so many positions, there."""
+        if self.memory is None:
+            return
+        for part in range(self._key.rows):
+            target, source = place * self._key.rows + part, last * self._key.rows + part
+            self.memory.clear(target)
+            if place != last:
+                self.memory.move(source, target, length)
+                self.memory.clear(source)
+
+    def _empty(self, width: int) -> KVCache:
+        """A memory of no rows, for the shapes of its buffers."""
+        memory = self._model.new_kv_cache(0, width, self._key.dtype)
+        memory.keep(self._key.buffers, self._model.config.width)
+        return memory
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import abc
 
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
-from dkv.engine.batch_key import BatchKey
+from dkv.engine.batch_setup import BatchKey
 from dkv.engine.policy_calls import CallLimits
 from dkv.engine.running_batch import RunningBatch
 from dkv.engine.sequence import Sequence

@@ -22,10 +22,9 @@ from dkv.core.policy import rules_of
 from dkv.core.torch_settings import shielded
 from dkv.core.values import as_count
 from dkv.core.wording import is_number, shown
-from dkv.engine.batch_key import BatchKey
+from dkv.engine.batch_setup import BatchKey
 from dkv.engine.batches import Batches
-from dkv.engine.equality import first_alike, first_alike_rules
-from dkv.engine.policy_calls import CallLimits
+from dkv.engine.policy_calls import CallLimits, first_alike, first_alike_rules
 from dkv.engine.request import Request, Status, Update
 from dkv.engine.request_errors import failure, is_own, must_stop
 from dkv.engine.running_batch import RunningBatch
@@ -87,7 +86,8 @@ class Engine:
         self._check_ids(request)
         try:
             own = is_own(request.settings.cache) and is_own(request.settings.decoder)
-            sequence, key = bounded(lambda: self._sequence(request), None if own else self._limits.seconds)
+            made = self._sequence(request) if own else bounded(lambda: self._sequence(request), self._limits.seconds)
+            sequence, key = made
             self.batches.check_fit(sequence.length, key)
         except BaseException as error:
             if must_stop(error, self._lm.model.device):

@@ -18,9 +18,7 @@ from dkv.core.loop import State, StepOutput, advance
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
 from dkv.core.sequence_state import SequenceState
-from dkv.engine.batch_buffers import BatchBuffers
-from dkv.engine.batch_key import BatchKey
-from dkv.engine.batch_setup import BatchSetup
+from dkv.engine.batch_setup import BatchBuffers, BatchKey, BatchSetup
 from dkv.engine.policy_calls import CallLimits
 from dkv.engine.request import Update
 from dkv.engine.request_errors import must_stop, name_of

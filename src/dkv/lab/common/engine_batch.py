@@ -14,9 +14,8 @@ from dkv.core.packing import Bucket
 from dkv.core.policy import rules_of
 from dkv.core.torch_settings import shielded
 from dkv.engine import sequence as engine_sequence
-from dkv.engine.batch_key import BatchKey
-from dkv.engine.equality import first_alike
-from dkv.engine.policy_calls import CallLimits
+from dkv.engine.batch_setup import BatchKey
+from dkv.engine.policy_calls import CallLimits, first_alike
 from dkv.engine.request import Request
 from dkv.engine.running_batch import RunningBatch
 from dkv.outputs import Generation
