@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from hypothesis import settings as hypothesis_settings
 
 import dkv
 from dkv.accel.native.rowwise_ops import Native, native
+from dkv.distributed.launch import launch
 from dkv.models import Transformer, load_model
-from tests.support.checkpoints import config_of, write_checkpoint, write_tokenizer
+from dkv.tiny import MODELS
+from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint, write_tokenizer
 from tests.support.processor import header
+from tests.support.ranks import survey
 
 hypothesis_settings.register_profile(
     "dkv",
@@ -109,3 +113,25 @@ def built_once(built: Native, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `load(compile=True)` take what was built before. The compiler works for a second at every call, and that it
     is called is what test_native.py tests."""
     monkeypatch.setattr("dkv.loading.native", lambda: built)
+
+
+@pytest.fixture(scope="session")
+def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Checkpoints: as published, shared keys with a tied head and an odd vocabulary, Dream in two files, embedded."""
+    place = tmp_path_factory.mktemp("parallel")
+    odd = config_of(n_kv_heads=2, weight_tying=True, n_layers=3, embedding_size=273, mlp_hidden_size=51)
+    return {
+        "llada": str(write_checkpoint(place / "llada")),
+        "tied": str(write_checkpoint(place / "tied", odd, seed=5)),
+        "dream": str(write_checkpoint(place / "dream", dream_config_of(), seed=3)),
+        "tiny": str(MODELS["tiny"]),
+    }
+
+
+@pytest.fixture(scope="session")
+def two_ranks(directories: dict[str, str]) -> dict[str, Any]:
+    """What two ranks found."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONWARNINGS", "error")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return launch(2, survey, directories)
