@@ -32,7 +32,8 @@ def alone(lm: dkv.DiffusionLM, request: dkv.Request) -> Generation:
 def alone_state(lm: dkv.DiffusionLM, sequence: Sequence) -> State:
     """The request's policy and decoder themselves, without what the engine puts around them."""
     request, settings, config = sequence.request, sequence.settings, lm.model.config
-    guided, dtype = settings.cfg_scale > 0, settings.cache_dtype and named_dtype("cache_dtype", settings.cache_dtype)
+    guided = settings.cfg_scale > 0
+    dtype = None if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
     given = [request.given] if request.given else []
     canvas = lay_out(
         [request.prompt], settings.gen_length, config.mask_id, [request.seed], "cpu", request.number, guided, given

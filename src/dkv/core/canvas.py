@@ -155,8 +155,8 @@ def lay_out(
             x.repeat_interleave(2, dim=0) for x in (tokens, committed_at, prompt, length, seed, request)
         )
         tokens[1::2] = mask_id
-        row = torch.arange(2 * batch)
-        guide = torch.where(row % 2 == 1, row - 1, -1)
+        place = torch.arange(2 * batch)
+        guide = torch.where(place % 2 == 1, place - 1, -1)
     position = torch.arange(width)
     live = position < length[:, None]
     response = live & (position >= prompt[:, None]) & (position < prompt[:, None] + gen_length)
