@@ -43,6 +43,7 @@ from dkv.core.layer_rules import DENSE, RotaryPhase
 from dkv.core.loop import Schedule, State, StepOutput, advance
 from dkv.core.packing import PackedRows, pack
 from dkv.core.sampling import Sampling
+from dkv.core.sequence_state import SequenceState
 from dkv.decoders import make_decoder
 from dkv.layers.ops import COMPOSED, Passes
 from dkv.layers.transformer import Transformer, TransformerBlock, bucket_for, dense
@@ -99,12 +100,13 @@ def begin(model: Transformer, spec: str, case: Case) -> State:
     canvas = lay_out([[5] * case.prompt] * case.batch, case.gen, model.config.mask_id, range(case.batch))
     each = torch.ones(case.batch, dtype=torch.int64)
     blocks = case.gen // BLOCK if spec.startswith("fast-") else 1
+    decoder = make_decoder("random" if "greedy" in spec else "confidence")
     return State(
         model=model,
-        canvas=canvas,
+        sequences=SequenceState.new(canvas, decoder.commit_order(canvas)),
         memory=model.new_kv_cache(case.batch, case.prompt + case.gen),
         policy=make_cache(spec),
-        decoder=make_decoder("random" if "greedy" in spec else "confidence"),
+        decoder=decoder,
         sampling=Sampling(torch.zeros(case.batch), None, None, greedy=True),
         schedule=Schedule(each * (case.gen // blocks), each * blocks, each * (case.steps // blocks)),
         bucket=bucket_for(model.device, model.dtype),
@@ -118,7 +120,6 @@ class Bare:
     def __init__(self, model: Transformer, case: Case) -> None:
         self.model, self.batch, width = model, case.batch, case.prompt + case.gen
         self.memory = model.new_kv_cache(case.batch, width)
-        self.memory.computed_at.zero_()
 
     @torch.inference_mode()
     def __call__(self, kind: Kind) -> None:
@@ -140,7 +141,7 @@ class Bare:
 
     def _at(self, rows: int) -> PackedRows:
         """So many rows, as many of each sequence, at its first slots."""
-        grid = torch.zeros(self.memory.computed_at.shape, dtype=torch.bool)
+        grid = torch.zeros(self.memory.shape, dtype=torch.bool)
         grid[:, : -(-rows // self.batch)] = True
         return pack(grid, grid.sum(1).tolist(), None)
 

@@ -23,6 +23,7 @@ from dkv.core.loop import Schedule, State, StepOutput, advance
 from dkv.core.model import Model, ModelConfig
 from dkv.core.packing import Bucket, PackedRows
 from dkv.core.sampling import Sampling
+from dkv.core.sequence_state import SequenceState
 from dkv.decoders import make_decoder
 from dkv.lab.bench.flops import work_of
 from dkv.lab.bench.roofline import Rates, bound_seconds, synchronize
@@ -102,12 +103,13 @@ def begin(model: Model, case: Case, bucket: Bucket) -> State:
     def full(value: int) -> Tensor:
         return torch.full((case.batch,), value, device=model.device)
 
+    decoder = make_decoder("random" if case.cache.startswith("dkv-greedy") else model.config.default_decoder)
     return State(
         model=model,
-        canvas=canvas,
+        sequences=SequenceState.new(canvas, decoder.commit_order(canvas)),
         memory=model.new_kv_cache(case.batch, case.prompt + case.gen),
         policy=make_cache(case.cache),
-        decoder=make_decoder("random" if case.cache.startswith("dkv-greedy") else model.config.default_decoder),
+        decoder=decoder,
         sampling=Sampling(torch.zeros(case.batch, device=model.device), None, None, greedy=True),
         schedule=Schedule(full(case.block), full(case.gen // case.block), full(case.block)),
         bucket=bucket,
@@ -158,7 +160,7 @@ def _spread(steps: Sequence[int], samples: int) -> list[int]:
 def again(state: State, model: Model) -> State:
     """The same point of a generation once more, on the same buffers, with this model."""
     other = copy(state)
-    other.model, other.canvas, other.memory = model, copy(state.canvas), copy(state.memory)
+    other.model, other.sequences, other.memory = model, state.sequences.snapshot(), copy(state.memory)
     return other
 
 

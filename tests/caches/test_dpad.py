@@ -84,7 +84,7 @@ def test_what_is_kept_stays_kept_and_is_fresh(
 def _fresh_or_never(state: State, tick: StepOutput) -> None:
     canvas, going = state.canvas, ~torch.tensor(tick.done)[:, None]
     after = canvas.live & (canvas.position >= tick.step.block[0][:, None]) & going
-    assert ((tick.rows | (state.memory.computed_at == NEVER)) | ~after).all()
+    assert ((tick.rows | (state.sequences.computed_at == NEVER)) | ~after).all()
     inside = after & (canvas.position < tick.step.block[1][:, None])
     assert (tick.rows | ~inside).all()
 

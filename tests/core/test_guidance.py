@@ -14,14 +14,14 @@ from tests.support.runs import play, start
 
 def test_guides_are_rows_of_their_own() -> None:
     canvas = lay_out([[1, 2], [3]], 2, 9, [5, 6], guided=True)
-    assert canvas.tokens.tolist() == [[1, 2, 9, 9], [3, 9, 9, 9], [9, 9, 9, 9], [9, 9, 9, 9]]
-    assert canvas.masked.tolist() == [[False, False, True, True], [False, True, True, False]] * 2
+    assert canvas.tokens.tolist() == [[1, 2, 9, 9], [9, 9, 9, 9], [3, 9, 9, 9], [9, 9, 9, 9]]
+    assert canvas.masked.tolist() == [[False, False, True, True]] * 2 + [[False, True, True, False]] * 2
     assert canvas.unconditional_of is not None
-    assert canvas.unconditional_of.tolist() == [-1, -1, 0, 1]
-    assert canvas.request.tolist() == [0, 1, 0, 1]
-    assert canvas.seed.tolist() == [5, 6, 5, 6]
-    assert Guidance(canvas, 1.0).partner.tolist() == [2, 3, 2, 3]
-    assert canvas.mirror(torch.tensor([10, 11, 12, 13])).tolist() == [10, 11, 10, 11]
+    assert canvas.unconditional_of.tolist() == [-1, 0, -1, 2]
+    assert canvas.request.tolist() == [0, 0, 1, 1]
+    assert canvas.seed.tolist() == [5, 5, 6, 6]
+    assert Guidance(canvas, 1.0).partner.tolist() == [1, 1, 3, 3]
+    assert canvas.mirror(torch.tensor([10, 11, 12, 13])).tolist() == [10, 10, 12, 12]
 
 
 def test_without_guides_nothing_is_mirrored() -> None:
@@ -45,10 +45,10 @@ def test_a_guide_ends_with_its_sequence(model: Transformer) -> None:
     """Early, where the text has ended."""
     state = start(model, [[4, 5], [6]], 4, cfg_scale=1.0, stop_ids=tuple(range(model.config.vocab)))
     play(state)
-    assert state.done.all()
-    first, length = state.canvas.tokens[:2], state.canvas.length
-    for row, tokens in enumerate(first):
-        own, mirror = (t[state.canvas.prompt[row] : length[row]] for t in (tokens, state.canvas.tokens[row + 2]))
+    assert state.sequences.done.all()
+    tokens, length = state.canvas.tokens, state.canvas.length
+    for row in (0, 2):
+        own, mirror = (t[state.canvas.prompt[row] : length[row]] for t in (tokens[row], tokens[row + 1]))
         assert own.equal(mirror)
 
 

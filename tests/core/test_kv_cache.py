@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dkv.core.canvas import NEVER
 from dkv.core.kv_cache import KVCache
 from dkv.core.loop import State, advance
 from dkv.core.packing import exact, pack
@@ -105,23 +104,6 @@ def test_values_are_stored_in_the_memory_dtype() -> None:
         memory.layers[0].write("k", at, torch.full((len(at.slot), 1, 2), 1.001))
     assert memory.layers[0].kv[0].dtype == torch.bfloat16
     assert memory.nbytes == 2 * 3 * 2 * 2
-
-
-def test_note_keeps_the_clock_of_each_slot() -> None:
-    memory = fresh_memory(2, 3)
-    assert memory.computed_at.eq(NEVER).all()
-    memory.note(torch.tensor([[True, True, False], [False, False, True]]), torch.tensor([4, 9]))
-    memory.note(torch.tensor([[False, True, False], [False, False, False]]), torch.tensor([5, 10]))
-    assert memory.computed_at.tolist() == [[4, 5, NEVER], [NEVER, NEVER, 9]]
-
-
-def test_audit_names_the_sequence_and_the_slot() -> None:
-    memory = fresh_memory(2, 3)
-    readable = torch.ones(2, 3, dtype=torch.bool)
-    memory.note(torch.tensor([[True] * 3, [True, True, False]]), torch.tensor([0, 0]))
-    memory.audit(readable, torch.tensor([True, False]))
-    with pytest.raises(AuditError, match="sequence 1 would read slot 2"):
-        memory.audit(readable, torch.tensor([True, True]))
 
 
 class Forgetful:

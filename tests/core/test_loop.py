@@ -152,7 +152,7 @@ def test_a_sequence_ends_once_all_before_its_end_of_text_is_fixed(model: Transfo
     state, ticks = start_and_play(scripted, [[8]], 6, stop_ids=(0,))
     assert [int(tick.committed.nonzero()[0, 1]) for tick in ticks] == [3, 4, 2, 1]
     assert state.canvas.tokens[0].tolist() == [8, 5, 5, 0, 5, 0, 0]
-    assert bool(state.done.all())
+    assert bool(state.sequences.done.all())
     _, all_of_it = start_and_play(scripted, [[8]], 6)
     assert len(all_of_it) == 6
 
@@ -162,7 +162,7 @@ def test_a_finished_sequence_is_not_computed_any_more(model: Transformer) -> Non
     state, ticks = start_and_play(scripted, [[8], [8, 8, 8]], 6, stop_ids=(0,))
     assert [tick.counts for tick in ticks[:3]] == [[7, 9], [7, 9], [0, 9]]
     assert len(ticks) == 6
-    assert state.clock.tolist() == [2, 6]
+    assert state.sequences.num_forwards.tolist() == [2, 6]
     assert state.canvas.tokens[1].tolist() == [8, 8, 8, 5, 5, 5, 5, 5, 5]
 
 
@@ -183,7 +183,7 @@ def test_finish_fills_with_the_end_of_text(model: Transformer) -> None:
     state = start(model, [[1], [2]], 4)
     advance(state)
     finish(state, torch.tensor([True, False]))
-    assert state.done.tolist() == [True, False]
+    assert state.sequences.done.tolist() == [True, False]
     eos = model.config.eos_ids[0]
     assert int(state.canvas.tokens[0].eq(eos).sum()) >= 3
     assert not state.canvas.masked[0].any()

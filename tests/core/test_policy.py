@@ -101,7 +101,7 @@ def test_idle_steps_do_not_end_a_run(cache: str, decoder: str, model: Transforme
     state, ticks = start_and_play(model, [[1, 2]], 6, 2, 18, cache=cache, decoder=decoder)
     assert len(ticks) == 18
     assert not state.canvas.masked.any()
-    assert bool(state.done.all())
+    assert bool(state.sequences.done.all())
 
 
 def test_a_step_shows_blocks_clocks_and_ages(model: Transformer) -> None:

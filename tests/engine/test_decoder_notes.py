@@ -82,10 +82,10 @@ def test_notes_begin_as_nothing_and_stay_where_nothing_is_read(model: Transforme
 
 def test_who_keeps_nothing_has_nothing(model: Transformer) -> None:
     state = start(model, [[1]], 2, decoder="confidence")
-    assert state.notes is None
+    assert state.sequences.decoder_state is None
     assert all(tick.step.decoder_state is None for tick in play(state))
-    few = PerSequenceDecoder((state.decoder, Patient(3), Patient(2)), torch.tensor([0]), state.rank)
+    few = PerSequenceDecoder((state.decoder, Patient(3), Patient(2)), torch.tensor([0]), state.sequences.order)
     assert state_size_of(few) == 3
-    assert state_size_of(PerSequenceDecoder((state.decoder,), torch.tensor([0]), state.rank)) == 0
+    assert state_size_of(PerSequenceDecoder((state.decoder,), torch.tensor([0]), state.sequences.order)) == 0
     assert isinstance(Patient(1), StatefulDecoder)
     assert not isinstance(state.decoder, StatefulDecoder)

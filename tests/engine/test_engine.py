@@ -189,10 +189,10 @@ def test_slots_left_by_others_are_never_read(lm: dkv.DiffusionLM) -> None:
     goes = engine.add(lm.request([9] * 12, 8, stop_at_eos=False, cache="dkv-decode"))
     engine.step()
     engine.cancel(goes)
-    (cohort,) = engine._cohorts.values()
-    assert cohort.memory is not None
+    (batch,) = engine.batches.values()
+    assert batch.buffers.memory is not None
     with torch.inference_mode():
-        for layer in cohort.memory.layers:
+        for layer in batch.buffers.memory.layers:
             for buffer in layer.buffers.values():
                 buffer[1:] = 1e4
                 buffer[:, :, 11:] = 1e4

@@ -1,4 +1,5 @@
-"""A step waits for the device once: to learn the row counts, and who is finished.
+"""A step waits for the device once: to learn the row counts, and who is finished. Through the engine a second time,
+where a request streams its tokens or has stop texts, which the host must look at.
 
 But dkv-greedy with a window, which waits a second time: its walk has as many turns as positions are decoded.
 """
@@ -6,11 +7,15 @@ But dkv-greedy with a window, which waits a second time: its walk has as many tu
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import dkv
 from dkv.core.loop import advance
 from dkv.decoders import make_decoder
 from dkv.models import Transformer
@@ -60,6 +65,51 @@ def test_a_step_waits_once_under_dreams_rules(dream: Transformer, decoder: str) 
 
 def test_a_step_waits_once_where_it_samples(model: Transformer) -> None:
     assert [step for step in syncs_of(model, temperature=0.7, top_p=0.9, top_k=20) if step != ["tolist"]] == []
+
+
+def engine_syncs(lm: dkv.DiffusionLM, *requests: dkv.Request) -> list[list[str]]:
+    """What each step of an engine waits for, from the first to the last at which nobody comes or goes."""
+    lm = copy(lm)
+    lm.audit = False  # which waits for what it finds
+    engine, found = dkv.Engine(lm), list[list[str]]()
+    for request in requests:
+        engine.add(request)
+    while True:
+        with Syncs() as syncs:
+            updates = engine.step()
+        if any(update.last for update in updates):
+            return found[1:]
+        found.append(syncs.found)
+
+
+def request(lm: dkv.DiffusionLM, cache: str, deltas: bool, cfg_scale: float = 0.0, stop: str | None = None) -> Any:
+    asked = lm.request([1] * 5, 8, 4, cache=cache, cfg_scale=cfg_scale, stop=stop, stop_at_eos=False)
+    return replace(asked, deltas=deltas)
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("cache", [name for name in POLICIES if not name.startswith("dkv-greedy")])
+def test_a_step_of_the_engine_waits_once(lm: dkv.DiffusionLM, cache: str, guided: bool) -> None:
+    found = engine_syncs(lm, *(request(lm, cache, False, float(guided)) for _ in range(2)))
+    assert len(found) > 3
+    assert [step for step in found if step != ["tolist"]] == []
+
+
+@pytest.mark.parametrize(("deltas", "stop"), [(True, None), (False, "never said"), (True, "never said")])
+def test_a_step_of_the_engine_waits_twice_where_tokens_are_watched(
+    lm: dkv.DiffusionLM, deltas: bool, stop: str | None
+) -> None:
+    quiet, watched = request(lm, "dkv-decode", False), request(lm, "dkv-decode", deltas, stop=stop)
+    for requests in ([watched], [quiet, watched]):
+        found = engine_syncs(lm, *requests)
+        assert len(found) > 3
+        assert [step for step in found if step != ["tolist", "tolist"]] == []
+
+
+def test_unlike_requests_in_one_batch_wait_once(lm: dkv.DiffusionLM) -> None:
+    caches = ("none", "dkv-decode", "dkv-prefill", "fast-dual", "dkv-fill:rows=5")
+    found = engine_syncs(lm, *(request(lm, cache, False) for cache in caches))
+    assert [step for step in found if step != ["tolist"]] == []
 
 
 ONES = torch.ones(3)

@@ -226,9 +226,9 @@ def test_the_guide_sees_nothing_that_is_given(lm: dkv.DiffusionLM) -> None:
     engine = dkv.Engine(lm)
     engine.add(request)
     engine.step()
-    (cohort,) = engine._cohorts.values()
-    assert cohort._state is not None
-    canvas = cohort._state.canvas
+    (batch,) = engine.batches.values()
+    assert batch.state is not None
+    canvas = batch.state.canvas
     own, guide = canvas.tokens.tolist()
     fixed = (canvas.committed_at[1] != GIVEN) & ~canvas.masked[1]
     assert [t for t, f in zip(guide, fixed.tolist(), strict=True) if not f] == [MASK] * 15

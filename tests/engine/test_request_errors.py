@@ -529,7 +529,7 @@ def test_without_memory_the_longest_goes_first(lm: dkv.DiffusionLM) -> None:
 
     class Full(Failing):
         def forward(self, tokens: Tensor, *more: Any) -> Tensor:
-            if len(self.engine._cohorts and next(iter(self.engine._cohorts.values())).members) > 2:
+            if len(self.engine.batches and next(iter(self.engine.batches.values())).sequences) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().forward(tokens, *more)
 

@@ -106,6 +106,11 @@ class Spy:
         return replace(plan, rules=Rules(None if plan.rules.first is None else rest, rest))
 
 
+def rows_of(case: dict[str, Any]) -> int:
+    """Rows of a sequence: its own, and under guidance the unconditional one after it."""
+    return 2 if case.get("cfg_scale") else 1
+
+
 def letters(case: dict[str, Any], ticks: Sequence[StepOutput], spy: Spy) -> str:
     """Of the first sequence: which regions each forward renewed in full."""
     found = ""
@@ -123,15 +128,15 @@ def letters(case: dict[str, Any], ticks: Sequence[StepOutput], spy: Spy) -> str:
 @pytest.mark.parametrize("name", CASES)
 def test_tokens_order_and_refreshes(name: str, networks: dict[str, Transformer]) -> None:
     case = CASES[name]
-    first, batch = case["prompt_len"], case["batch"]
+    first, batch, each = case["prompt_len"], case["batch"], rows_of(case)
     spy = Spy(make_cache(spec_of(case)))
     state = started(networks[case["model"]], case, spy)
     ticks = play(state)
-    assert state.canvas.tokens[:batch, first:].tolist() == case["final_ids"]
+    assert state.canvas.tokens[::each, first:].tolist() == case["final_ids"]
     order = [
         [
             [[p - first, int(state.canvas.tokens[row, p])] for p in tick.committed[row].nonzero().flatten().tolist()]
-            for row in range(batch)
+            for row in range(0, batch * each, each)
         ]
         for tick in ticks
     ]
@@ -153,7 +158,7 @@ def test_picks_of_every_layer(name: str, networks: dict[str, Transformer]) -> No
         log = spy.logs[step - 1]
         inner = log[layer - (1 if case["code_version"] == "head" else 0)]
         for row in range(batch):
-            sequence = row + (batch if branch == "cfg" else 0)
+            sequence = row * rows_of(case) + (branch == "cfg")
             if len(picked[row]) < case["gen_length"] and margins[row] < NEAR_TIE:
                 skipped.add((branch, step, row))
             if (branch, step, row) not in skipped:
@@ -167,7 +172,7 @@ def response_logits(case: dict[str, Any], watched: Watched, step: int, shift: in
     """Logits [B, G, V] of the responses, before guidance."""
     at, logits = watched.seen[step]
     responses = []
-    for sequence in range(case["batch"]):
+    for sequence in range(0, case["batch"] * rows_of(case), rows_of(case)):
         slots = at.slot[at.sequence == sequence].tolist()
         first = case["prompt_len"] - shift
         places = [slots.index(p) for p in range(first, first + case["gen_length"])]

@@ -84,7 +84,9 @@ def test_a_random_case(family: str, seed: int, networks: dict[str, Transformer])
         cfg_scale=case.get("cfg_scale", 0.0),
     )
     ticks = play(state)
-    for row, (prompt, played) in enumerate(zip(case["prompts"], replayed(case), strict=True)):
+    each = 2 if case.get("cfg_scale") else 1  # with its unconditional row after it
+    for number, (prompt, played) in enumerate(zip(case["prompts"], replayed(case), strict=True)):
+        row = number * each
         tokens = state.canvas.tokens[row, len(prompt) : len(prompt) + case["gen"]].tolist()
         assert tokens == played.tokens
         assert [positions(tick.committed)[row] for tick in ticks] == played.decoded

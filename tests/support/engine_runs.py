@@ -2,35 +2,80 @@
 
 from __future__ import annotations
 
+import torch
+
 import dkv
+from dkv.core.canvas import lay_out
 from dkv.core.dtypes import named_dtype
-from dkv.core.packing import exact
-from dkv.lab.common.batch_run import Run
+from dkv.core.guidance import Guidance
+from dkv.core.logits_processors import logits_processors_of
+from dkv.core.loop import Schedule, State, StepOutput, advance, finish
+from dkv.core.sampling import Sampling
+from dkv.core.sequence_state import SequenceState
+from dkv.engine.sequence import Sequence
 from dkv.outputs import Generation
 
 __all__ = ["alone", "ended", "finished", "same"]
 
 
 def alone(lm: dkv.DiffusionLM, request: dkv.Request) -> Generation:
-    """The request as the only sequence of a batch of its own."""
+    """The request as the only sequence of the core's loop."""
     settings = request.settings
+    sequence = Sequence(0, request, lm.model.config, lm.tokenizer, "", settings.cache, settings.decoder)
+    state = alone_state(lm, sequence)
+    while (output := advance(state)) is not None:
+        sequence.count(output.counts[0], sum(output.work), sum(output.lengths))
+        watch(state, output, sequence)
+    return sequence.result(state.canvas.tokens[0, sequence.response].tolist())
+
+
+def alone_state(lm: dkv.DiffusionLM, sequence: Sequence) -> State:
+    """The request's policy and decoder themselves, without what the engine puts around them."""
+    request, settings, config = sequence.request, sequence.settings, lm.model.config
+    guided = settings.cfg_scale > 0
     dtype = None if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
-    run = Run(
-        lm.model,
-        lm.tokenizer,
-        [request.prompt],
-        [request.seed],
-        settings,
-        cache_dtype=dtype,
-        bucket=exact,
-        version="",
-        trace=request.trace,
-        first_request=request.number,
-        given=[request.given] if request.given else (),
+    given = [request.given] if request.given else []
+    canvas = lay_out(
+        [request.prompt], settings.gen_length, config.mask_id, [request.seed], "cpu", request.number, guided, given
     )
-    for _ in run.ticks():
-        pass
-    return run.results()[0]
+    batch, width = canvas.tokens.shape
+
+    def each(value: float) -> torch.Tensor:
+        return torch.full((batch,), value)
+
+    return State(
+        model=lm.model,
+        sequences=SequenceState.new(canvas, settings.decoder.commit_order(canvas)),
+        memory=lm.model.new_kv_cache(batch, width, dtype),
+        policy=settings.cache,
+        decoder=settings.decoder,
+        sampling=Sampling(
+            each(float(settings.temperature)),
+            None if settings.top_p in (None, 1) else each(settings.top_p or 0.0),
+            None if settings.top_k is None else each(settings.top_k),
+            greedy=settings.temperature == 0,
+        ),
+        schedule=Schedule(
+            each(settings.block_length),
+            each(settings.blocks),
+            each(settings.steps // settings.blocks),
+            adaptive=each(True) if given else None,
+            grows=each(True) if settings.grow else None,
+        ),
+        stop_ids=sequence.stop_ids if settings.stop_at_eos else (),
+        logits_processors=logits_processors_of([settings] * batch, canvas.prompt, sequence.stop_ids),
+        guidance=Guidance(canvas, settings.cfg_scale) if guided else None,
+    )
+
+
+def watch(state: State, output: StepOutput, sequence: Sequence) -> None:
+    """Keep what a step committed, and end a sequence whose final text holds a stop text."""
+    canvas = state.canvas
+    if sequence.request.trace:
+        sequence.add_step(output.committed[0].nonzero().view(-1).tolist(), canvas.tokens[0])
+    known = sequence.settled(canvas.tokens[0].tolist(), canvas.unfixed[0].tolist())
+    if sequence.text.find_stop(known) is not None:
+        finish(state, ~state.sequences.done)
 
 
 def same(one: Generation, other: Generation) -> bool:

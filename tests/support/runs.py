@@ -18,6 +18,7 @@ from dkv.core.model import Model, ModelConfig
 from dkv.core.packing import Bucket, PackedRows, exact
 from dkv.core.policy import CachePolicy, Decoder, Plan, Step
 from dkv.core.sampling import Sampling
+from dkv.core.sequence_state import SequenceState
 from dkv.decoders import make_decoder
 
 __all__ = ["POLICIES", "Recorder", "Scripted", "Watched", "play", "positions", "start", "start_and_play"]
@@ -74,12 +75,13 @@ def start(
         return None if value is None else torch.full((batch,), value)
 
     schedule = Schedule(*(torch.full((batch,), n) for n in (block_length, blocks, steps_in_block)))
+    decoder = make_decoder(decoder) if isinstance(decoder, str) else decoder
     return State(
         model=model,
-        canvas=canvas,
+        sequences=SequenceState.new(canvas, decoder.commit_order(canvas)),
         memory=model.new_kv_cache(*canvas.tokens.shape),
         policy=make_cache(cache) if isinstance(cache, str) else cache,
-        decoder=make_decoder(decoder) if isinstance(decoder, str) else decoder,
+        decoder=decoder,
         sampling=Sampling(warmth, each(top_p), each(top_k), greedy=not bool(warmth.any())),
         schedule=schedule,
         stop_ids=stop_ids,

@@ -2,24 +2,46 @@
 
 It knows nothing of models, caches or decoders. Rows are sequences, right-padded; position p of a sequence is slot p
 of every buffer, for ever, so positions always start at 0 and padding never sits between tokens.
+
+Fields of tensors with a row for each sequence say in their metadata what stands at padding (`per_position`,
+`per_sequence`); from that rows are selected, widened, cut and concatenated (`gathered`, `joined`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["GIVEN", "NEVER", "Canvas", "lay_out", "lowest"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["GIVEN", "NEVER", "Canvas", "gathered", "joined", "lay_out", "lowest", "per_position", "per_sequence"]
 
 GIVEN = -1
 """`committed_at` of a token that was there from the start (and of padding)."""
 
 NEVER = 1 << 62
 """`committed_at` of a masked position: later than any clock."""
+
+
+_ROWS = "rows"
+"""Key of the metadata of fields that have a row for each sequence."""
+
+
+def per_sequence() -> Mapping[str, Any]:
+    """Metadata of a field [B, ...]."""
+    return {_ROWS: None}
+
+
+def per_position(fill: float, scratch: int = 0) -> Mapping[str, Any]:
+    """Metadata of a field [B, T + scratch, ...] with `fill` at padding. What its scratch slots hold is not kept."""
+    return {_ROWS: (fill, scratch)}
 
 
 @dataclass
@@ -30,23 +52,23 @@ class Canvas:
     may contain it, and gaps may lie inside given text.
     """
 
-    tokens: Tensor
+    tokens: Tensor = field(metadata=per_position(0))
     """[B, T] int64."""
-    prompt: Tensor
+    prompt: Tensor = field(metadata=per_sequence())
     """[B] length of the prompt."""
-    length: Tensor
+    length: Tensor = field(metadata=per_sequence())
     """[B] length of prompt, response and what follows it."""
-    committed_at: Tensor
+    committed_at: Tensor = field(metadata=per_position(GIVEN))
     """[B, T] value of num_forwards of the forward that committed the token; GIVEN; NEVER while masked."""
-    seed: Tensor
+    seed: Tensor = field(metadata=per_sequence())
     """[B] each request's own seed."""
-    request: Tensor
+    request: Tensor = field(metadata=per_sequence())
     """[B] the caller's number of each sequence."""
     position: Tensor
     """[T] 0, 1, 2, ..."""
-    live: Tensor
+    live: Tensor = field(metadata=per_position(False))
     """[B, T] bool: positions that exist."""
-    response: Tensor
+    response: Tensor = field(metadata=per_position(False))
     """[B, T] bool: positions between the prompt and what follows the response; some of them may be given."""
     unconditional_of: Tensor | None = None
     """[B] for guidance: the row whose response this row repeats after a masked prompt, -1 for an ordinary row; None
@@ -68,6 +90,26 @@ class Canvas:
                 torch.arange(len(self.unconditional_of), device=x.device),
             )
         ]
+
+    def gather(self, rows: Tensor, width: int) -> Canvas:
+        """Some of the rows [N], in that order, cut or padded to `width` positions. What is cut must be padding; an
+        unconditional row must come right after the row that it repeats."""
+        guide = None if self.unconditional_of is None else self.unconditional_of.index_select(0, rows)
+        return self._with(gathered(self, rows, width), guide, width)
+
+    def cat(self, others: Sequence[Canvas], width: int) -> Canvas:
+        """These rows and then the others', at `width` positions; unconditional rows as in `gather`."""
+        every = [self, *others]
+        guides = [one.unconditional_of for one in every if one.unconditional_of is not None]
+        guide = torch.cat(guides) if guides else None
+        return self._with(joined(every, [len(one.prompt) for one in every], width), guide, width)
+
+    def _with(self, rows: dict[str, Any], guide: Tensor | None, width: int) -> Canvas:
+        """Other rows. guide [N]: of each, at least 0 where it is unconditional."""
+        position = torch.arange(width, device=self.position.device)
+        if guide is not None:
+            guide = torch.where(guide >= 0, torch.arange(len(guide), device=guide.device) - 1, -1)
+        return replace(self, position=position, unconditional_of=guide, **rows)
 
     @property
     def masked(self) -> Tensor:
@@ -93,7 +135,8 @@ def lay_out(
     """Put each prompt at the left of its row, followed by `gen_length` masked positions; pad on the right.
 
     given: for each prompt what follows it instead, or nothing: token ids, None where masked; the first `gen_length` are
-    the response, and others may come after it. guided: add a guide row for each, all that is given masked.
+    the response, and others may come after it. guided: an unconditional row comes right after
+    the row of each prompt, with all that is given masked.
     """
     tails = [tuple(tail) or (None,) * gen_length for tail in given or [()] * len(prompts)]
     rows = [[*prompt, *tail] for prompt, tail in zip(prompts, tails, strict=True)]
@@ -108,11 +151,12 @@ def lay_out(
     seed, request = torch.tensor(list(seeds), dtype=torch.int64), first_request + torch.arange(batch)
     guide = None
     if guided:
-        tokens = torch.cat((tokens, torch.full_like(tokens, mask_id)))
-        committed_at, prompt, length, seed, request = (
-            torch.cat((x, x)) for x in (committed_at, prompt, length, seed, request)
+        tokens, committed_at, prompt, length, seed, request = (
+            x.repeat_interleave(2, dim=0) for x in (tokens, committed_at, prompt, length, seed, request)
         )
-        guide = torch.arange(-batch, batch).clamp(min=-1)
+        tokens[1::2] = mask_id
+        place = torch.arange(2 * batch)
+        guide = torch.where(place % 2 == 1, place - 1, -1)
     position = torch.arange(width)
     live = position < length[:, None]
     response = live & (position >= prompt[:, None]) & (position < prompt[:, None] + gen_length)
@@ -136,3 +180,52 @@ def lowest(key: Tensor, count: Tensor) -> Tensor:
     order = key.sort(dim=1, stable=True).indices
     inside = torch.arange(key.shape[1], device=key.device) < count[:, None]
     return torch.empty_like(inside).scatter_(1, order, inside)
+
+
+def gathered(source: DataclassInstance, rows: Tensor, width: int) -> dict[str, Any]:
+    """The fields of the `rows` [N] (int64), in that order, cut or padded to `width` positions. What is cut must be
+    padding."""
+    found: dict[str, Any] = {}
+    for one in _row_fields(source):
+        value = getattr(source, one.name)
+        found[one.name] = None if value is None else _fitted(one, value.index_select(0, rows), width)
+    return found
+
+
+def joined(sources: Sequence[DataclassInstance], counts: Sequence[int], width: int) -> dict[str, Any]:
+    """The fields of all sources, of `counts` rows each, one after another, cut or padded to `width` positions. Where
+    some lack an optional field, or have fewer columns of it, zeros stand in."""
+    found: dict[str, Any] = {}
+    for one in _row_fields(sources[0]):
+        values = [getattr(source, one.name) for source in sources]
+        found[one.name] = _stacked([None if v is None else _fitted(one, v, width) for v in values], counts)
+    return found
+
+
+def _row_fields(source: DataclassInstance) -> list[Field[Any]]:
+    return [one for one in fields(source) if _ROWS in one.metadata]
+
+
+def _fitted(one: Field[Any], x: Tensor, width: int) -> Tensor:
+    """x [B, T + scratch, ...] with `width` positions instead of T."""
+    if one.metadata[_ROWS] is None:
+        return x
+    fill, scratch = one.metadata[_ROWS]
+    if x.shape[1] == width + scratch:
+        return x
+    x = x[:, : min(x.shape[1] - scratch, width)]
+    missing = width + scratch - x.shape[1]
+    return torch.cat((x, x.new_full((len(x), missing, *x.shape[2:]), fill)), dim=1) if missing else x.contiguous()
+
+
+def _stacked(parts: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    if known[0].dim() < 3:
+        return torch.cat(known)
+    like, columns = known[0], max(part.shape[2] for part in known)
+    return torch.cat([
+        like.new_zeros((count, like.shape[1], columns)) if part is None else F.pad(part, (0, columns - part.shape[2]))
+        for part, count in zip(parts, counts, strict=True)
+    ])  # fmt: skip

@@ -23,13 +23,11 @@ __all__ = ["Guidance"]
 @dataclass
 class Guidance:
     """scale [B]: how far to push each sequence, or one number for all; partner [B]: the guide of a sequence, and a
-    guide itself; kept [B * (T + 1), C]: the output of the rows at the last step at which their guide ran, only where
-    guides rest."""
+    guide itself."""
 
     canvas: Canvas
     scale: float | Tensor
     partner: Tensor = field(init=False)
-    kept: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         own = torch.arange(len(self.canvas.tokens), device=self.canvas.tokens.device)
@@ -43,23 +41,26 @@ class Guidance:
         both as they were kept as well."""
         return 2 if rest is None else 3
 
-    def keep(self, at: PackedRows, hidden: Tensor, rest: Tensor) -> None:
-        """Keep the output hidden [N, C] of the carried rows whose guides did not rest [B] at this step."""
-        if self.kept is None:
-            rows = len(self.partner) * (at.width + 1)
-            self.kept = torch.zeros(rows, hidden.shape[1], dtype=hidden.dtype, device=hidden.device)
+    def keep(self, kept: Tensor | None, at: PackedRows, hidden: Tensor, rest: Tensor) -> Tensor:
+        """Write the output hidden [N, C] of the carried rows whose guides did not rest [B] at this step into kept
+        [B, T + 1, C], which is made at the first such step (None before)."""
+        if kept is None:
+            shape = len(self.partner), at.width + 1, hidden.shape[1]
+            kept = torch.zeros(shape, dtype=hidden.dtype, device=hidden.device)
         ran = ~rest[self.partner][at.sequence]
-        self.kept[torch.where(ran, at.slot_mapping, at.width)] = hidden
+        kept.view(-1, kept.shape[2])[torch.where(ran, at.slot_mapping, at.width)] = hidden
+        return kept
 
-    def apply(self, model: Model, logits: Tensor, sequence: Tensor, slot: Tensor, hidden: Tensor | None) -> Tensor:
+    def apply(
+        self, model: Model, logits: Tensor, sequence: Tensor, slot: Tensor, hidden: Tensor | None, kept: Tensor | None
+    ) -> Tensor:
         """Guided logits [M, V] float32 from this step's own `logits` [M, V] of rows slot [M] of sequence [M], and the
         guides' hidden states [M, C] (None = from what was kept)."""
         logits = logits.float()
         scale = self.scale if isinstance(self.scale, float | int) else self.scale[sequence][:, None]
         if hidden is not None:
             return logits + scale * (logits - model.logits(hidden).float())
-        if self.kept is None:
+        if kept is None:
             raise RuntimeError("nothing was kept of the guides")
-        grid = self.kept.view(len(self.partner), -1, self.kept.shape[1])
-        own, guide = grid[sequence, slot], grid[self.partner[sequence], slot]
+        own, guide = kept[sequence, slot], kept[self.partner[sequence], slot]
         return logits + scale * (model.logits(own).float() - model.logits(guide).float())

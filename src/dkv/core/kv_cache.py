@@ -12,10 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dkv.core.canvas import NEVER
 from dkv.core.drift import Lengths, drift, whole_lengths
 from dkv.core.packing import CellStrides, PackedRows
-from dkv.errors import AuditError
 
 __all__ = ["MOVES", "KVCache", "LayerCache", "Moves"]
 
@@ -147,7 +145,7 @@ class _Views:
 
 
 class KVCache:
-    """The buffers of all layers, and the clock at which each slot was last computed (`computed_at` [B, T])."""
+    """The buffers of all layers. When each slot was computed stands in `SequenceState.computed_at`."""
 
     def __init__(
         self,
@@ -166,7 +164,12 @@ class KVCache:
             LayerCache({name: torch.zeros(shape, dtype=dtype, device=device) for name in ("k", "v")}, moves)
             for _ in range(layers)
         ]
-        self.computed_at = torch.full((batch, width), NEVER, dtype=torch.int64, device=device)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many sequences it has room for, and how many slots each has, scratch aside."""
+        batch, _, slots, _ = self.layers[0].buffers["k"].shape
+        return int(batch), int(slots) - 1
 
     def keep(self, names: tuple[tuple[str, ...], tuple[str, ...]], width: int) -> None:
         """Make sure of the feature buffers [B, 1, T + 1, width] with these names, of layer 0 and of each other layer:
@@ -179,13 +182,12 @@ class KVCache:
 
     def part(self, count: int, width: int, first: int = 0) -> KVCache:
         """The first `width` slots of `count` sequences, from `first` on, of the same buffers; slot `width` is its
-        scratch, so no sequence there may be longer. `computed_at` is its own."""
+        scratch, so no sequence there may be longer."""
         part, own = copy(self), slice(first, first + count)
         part.layers = [
             LayerCache({name: buffer[own, :, : width + 1] for name, buffer in layer.buffers.items()}, layer.moves)
             for layer in self.layers
         ]
-        part.computed_at = torch.full((count, width), NEVER, dtype=torch.int64, device=self.computed_at.device)
         return part
 
     def move(self, source: int, target: int, width: int) -> None:
@@ -204,22 +206,3 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes held by the buffers."""
         return sum(b.numel() * b.element_size() for layer in self.layers for b in layer.buffers.values())
-
-    @property
-    def computed(self) -> Tensor:
-        """[B, T] slots that were computed since their sequence joined."""
-        return self.computed_at != NEVER
-
-    def note(self, rows: Tensor, clock: Tensor) -> None:
-        """Record that rows [B, T] are computed at clock [B]."""
-        self.computed_at = torch.where(rows, clock[:, None], self.computed_at)
-
-    def audit(self, readable: Tensor, reading: Tensor) -> None:
-        """Fail if a sequence in `reading` [B] is about to attend to a readable [B, T] slot that was never computed.
-
-        Raises AuditError naming the first such sequence and slot.
-        """
-        bad = (readable & ~self.computed & reading[:, None]).nonzero()
-        if len(bad):
-            row, slot = bad[0].tolist()
-            raise AuditError(f"sequence {row} would read slot {slot}, which was never computed since it joined")

@@ -32,6 +32,7 @@ from dkv.core.sampling import (
     unmasked_argmax,
     with_mask_token,
 )
+from dkv.core.sequence_state import SequenceState
 from dkv.errors import AuditError, RequestError
 
 __all__ = ["Schedule", "State", "StepOutput", "advance", "finish", "not_finite"]
@@ -55,12 +56,12 @@ class Schedule:
 
 @dataclass
 class State:
-    """A running batch: what is fixed for its sequences, and below what changes with every step."""
+    """A running batch: its sequences, and what is fixed for them."""
 
     model: Model
     """The network."""
-    canvas: Canvas
-    """Tokens, and when each was committed."""
+    sequences: SequenceState
+    """Where each sequence stands: all that changes with every step."""
     memory: KVCache
     """Keys and values of every slot."""
     policy: CachePolicy
@@ -83,37 +84,23 @@ class State:
     """Classifier-free guidance, where the canvas has unconditional rows."""
     audit: bool = False
     """Check every read of the cache and every commit."""
-    num_forwards: Tensor = field(init=False)
-    """[B] forwards of this sequence so far."""
-    block_step: Tensor = field(init=False)
-    """[B] step within the active block."""
-    block: Tensor = field(init=False)
-    """[B] number of the active block."""
-    done: Tensor = field(init=False)
-    """[B] bool: finished."""
-    broken: Tensor = field(init=False)
-    """[B] bool: logits that were not finite have been read, so nothing that follows means anything."""
-    order: Tensor = field(init=False)
-    """[B, T] as in `Step`."""
-    last_confidence: Tensor = field(init=False)
-    """[B, T] as in `Step`."""
-    just_committed: Tensor = field(init=False)
-    """[B, T] as in `Step`."""
-    decoder_state: Tensor | None = field(init=False)
-    """[B, T, K] as in `Step`."""
+    raises_not_finite: bool = True
+    """`advance` raises where logits were not finite; False = `StepOutput.broken` says so."""
     ragged: bool = field(init=False)
     """Whether any position is padding."""
 
     def __post_init__(self) -> None:
-        canvas, zero = self.canvas, torch.zeros_like(self.canvas.prompt)
-        self.clock, self.index, self.block, self.done, self.broken = zero, zero, zero, zero.bool(), zero.bool()
-        self.rank = self.decoder.commit_order(canvas)
-        self.score = torch.full_like(canvas.tokens, -torch.inf, dtype=torch.float32)
-        self.fresh = torch.zeros_like(canvas.live)
-        kept = state_size_of(self.decoder)
-        self.notes = self.score.new_zeros(*self.score.shape, kept) if kept else None
+        grows = self.schedule.grows
+        self.sequences.resize_decoder_state(state_size_of(self.decoder))
         self.reach()
-        self.ragged = not bool(canvas.live.all())
+        self.ragged = not bool(self.canvas.live.all())
+        if grows is not None:  # padding before its last block, where it may stand now
+            self.ragged = self.ragged or bool((grows & (self.schedule.blocks > 1)).any())
+
+    @property
+    def canvas(self) -> Canvas:
+        """Tokens, and when each was committed."""
+        return self.sequences.canvas
 
     def reach(self) -> None:
         """Let the sequences that grow reach to the end of their active block."""
@@ -121,7 +108,7 @@ class State:
         if grows is None:
             return
         canvas, schedule = self.canvas, self.schedule
-        length = canvas.prompt + torch.minimum(self.block + 1, schedule.blocks) * schedule.block_length
+        length = canvas.prompt + torch.minimum(self.sequences.block + 1, schedule.blocks) * schedule.block_length
         canvas.length = torch.where(grows, length, canvas.length)
         canvas.live = canvas.position < canvas.length[:, None]
         own = canvas.live & (canvas.position >= canvas.prompt[:, None])
@@ -148,6 +135,8 @@ class StepOutput:
     """[B] rows that passed through a feed-forward, summed over layers."""
     done: list[bool]
     """[B] sequences that were finished before this step."""
+    broken: list[bool]
+    """[B] sequences whose logits were not finite in a step before."""
     predictions: Predictions | None
     """What was read; None where nothing was."""
     committed: Tensor
@@ -168,12 +157,13 @@ def advance(state: State) -> StepOutput | None:
     carried = rows.sum(1)
     picks = carried if plan.rules.dense else plan.num_selected(rows)
     # The only host sync of a step: the shapes, and who is finished.
+    sequences = state.sequences
     told = torch.cat(
-        (_read_by(step).sum().view(1), carried, picks, state.done, state.canvas.length, state.broken)
+        (_read_by(step).sum().view(1), carried, picks, sequences.done, state.canvas.length, sequences.broken)
     ).tolist()
     reads, *parts = told[0], *(told[1 + n * len(rows) : 1 + (n + 1) * len(rows)] for n in range(5))
     counts, picked, done, lengths, broken = parts
-    if any(broken):
+    if any(broken) and state.raises_not_finite:
         raise not_finite(state.model.dtype)
     if all(done):
         return None
@@ -186,7 +176,8 @@ def advance(state: State) -> StepOutput | None:
         if (
             state.guidance is not None and plan.skip_unconditional is not None
         ):  # also where nothing is read: a later step may need it
-            state.guidance.keep(at, hidden, plan.skip_unconditional)
+            kept = sequences.unconditional_hidden
+            sequences.unconditional_hidden = state.guidance.keep(kept, at, hidden, plan.skip_unconditional)
         read = None if reading is None else _read(state, plan, reading, hidden)
     committed = _commit(state, step, read, plan.commits)
     _turn(state, step, plan.skip_unconditional)
@@ -197,8 +188,12 @@ def advance(state: State) -> StepOutput | None:
         0 if read is None else reads * (1 if state.guidance is None else state.guidance.passes(plan.skip_unconditional))
     )
     return StepOutput(
-        step, rows, counts, lengths, picked, plan.rules, work, [bool(d) for d in done], read, committed, heads
+        step, rows, counts, lengths, picked, plan.rules, work, _bools(done), _bools(broken), read, committed, heads
     )
+
+
+def _bools(flags: list[int]) -> list[bool]:
+    return [bool(flag) for flag in flags]
 
 
 def _plan(state: State) -> tuple[Step, Plan, Tensor]:
@@ -207,7 +202,7 @@ def _plan(state: State) -> tuple[Step, Plan, Tensor]:
     plan = _with_new(state, state.policy.plan(step))
     if plan.query is not None:
         step = step.with_query(step.query & plan.query)
-    rows = (plan.rows | step.query_rows) & ~state.done[:, None]
+    rows = (plan.rows | step.query_rows) & ~state.sequences.done[:, None]
     return step, plan, rows if plan.skip_unconditional is None else rows & ~plan.skip_unconditional[:, None]
 
 
@@ -215,7 +210,7 @@ def _with_new(state: State, plan: Plan) -> Plan:
     """The plan, and what a growing sequence has never computed: carried, recomputed by every layer, with its guide."""
     if state.schedule.grows is None:
         return plan
-    new = state.canvas.live & ~state.memory.computed & state.schedule.grows[:, None]
+    new = state.canvas.live & ~state.sequences.computed & state.schedule.grows[:, None]
     forced = new if plan.forced is None else plan.forced | new
     return replace(
         plan,
@@ -242,30 +237,30 @@ def _read_by(step: Step) -> Tensor:
 
 def finish(state: State, which: Tensor) -> None:
     """Finish the sequences `which` [B], and their guides: what is not fixed there becomes the end-of-text."""
-    which = state.canvas.mirror(which)
+    sequences, which = state.sequences, state.canvas.mirror(which)
     canvas, fill = state.canvas, state.canvas.unfixed & which[:, None]
     canvas.tokens = torch.where(fill, state.model.config.eos_ids[0], canvas.tokens)
-    canvas.committed_at = torch.where(fill, state.clock[:, None], canvas.committed_at)
-    state.done = state.done | which
+    canvas.committed_at = torch.where(fill, sequences.num_forwards[:, None], canvas.committed_at)
+    sequences.done = sequences.done | which
 
 
 def _observe(state: State) -> Step:
     """What policies and decoders may see now."""
-    canvas, schedule = state.canvas, state.schedule
-    first = canvas.prompt + state.block * schedule.block_length
+    canvas, schedule, sequences = state.canvas, state.schedule, state.sequences
+    first = canvas.prompt + sequences.block * schedule.block_length
     step = Step(
         canvas=canvas,
-        num_forwards=state.clock,
-        block_step=state.index,
+        num_forwards=sequences.num_forwards,
+        block_step=sequences.block_step,
         block_steps=schedule.steps,
         block=(first, first + schedule.block_length),
-        query=state.fresh,
-        order=state.rank,
-        last_confidence=state.score,
-        just_committed=state.fresh,
-        computed_at=state.memory.computed_at,
+        query=sequences.just_committed,
+        order=sequences.order,
+        last_confidence=sequences.last_confidence,
+        just_committed=sequences.just_committed,
+        computed_at=sequences.computed_at,
         shift=state.model.config.shift,
-        decoder_state=state.notes,
+        decoder_state=sequences.decoder_state,
     )
     # The unconditional row has its own count of forwards, by which a decoder that draws would ask for other positions.
     return step.with_query(canvas.mirror(state.decoder.query(step)))
@@ -273,11 +268,12 @@ def _observe(state: State) -> Step:
 
 def _mask(state: State, rows: Tensor, plan: Plan) -> Tensor | None:
     """Note what is about to be computed; the slots that attention may read, [B, 1, 1, T], or None for all."""
-    state.memory.note(rows if plan.frozen is None else rows & ~plan.frozen, state.clock)
+    sequences = state.sequences
+    sequences.mark_computed(rows if plan.frozen is None else rows & ~plan.frozen)
     live, visible = state.canvas.live, plan.visible
-    readable = live if visible is None else live & visible & state.memory.computed
+    readable = live if visible is None else live & visible & sequences.computed
     if state.audit:
-        state.memory.audit(readable, ~state.done)
+        sequences.audit(readable)
     return readable[:, None, None] if state.ragged or visible is not None else None
 
 
@@ -297,8 +293,9 @@ def _read(state: State, plan: Plan, reading: LogitRows, hidden: Tensor) -> Predi
 def _find_broken(state: State, reading: LogitRows, confidence: Tensor) -> None:
     """Note the sequences where the log-probability of a candidate is no number: any NaN or +inf in its logits makes it
     so, and where all are -inf."""
-    bad = torch.zeros_like(state.clock).index_add_(0, reading.sequence, (~confidence.isfinite()).long())
-    state.broken = state.broken | (bad > 0)
+    sequences = state.sequences
+    bad = torch.zeros_like(sequences.num_forwards).index_add_(0, reading.sequence, (~confidence.isfinite()).long())
+    sequences.broken = sequences.broken | (bad > 0)
 
 
 def not_finite(dtype: torch.dtype) -> RequestError:
@@ -322,7 +319,9 @@ def _candidates(state: State, logits: Tensor, reading: LogitRows) -> tuple[Tenso
     wide, likeliest, top = _processed(state, logits, reading)
     if sampling.greedy:
         return likeliest, log_confidence(logits, likeliest, top)
-    key = noise_key(state.canvas.seed[reading.sequence], state.clock[reading.sequence], reading.position)
+    key = noise_key(
+        state.canvas.seed[reading.sequence], state.sequences.num_forwards[reading.sequence], reading.position
+    )
     token = sample(wide, likeliest, sampling, mask_id, key)
     return token, log_confidence(logits, token, top)
 
@@ -346,10 +345,10 @@ def _logits(state: State, plan: Plan, reading: LogitRows, hidden: Tensor) -> Ten
     logits, guidance = _head(state, hidden.index_select(0, reading.row)), state.guidance
     if guidance is None:
         return logits
-    beside = None
+    beside, kept = None, state.sequences.unconditional_hidden
     if plan.skip_unconditional is None:
         beside = hidden.index_select(0, reading.row_in(guidance.partner[reading.sequence]))
-    return guidance.apply(state.model, logits, reading.sequence, reading.slot, beside)
+    return guidance.apply(state.model, logits, reading.sequence, reading.slot, beside, kept)
 
 
 def _head(state: State, hidden: Tensor) -> Tensor:
@@ -361,19 +360,21 @@ def _head(state: State, hidden: Tensor) -> Tensor:
 
 def _note(state: State, step: Step, read: Predictions) -> Step:
     """Keep what the decoder notes of this read; the step as it then is."""
-    if state.notes is None or not isinstance(state.decoder, StatefulDecoder):
+    sequences = state.sequences
+    if sequences.decoder_state is None or not isinstance(state.decoder, StatefulDecoder):
         return step
-    notes = state.notes.flatten(0, 1).index_copy(0, read.flat, state.decoder.update_state(step, read))
-    state.notes = notes.view_as(state.notes)
-    return replace(step, decoder_state=state.notes)
+    kept = sequences.decoder_state.flatten(0, 1).index_copy(0, read.flat, state.decoder.update_state(step, read))
+    sequences.decoder_state = kept.view_as(sequences.decoder_state)
+    return replace(step, decoder_state=sequences.decoder_state)
 
 
 def _commit(state: State, step: Step, read: Predictions | None, always: Tensor | None) -> Tensor:
     """Let the decoder fix tokens, and what is to be fixed `always` [B, T]; write them on the canvas; [B, T] what was
     fixed."""
+    sequences = state.sequences
     if read is None:
-        state.fresh = torch.zeros_like(state.fresh)
-        return state.fresh
+        sequences.just_committed = torch.zeros_like(sequences.just_committed)
+        return sequences.just_committed
     step = _note(state, step, read)
     picked = state.decoder.commit(step, read)
     picked = picked if always is None else picked | (always & step.query)
@@ -382,19 +383,22 @@ def _commit(state: State, step: Step, read: Predictions | None, always: Tensor |
         raise AuditError("the decoder fixed a position that it had not read")
     candidates = canvas.mirror(canvas.tokens.view(-1).scatter(0, read.flat, read.token).view_as(canvas.tokens))
     canvas.tokens = torch.where(chosen, candidates, canvas.tokens)
-    canvas.committed_at = torch.where(chosen, state.clock[:, None], canvas.committed_at)
-    state.score = canvas.mirror(state.score.view(-1).scatter(0, read.flat, read.confidence).view_as(state.score))
-    state.fresh = chosen
+    canvas.committed_at = torch.where(chosen, sequences.num_forwards[:, None], canvas.committed_at)
+    score = sequences.last_confidence
+    score = score.view(-1).scatter(0, read.flat, read.confidence).view_as(score)
+    sequences.last_confidence = canvas.mirror(score)
+    sequences.just_committed = chosen
     return chosen
 
 
 def _turn(state: State, step: Step, rest: Tensor | None) -> None:
     """Move clocks, steps and blocks on, and finish the sequences that are complete or have ended their text."""
-    going = (~state.done).long()
-    state.clock = state.clock + (going if rest is None else going * ~rest)
-    index = state.index + going
+    sequences = state.sequences
+    going = (~sequences.done).long()
+    sequences.num_forwards = sequences.num_forwards + (going if rest is None else going * ~rest)
+    index = sequences.block_step + going
     ended = index >= state.schedule.steps
-    following = state.block + 1
+    following = sequences.block + 1
     adaptive = state.schedule.adaptive
     if state.decoder.adaptive if adaptive is None else True:
         first = _first(state.canvas, state.canvas.unfixed)
@@ -404,9 +408,9 @@ def _turn(state: State, step: Step, rest: Tensor | None) -> None:
         ahead = (first - state.canvas.prompt) // state.schedule.block_length
         ahead = torch.maximum(following, torch.minimum(ahead, state.schedule.blocks))
         following = ahead if adaptive is None else torch.where(adaptive, ahead, following)
-    state.index = torch.where(ended, 0, index)
-    state.block = torch.where(ended, following, state.block)
-    state.done = state.done | (state.block >= state.schedule.blocks)
+    sequences.block_step = torch.where(ended, 0, index)
+    sequences.block = torch.where(ended, following, sequences.block)
+    sequences.done = sequences.done | (sequences.block >= state.schedule.blocks)
     if state.stop_ids:
         over = _text_ended(state)
         finish(state, over if state.fills is None else over & ~state.fills)

@@ -3,11 +3,15 @@ named, so that all others of the step get what they would have got.
 
 A failed call is made once more for each of its members alone, which shows whose fault it was. Code of other packages
 sees copies, has a bounded time, and gets back nothing but what it said of its own rows.
+
+Which policies, decoders and layer rules are the same one, so that their requests can be asked together, is asked once,
+when a request comes, in bounded time: equality may be another package's code. From then on what is the same is one
+object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -17,13 +21,12 @@ from torch import Tensor
 from dkv.core.layer_rules import Rules
 from dkv.core.policy import CachePolicy, Decoder, Plan, StatefulDecoder, Step
 from dkv.core.sampling import Predictions
-from dkv.engine.equality import alike_rules
 from dkv.engine.request_errors import failure, is_own, must_stop, name_of
 from dkv.engine.step_views import checked, checked_plan, read_copy, read_of, step_copy, step_of
 from dkv.engine.watchdog import OvertimeError, bounded
 from dkv.errors import DkvError, RequestError
 
-__all__ = ["Agree", "CallLimits", "PolicyCalls"]
+__all__ = ["Agree", "CallLimits", "PolicyCalls", "alike", "alike_rules", "first_alike", "first_alike_rules"]
 
 T = TypeVar("T")
 
@@ -67,7 +70,7 @@ class PolicyCalls:
         own = is_own(policy)
 
         def asked(seen: Step) -> Plan:
-            plan = checked_plan(policy.plan(seen if own else step_copy(seen)), seen)
+            plan = policy.plan(seen) if own else checked_plan(policy.plan(step_copy(seen)), seen)
             if self.rules is None or plan.rules is self.rules:
                 return plan
             if not (isinstance(plan.rules, Rules) and alike_rules(plan.rules, self.rules)):
@@ -91,7 +94,7 @@ class PolicyCalls:
         own = is_own(decoder)
 
         def asked(seen: Step) -> Tensor:
-            return _mask("query", decoder.query(seen if own else step_copy(seen)), seen)
+            return decoder.query(seen) if own else _mask("query", decoder.query(step_copy(seen)), seen)
 
         what = f"decoder={name_of(decoder)!r}: wanted"
         answer = self._masks(what, own, places, step, lambda: asked(step), lambda rows: asked(step_of(step, rows)))
@@ -102,8 +105,9 @@ class PolicyCalls:
         own = is_own(decoder)
 
         def asked(seen: Step, read: Predictions) -> Tensor:
-            given = (seen, read) if own else (step_copy(seen), read_copy(read))
-            return _mask("commit", decoder.commit(*given), seen)
+            if own:
+                return decoder.commit(seen, read)
+            return _mask("commit", decoder.commit(step_copy(seen), read_copy(read)), seen)
 
         what = f"decoder={name_of(decoder)!r}: commit"
         answer = self._masks(
@@ -227,3 +231,28 @@ def _with(whole: Plan, rows: list[int], part: Plan, step: Step) -> Plan:
     carried = whole.rows.clone()
     carried[rows] = part.rows
     return Plan(rows=carried, rules=whole.rules, **values)
+
+
+def alike(one: object, other: object) -> bool:
+    """Whether one stands for the other. Another package's class has a say about its own kind only."""
+    if one is other or type(one) is not type(other):
+        return one is other
+    try:
+        return (one == other) is True
+    except Exception:
+        return False
+
+
+def alike_rules(one: Rules, other: Rules) -> bool:
+    """`alike` for the rules of all layers."""
+    return one is other or (alike(one.first, other.first) and alike(one.rest, other.rest))
+
+
+def first_alike(thing: T, known: Iterable[T]) -> T:
+    """The first of the known things that is alike, itself where none is."""
+    return next((one for one in known if alike(one, thing)), thing)
+
+
+def first_alike_rules(rules: Rules, known: Iterable[Rules]) -> Rules:
+    """`first_alike` for the rules of all layers."""
+    return next((one for one in known if alike_rules(one, rules)), rules)

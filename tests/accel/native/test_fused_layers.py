@@ -82,7 +82,9 @@ def same(one: State, other: State, *, exact: bool = False) -> None:
     """
     assert one.canvas.tokens.equal(other.canvas.tokens)
     near = 0.0 if exact else 2e-5 if one.memory.layers[0].buffers["k"].dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(other.score, one.score, rtol=near, atol=near, equal_nan=True)
+    torch.testing.assert_close(
+        other.sequences.last_confidence, one.sequences.last_confidence, rtol=near, atol=near, equal_nan=True
+    )
     for mine, its in zip(one.memory.layers, other.memory.layers, strict=True):
         for name, buffer in mine.buffers.items():
             torch.testing.assert_close(its.buffers[name][:, :, :-1], buffer[:, :, :-1], rtol=near, atol=near)

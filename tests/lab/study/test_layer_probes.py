@@ -33,7 +33,7 @@ def test_snapshots_hold_what_no_cache_computes(bare_lm: dkv.DiffusionLM) -> None
     """Bit for bit: keys and values are those of a run under `none`, features those of dllm-cache with kp=kr=1."""
     given = prompts_of(bare_lm)
     none, kept = (run_of(bare_lm, given, make_cache(spec)) for spec in ("none", "dllm-cache:kp=1,kr=1"))
-    for seen, _, _ in zip(observe(bare_lm, PROMPTS, 8), none.ticks(), kept.ticks(), strict=True):
+    for seen, _, _ in zip(observe(bare_lm, PROMPTS, 8), none.steps(), kept.steps(), strict=True):
         for row in range(2):
             place = slice(0, seen.length[row])
             for name in ("k", "v"):

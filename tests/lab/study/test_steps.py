@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dkv.core.packing import exact
 from dkv.lab.bench.flops import flops, work_of
 from dkv.lab.bench.replay import replay
-from dkv.lab.common.batch_run import Run
+from dkv.lab.common.engine_batch import EngineBatch, requests_of
 from dkv.lab.study.runs import settings_for
 from dkv.lab.study.sampled import random_weights, side_by_side
 from dkv.lab.study.steps import Sample, StepKind, compose, outline, points_of, seconds_of
@@ -111,8 +111,8 @@ def test_a_composed_generation_is_near_one_in_full(cache: str) -> None:
 
 def whole_seconds(model: Transformer, cache: str) -> float:
     settings = settings_for(cache, 48, 48)
-    run = Run(model, None, [[0] * 464], [0], settings, cache_dtype=None, bucket=exact, version="")
+    run = EngineBatch(model, None, requests_of([[0] * 464], [0], settings), exact)
     began = time.process_time()
-    for _ in run.ticks():
+    for _ in run.steps():
         pass
     return time.process_time() - began

@@ -17,10 +17,10 @@ from dkv.core.layer_rules import Rules
 from dkv.core.model import ModelConfig
 from dkv.core.packing import PackedRows, exact
 from dkv.lab.bench.flops import Work, work_of
-from dkv.lab.common.batch_run import Run
+from dkv.lab.common.engine_batch import EngineBatch, requests_of
 from dkv.params import SamplingParams
 
-__all__ = ["Silent", "replay"]
+__all__ = ["Silent", "replay", "silent_run"]
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,13 @@ class Silent:
 
 def replay(config: ModelConfig, settings: SamplingParams, prompt: int, batch: int = 1) -> Iterator[Work]:
     """The work of each forward of `batch` prompts of `prompt` tokens under `settings`, its canvas filled."""
-    silent = Silent(replace(config, vocab=4, mask_id=3, eos_ids=(2,), pad_id=2))
+    run = silent_run(config, settings, prompt, batch)
+    for output in run.steps():
+        yield work_of(output, [prompt + settings.gen_length] * batch, config.layers)
+
+
+def silent_run(config: ModelConfig, settings: SamplingParams, prompt: int, batch: int = 1) -> EngineBatch:
+    """`batch` prompts of `prompt` tokens under `settings`, for a silent model."""
+    silent = Silent(replace(config, width=1, vocab=4, mask_id=3, eos_ids=(2,), pad_id=2))
     settings = replace(settings, stop_at_eos=False)
-    run = Run(
-        silent,
-        None,
-        [[0] * prompt] * batch,
-        settings.seeds(batch),
-        settings,
-        cache_dtype=None,
-        bucket=exact,
-        version="",
-    )
-    for tick in run.ticks():
-        yield work_of(tick, [prompt + settings.gen_length] * batch, config.layers)
+    return EngineBatch(silent, None, requests_of([[0] * prompt] * batch, settings.seeds(batch), settings), exact)

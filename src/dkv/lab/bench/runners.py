@@ -10,11 +10,10 @@ from dkv.lab.bench.autoregressive import Autoregressive, autoregressive_work
 from dkv.lab.bench.flops import Work, work_of
 from dkv.lab.bench.grid import AUTOREGRESSIVE, Cell, settings_of
 from dkv.lab.common.agreement import agreement
-from dkv.lab.common.batch_run import Run
+from dkv.lab.common.engine_batch import EngineBatch, requests_of
 from dkv.layers.transformer import Transformer
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
-from dkv.version import installed_version
 
 __all__ = ["Denoising", "RunOutcome", "Runner", "TokenByToken", "runner_of"]
 
@@ -56,37 +55,27 @@ class Denoising:
 
     def __init__(self, lm: DiffusionLM, cell: Cell, prompts: Sequence[Sequence[int]], counted: bool) -> None:
         model, settings = lm.model, settings_of(cell)
-        self._run = Run(
-            model,
-            lm.tokenizer,
-            prompts,
-            settings.seeds(len(prompts)),
-            settings,
-            cache_dtype=None,
-            bucket=lm.bucket,
-            version=installed_version(),
-        )
-        self._ticks = self._run.ticks()
-        self._counted, self._works = counted, list[Work]()
-        self._lengths = [len(prompt) + cell.gen for prompt in prompts]
+        requests = requests_of(prompts, settings.seeds(len(prompts)), settings)
+        self._batch = EngineBatch(model, lm.tokenizer, requests, lm.bucket, leave=True)
+        self._layers, self._counted, self._works = model.config.layers, counted, list[Work]()
 
     def step(self) -> bool:
         """One denoising step."""
-        tick = next(self._ticks, None)
-        if tick is not None and self._counted:  # a tick itself is not kept: it holds the logits
-            self._works.append(work_of(tick, self._lengths, self._run.state.model.config.layers))
-        return tick is not None
+        output = self._batch.step()
+        if output is not None and self._counted:  # the output itself is not kept: it holds the logits
+            self._works.append(work_of(output, output.lengths, self._layers))
+        return output is not None
 
     def outcome(self) -> RunOutcome:
         """Counts and results."""
-        state, generations = self._run.state, tuple(self._run.results())
+        generations = tuple(self._batch.results())
         return RunOutcome(
             works=tuple(self._works),
             generations=generations,
             new_tokens=sum(g.stats.new_tokens for g in generations),
             rows_computed=sum(g.stats.rows_computed for g in generations),
             rows_total=sum(g.stats.rows_total for g in generations),
-            cache_bytes=state.memory.nbytes,
+            cache_bytes=self._batch.cache_bytes,
         )
 
 

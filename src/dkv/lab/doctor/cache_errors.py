@@ -91,7 +91,7 @@ class Errors:
 
     def _aged(self, moved: Tensor, step: Beside) -> None:
         """moved [B, T] at the prompt's positions, by age."""
-        age = step.clock[:, None] - step.memory.computed_at
+        age = step.clock[:, None] - step.computed_at
         for low, high in zip(_AGES, (*_AGES[1:], 1 << 62), strict=True):
             where = step.prompt & (age >= low) & (age < high)
             if count := int(where.sum()):

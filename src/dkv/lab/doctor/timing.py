@@ -85,7 +85,7 @@ def time_steps(lm: DiffusionLM, prompts: Prompts, policies: Sequence[CachePolicy
 
 def _once(lm: DiffusionLM, prompts: Prompts, policies: Sequence[CachePolicy]) -> list[list[tuple[list[int], float]]]:
     """The work and the seconds of each step of each policy, taken in turn."""
-    runs = [run_of(lm, prompts, policy).ticks() for policy in policies]
+    runs = [run_of(lm, prompts, policy).steps() for policy in policies]
     found: list[list[tuple[list[int], float]]] = [[] for _ in policies]
     in_turn([partial(_timed, ticks, mine, lm.model.device) for ticks, mine in zip(runs, found, strict=True)])
     return found

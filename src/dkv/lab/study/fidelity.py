@@ -47,17 +47,16 @@ class OneRun:
     ) -> None:
         ids = prompt if isinstance(prompt, list) else _ids(lm, prompt)
         self._run = run_of(lm, [ids], _settings(lm, gen, cache), cache_dtype=cache_dtype)
-        self._ticks = self._run.ticks()
 
     def step(self) -> bool:
         """Take a step; False where there was none left."""
-        return next(self._ticks, None) is not None
+        return self._run.step() is not None
 
     def outcome(self) -> RunOutcome:
         """What the finished run came to; works are not counted."""
         generations = tuple(self._run.results())
         stats = generations[0].stats
-        held = self._run.state.memory.nbytes
+        held = self._run.cache_bytes
         return RunOutcome((), generations, stats.new_tokens, stats.rows_computed, stats.rows_total, held)
 
 

@@ -87,7 +87,7 @@ def observe(
     run = run_of(lm, prompts, settings_for(Observe(), gen_length, gen_length, rule, stop_at_eos=True))
     canvas, memory = run.state.canvas, run.state.memory
     prompt, length = canvas.prompt.tolist(), canvas.length.tolist()
-    for clock, tick in enumerate(run.ticks()):
+    for clock, tick in enumerate(run.steps()):
         yield Snapshot(
             clock=clock,
             active=[not done for done in tick.done],

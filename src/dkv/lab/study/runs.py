@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dkv.caches import make_cache
-from dkv.core.dtypes import named_dtype
 from dkv.core.policy import CachePolicy
 from dkv.decoders import make_decoder
 from dkv.errors import PromptError
-from dkv.lab.common.batch_run import Run
+from dkv.lab.common.engine_batch import EngineBatch, requests_of
 from dkv.lab.eval.turns import Turns, as_prompt
 from dkv.lm import DiffusionLM
 from dkv.params import SamplingParams
 from dkv.tokenizer import Tokenizer
-from dkv.version import installed_version
 
 __all__ = ["ids_of", "run_of", "settings_for"]
 
@@ -60,15 +59,8 @@ def run_of(
     settings: SamplingParams,
     seeds: Sequence[int] | None = None,
     cache_dtype: str | None = None,
-) -> Run:
+) -> EngineBatch:
     """A run of prompts that were checked, in one batch. seeds: None = 0 each; cache_dtype: None = the model's."""
-    return Run(
-        lm.model,
-        lm.tokenizer,
-        ids,
-        [0] * len(ids) if seeds is None else seeds,
-        settings,
-        cache_dtype=None if cache_dtype is None else named_dtype("cache_dtype", cache_dtype),
-        bucket=lm.bucket,
-        version=installed_version(),
-    )
+    settings = replace(settings, cache_dtype=cache_dtype)
+    requests = requests_of(ids, [0] * len(ids) if seeds is None else seeds, settings)
+    return EngineBatch(lm.model, lm.tokenizer, requests, lm.bucket)

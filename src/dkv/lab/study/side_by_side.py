@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from dkv.core.kv_cache import KVCache
-from dkv.core.loop import State, StepOutput, advance
+from dkv.core.loop import State, StepOutput
 from dkv.core.policy import CachePolicy
-from dkv.lab.common.batch_run import Run
+from dkv.lab.common.engine_batch import EngineBatch
 from dkv.lab.study import runs as plain
 from dkv.lab.study.layer_probes import Observe
 from dkv.lm import DiffusionLM
@@ -41,7 +41,8 @@ class Prompts:
 class Beside:
     """One follower at one step. active [B]: sequences that it ran for; decoded, prompt [B, T]: positions of these that
     hold a decided token of the response, and of the prompt; clock [B]: as before the step; told, own: what leader and
-    follower did; exact, memory: what they hold."""
+    follower did; exact, memory: what they hold; computed_at
+    [B, T]: when each slot of the follower was computed."""
 
     number: int
     active: Tensor
@@ -52,6 +53,7 @@ class Beside:
     own: StepOutput
     exact: KVCache
     memory: KVCache
+    computed_at: Tensor
 
 
 class Lockstep:
@@ -63,19 +65,21 @@ class Lockstep:
 
     def steps(self) -> Iterator[Beside]:
         """Each follower at each step, in turn. Raises AuditError as `advance` does."""
-        state, ticks = self._leader.state, self._leader.ticks()
+        leader = self._leader
+        state = leader.state
         while True:
-            active, clock = ~state.done, state.clock
+            active, clock = ~state.sequences.done, state.sequences.num_forwards
             held = state.canvas.live & active[:, None] & ~state.canvas.masked
             prompt = held & ~state.canvas.response
-            owns = [advance(follower.state) for follower in self._followers]
-            told = next(ticks, None)
+            owns = [follower.step() for follower in self._followers]
+            told = leader.step()
             if told is None:
                 return
             for number, (follower, own) in enumerate(zip(self._followers, owns, strict=True)):
                 if own is not None:
                     memories = state.memory, follower.state.memory
-                    yield Beside(number, active, held & ~prompt, prompt, clock, told, own, *memories)
+                    computed_at = follower.state.sequences.computed_at
+                    yield Beside(number, active, held & ~prompt, prompt, clock, told, own, *memories, computed_at)
                 _follow(state, follower.state)
 
     @property
@@ -88,7 +92,7 @@ class Lockstep:
         return self._leader.results()
 
 
-def run_of(lm: DiffusionLM, prompts: Prompts, policy: CachePolicy) -> Run:
+def run_of(lm: DiffusionLM, prompts: Prompts, policy: CachePolicy) -> EngineBatch:
     """A run of some prompts under a cache."""
     return plain.run_of(lm, prompts.ids, replace(prompts.settings, cache=policy), prompts.seeds)
 
@@ -98,5 +102,5 @@ def _follow(leader: State, follower: State) -> None:
     them, so they may be shared."""
     canvas, own = leader.canvas, follower.canvas
     own.tokens, own.committed_at = canvas.tokens, canvas.committed_at
-    follower.clock, follower.index, follower.block = leader.clock, leader.index, leader.block
-    follower.done, follower.fresh = leader.done, leader.fresh
+    for name in ("num_forwards", "block_step", "block", "done", "just_committed"):
+        setattr(follower.sequences, name, getattr(leader.sequences, name))

@@ -26,11 +26,9 @@ import torch
 from dkv.core.kv_cache import KVCache
 from dkv.core.loop import State, StepOutput, advance
 from dkv.core.model import Model, ModelConfig
-from dkv.core.packing import exact
 from dkv.lab.bench.flops import LayerWork, Work, flops, work_of
-from dkv.lab.bench.replay import Silent
+from dkv.lab.bench.replay import silent_run
 from dkv.lab.bench.roofline import synchronize
-from dkv.lab.common.batch_run import Run
 from dkv.layers.transformer import bucket_for
 from dkv.params import SamplingParams
 
@@ -100,13 +98,11 @@ Points = Mapping[StepKind, Sequence[tuple[int, float]]]
 
 def outline(config: ModelConfig, settings: SamplingParams, prompt: int) -> Outline:
     """The steps of one generation after `prompt` tokens, its canvas filled."""
-    settings = replace(settings, stop_at_eos=False)
-    silent = Silent(replace(config, vocab=4, mask_id=3, eos_ids=(2,), pad_id=2))
-    run = Run(silent, None, [[0] * prompt], settings.seeds(1), settings, cache_dtype=None, bucket=exact, version="")
-    found, kept, state = Outline(config), dict[StepKind, dict[int, State]](), run.state
+    run = silent_run(config, settings, prompt)
+    found, kept = Outline(config), dict[StepKind, dict[int, State]]()
     while True:
-        before = _copied(state)
-        tick = advance(state)
+        before = _copied(run.state)
+        tick = run.step()
         if tick is None:
             break
         work = work_of(tick, [prompt + settings.gen_length], config.layers)
@@ -133,7 +129,7 @@ def _three(costs: Sequence[int]) -> list[int]:
 def _copied(state: State) -> State:
     """A state that moves on by itself; the buffers of keys and values are shared."""
     new = copy.copy(state)
-    new.canvas, new.memory = copy.copy(state.canvas), copy.copy(state.memory)
+    new.sequences, new.memory = state.sequences.snapshot(), copy.copy(state.memory)
     return new
 
 
@@ -154,15 +150,14 @@ def _real(silent: State, model: Model, memory: KVCache) -> State:
     """The state of a silent run with a model in its place."""
     state = _copied(silent)
     state.model, state.bucket = model, bucket_for(model.device, model.dtype)
-    computed, state.memory = state.memory.computed_at, copy.copy(memory)
-    state.memory.computed_at = computed
+    state.memory = memory
     state.canvas.tokens = torch.where(state.canvas.masked, model.config.mask_id, state.canvas.tokens)
     return state if model.device.type == "cpu" else _moved(state, model.device)
 
 
 def _moved(state: State, device: torch.device) -> State:
     """All its tensors on a device."""
-    for part in (state, state.canvas, state.memory, state.schedule, state.sampling):
+    for part in (state.sequences, state.canvas, state.schedule, state.sampling, state.policy, state.decoder):
         for name, value in vars(part).items():
             if isinstance(value, torch.Tensor):
                 object.__setattr__(part, name, value.to(device))
