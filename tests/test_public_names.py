@@ -128,3 +128,8 @@ CORE = (
 def test_the_core_imports_no_room(name: str) -> None:
     modules = [node.module or "" for node in ast.walk(tree_of(name)) if isinstance(node, ast.ImportFrom)]
     assert not [m for m in modules if room_of(m) != "core"]
+
+
+@pytest.mark.parametrize("name", ["dkv.server.client_fields", "dkv.server.served_defaults", "dkv.jobs.job"])
+def test_what_a_core_install_needs_of_the_server_imports_no_web_framework(name: str) -> None:
+    assert run(f"import sys, {name}; print('fastapi' in sys.modules)") == "False"
