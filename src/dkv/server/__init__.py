@@ -1,8 +1,8 @@
 """The OpenAI-compatible server (extra `serve`): `build` makes an ASGI application of an engine's service and a model.
 
-app.py puts it together; schema.py holds the request bodies, requests.py turns one into requests to the engine, choices.py
-their updates into choices, openai_format.py, chat_completions.py and completions.py write these as OpenAI does. What
-every request passes on its way in: metrics.py, api_errors.py, auth.py, admission.py.
+app.py puts it together; schema.py holds the request bodies, requests.py turns one into requests to the engine, and
+choices.py their updates into choices; openai_format.py, chat_completions.py and completions.py write these as OpenAI
+does. What every request passes on its way in: metrics.py, api_errors.py, auth.py, admission.py.
 
 Names are imported when first used: client_fields.py and served_defaults.py serve other packages too, without the extra.
 """
