@@ -148,19 +148,19 @@ class DiffusionLM:
             Engine(self, active=as_count("batch_size", batch_size), waiting=len(ids_of)),
             dict[int, Generation](),
         )
-        tickets = [
+        numbers = [
             engine.add(Request(tuple(ids), settings, seed, number, trace, deltas=False))
             for number, (ids, seed) in enumerate(zip(ids_of, seeds, strict=True))
         ]
         with _progress(len(ids_of), progress) as tell:
-            while len(results) < len(tickets):
+            while len(results) < len(numbers):
                 for update in engine.step():
                     if update.error is not None:
                         raise update.error
                     if update.generation is not None:
                         results[update.request_id] = update.generation
                         tell(1)
-        return [results[ticket] for ticket in tickets]
+        return [results[number] for number in numbers]
 
     @checked_keywords
     def stream(

@@ -165,17 +165,17 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class StatefulDecoder(Decoder, Protocol):
-    """A decoder that learns from step to step: `notes` numbers (float32) of each position, which it writes whenever it
-    reads there, and finds again in `Step.notes`. They start as 0, stay as they are where nothing is read, and move with
-    their sequence; it may find more columns than it asked for, of which the first ones are its own."""
+    """A decoder that learns from step to step: `state_size` numbers (float32) for each position, which it writes
+    whenever it reads there, and finds again in `Step.decoder_state`. They start as 0, stay as they are where nothing is
+    read, and move with their sequence. There may be more columns than it asked for; the first ones are its own."""
 
     @property
     def state_size(self) -> int:
-        """How many numbers it keeps of each position."""
+        """How many numbers it keeps for each position."""
         ...
 
     def update_state(self, step: Step, read: Predictions) -> Tensor:
-        """What to keep of the positions read, [M, notes]; `commit` then sees a step that shows it."""
+        """What to keep of the positions read, [M, state_size]; `commit` then sees it in `Step.decoder_state`."""
         ...
 
 

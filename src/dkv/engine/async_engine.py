@@ -77,7 +77,7 @@ class Service:
         if self._draining:
             raise BusyError("the engine is shutting down; try again elsewhere or later")
         inbox: asyncio.Queue[Update | None] = asyncio.Queue()
-        ticket = await self._admit(request, inbox)
+        request_id = await self._admit(request, inbox)
         try:
             while True:
                 update = await inbox.get()
@@ -89,7 +89,7 @@ class Service:
                 if update.generation is not None:
                     return
         finally:
-            self._forget(ticket)
+            self._forget(request_id)
 
     async def generate(self, request: Request) -> Generation:
         """A request's result."""
@@ -119,32 +119,32 @@ class Service:
         """Have the engine take the request in, its updates going to inbox."""
         if self._loop is None or self._stopping or self.failed is not None:
             raise self._stopped()
-        ticket: asyncio.Future[int] = self._loop.create_future()
+        admitted: asyncio.Future[int] = self._loop.create_future()
         self._quiet.clear()
-        self._order(lambda: self._take_in(request, inbox, ticket))
+        self._order(lambda: self._take_in(request, inbox, admitted))
         try:
-            return await asyncio.shield(ticket)
+            return await asyncio.shield(admitted)
         except asyncio.CancelledError:  # the caller left while the request was being taken in
-            ticket.add_done_callback(lambda done: None if done.exception() else self._forget(done.result()))
+            admitted.add_done_callback(lambda done: None if done.exception() else self._forget(done.result()))
             raise
 
-    def _take_in(self, request: Request, inbox: asyncio.Queue[Update | None], ticket: asyncio.Future[int]) -> None:
+    def _take_in(self, request: Request, inbox: asyncio.Queue[Update | None], admitted: asyncio.Future[int]) -> None:
         """On the engine's thread."""
         try:
             number = self._engine.add(request)
         except BaseException as error:  # this thread gets none from the user
-            self._tell(_fail, ticket, failure("the request", error))
+            self._tell(_fail, admitted, failure("the request", error))
             return
-        self._tell(self._welcome, number, inbox, ticket)
+        self._tell(self._welcome, number, inbox, admitted)
 
-    def _welcome(self, number: int, inbox: asyncio.Queue[Update | None], ticket: asyncio.Future[int]) -> None:
+    def _welcome(self, number: int, inbox: asyncio.Queue[Update | None], admitted: asyncio.Future[int]) -> None:
         self._inboxes[number] = inbox
-        ticket.set_result(number)
+        admitted.set_result(number)
 
-    def _forget(self, ticket: int) -> None:
+    def _forget(self, request_id: int) -> None:
         """Drop a request wherever it stands."""
-        if self._inboxes.pop(ticket, None) is not None:
-            self._order(lambda: self._engine.cancel(ticket))
+        if self._inboxes.pop(request_id, None) is not None:
+            self._order(lambda: self._engine.cancel(request_id))
 
     def _order(self, order: Callable[[], object]) -> None:
         """Have something done on the engine's thread, before its next step."""

@@ -23,7 +23,7 @@ __all__ = ["Leader", "Stepped", "Wire", "follow", "in_lockstep"]
 T = TypeVar("T")
 
 Command = tuple[int, "Request | None"]
-"""A ticket, and the request that was added under it; None = it was cancelled."""
+"""A request id, and the request that was added under it; None = it was cancelled."""
 
 _FOR_GOOD = timedelta(days=3650)
 _END = -1
@@ -33,14 +33,14 @@ class Stepped(Protocol):
     """What is asked of an engine (`dkv.engine.Engine`)."""
 
     def add(self, request: Request) -> int:
-        """Let a request in: its ticket."""
+        """Let a request in: its id."""
         ...
 
     def step(self) -> list[Update]:
         """One step of all active requests."""
         ...
 
-    def cancel(self, ticket: int) -> bool:
+    def cancel(self, request_id: int) -> bool:
         """Drop a request; whether it was there."""
         ...
 
@@ -98,15 +98,15 @@ class Leader:
             raise SettingError(
                 f"cache or decoder: the request cannot be sent to the other ranks ({type(error).__name__}); use a spec"
             ) from None
-        ticket = self._engine.add(request)
-        self._commands.append((ticket, request))
-        return ticket
+        request_id = self._engine.add(request)
+        self._commands.append((request_id, request))
+        return request_id
 
-    def cancel(self, ticket: int) -> bool:
+    def cancel(self, request_id: int) -> bool:
         """As the engine's."""
-        found = self._engine.cancel(ticket)
+        found = self._engine.cancel(request_id)
         if found:
-            self._commands.append((ticket, None))
+            self._commands.append((request_id, None))
         return found
 
     def step(self) -> list[Update]:
@@ -128,11 +128,11 @@ def follow(engine: Stepped, wire: Wire) -> None:
     """Replay what the first rank does, until it says that it has ended. Raises RankError."""
     own: dict[int, int] = {}
     while (commands := wire.hear()) is not None:
-        for ticket, request in commands:
+        for request_id, request in commands:
             if request is not None:
-                own[ticket] = engine.add(request)
+                own[request_id] = engine.add(request)
             else:
-                engine.cancel(own[ticket])
+                engine.cancel(own[request_id])
         engine.step()
 
 

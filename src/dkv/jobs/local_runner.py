@@ -64,7 +64,7 @@ def answers(
 
 
 class _Crew:
-    """The requests of lines: those in the engine, by ticket, and those of the last line that found no room yet."""
+    """The requests of lines: those in the engine, by id, and those of the last line that found no room yet."""
 
     def __init__(self, engine: Engine, asking: Asking, skip_bad: bool) -> None:
         self._engine, self._asking, self._skip_bad = engine, asking, skip_bad
@@ -82,15 +82,15 @@ class _Crew:
                 done += self._read(line)
         return False
 
-    def take(self, ticket: int, generation: Generation) -> list[Record]:
+    def take(self, request_id: int, generation: Generation) -> list[Record]:
         """Note what a request came to; the record of its line, once that is whole."""
-        pending, index = self.running.pop(ticket)
+        pending, index = self.running.pop(request_id)
         whole = pending.put(index, generation)
         return [] if whole is None else [self._asking.record(pending.asked, pending.requests, whole)]
 
-    def fail(self, ticket: int, error: Exception) -> list[Record]:
+    def fail(self, request_id: int, error: Exception) -> list[Record]:
         """Note that a request failed on the way, and its line with it; the line's record."""
-        pending, _ = self.running.pop(ticket)
+        pending, _ = self.running.pop(request_id)
         self._drop(pending)
         return [_failed(pending.asked, error)]
 
@@ -128,9 +128,9 @@ class _Crew:
 
     def _drop(self, pending: _Pending) -> None:
         """Give up a line's other requests."""
-        for ticket in [ticket for ticket, (whose, _) in self.running.items() if whose is pending]:
-            self._engine.cancel(ticket)
-            del self.running[ticket]
+        for request_id in [request_id for request_id, (whose, _) in self.running.items() if whose is pending]:
+            self._engine.cancel(request_id)
+            del self.running[request_id]
         self._waiting = deque((whose, index) for whose, index in self._waiting if whose is not pending)
 
 
