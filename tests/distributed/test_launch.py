@@ -96,7 +96,7 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks f
     ["interrupted", *(pytest.param(how, marks=pytest.mark.slow) for how in ("a rank killed", "terminated", "killed"))],
 )
 def test_however_a_command_ends_all_its_ranks_end(how: str, bare: Path) -> None:
-    endless = ["--gen-length", "88", "--steps", "100000000", "--block-length", "88", "--no-stop-at-eos"]
+    endless = ["--gen-length", "88", "--steps", str(16 * 88), "--block-length", "88", "--no-stop-at-eos"]
     process = dkv_of("1,2,3", "--ids", "--model", str(bare), "--tensor-parallel", "2", "--device", "cpu", *endless)
     pids = ranks_of(process)
     if how == "a rank killed":
