@@ -76,20 +76,21 @@ class Canvas:
 
     @cached_property
     def is_unconditional(self) -> Tensor | None:
-        """[B] which rows are guides; None where no row is."""
+        """[B] which rows are unconditional; None where no row is."""
         return None if self.unconditional_of is None else self.unconditional_of >= 0
 
     def mirror(self, x: Tensor) -> Tensor:
-        """x [B, ...] with the entry of each guide row taken from the row that it mirrors."""
+        """x [B, ...] with the entry of each unconditional row taken from the row that it repeats."""
+        return x if self._mirrored is None else x[self._mirrored]
+
+    @cached_property
+    def _mirrored(self) -> Tensor | None:
+        """[B] the row itself, or the one that it repeats; None where no row is unconditional. A step asks several
+        times."""
         if self.unconditional_of is None:
-            return x
-        return x[
-            torch.where(
-                self.unconditional_of >= 0,
-                self.unconditional_of,
-                torch.arange(len(self.unconditional_of), device=x.device),
-            )
-        ]
+            return None
+        own = torch.arange(len(self.unconditional_of), device=self.unconditional_of.device)
+        return torch.where(self.unconditional_of >= 0, self.unconditional_of, own)
 
     def gather(self, rows: Tensor, width: int) -> Canvas:
         """Some of the rows [N], in that order, cut or padded to `width` positions. What is cut must be padding; an
@@ -135,8 +136,8 @@ def lay_out(
     """Put each prompt at the left of its row, followed by `gen_length` masked positions; pad on the right.
 
     given: for each prompt what follows it instead, or nothing: token ids, None where masked; the first `gen_length` are
-    the response, and others may come after it. guided: an unconditional row comes right after
-    the row of each prompt, with all that is given masked.
+    the response, and others may come after it. guided: an unconditional row comes right after the row of each prompt,
+    with all that is given masked.
     """
     tails = [tuple(tail) or (None,) * gen_length for tail in given or [()] * len(prompts)]
     rows = [[*prompt, *tail] for prompt, tail in zip(prompts, tails, strict=True)]

@@ -173,9 +173,8 @@ def advance(state: State) -> StepOutput | None:
         reading = _reading(state, step, at, rows, reads) if reads else None
         tokens = F.pad(state.canvas.tokens, (0, 1)).view(-1).index_select(0, at.slot_mapping)
         hidden = state.model.forward(tokens, at, state.memory, plan.rules)
-        if (
-            state.guidance is not None and plan.skip_unconditional is not None
-        ):  # also where nothing is read: a later step may need it
+        if state.guidance is not None and plan.skip_unconditional is not None:
+            # Also where nothing is read: a later step may need it.
             kept = sequences.unconditional_hidden
             sequences.unconditional_hidden = state.guidance.keep(kept, at, hidden, plan.skip_unconditional)
         read = None if reading is None else _read(state, plan, reading, hidden)
@@ -184,9 +183,8 @@ def advance(state: State) -> StepOutput | None:
     layers = state.model.config.layers
     narrowed = plan.rules.narrowed(layers)
     work = [n * (layers - narrowed) + m * narrowed for n, m in zip(counts, picked, strict=True)]
-    heads = (
-        0 if read is None else reads * (1 if state.guidance is None else state.guidance.passes(plan.skip_unconditional))
-    )
+    passes = 1 if state.guidance is None else state.guidance.passes(plan.skip_unconditional)
+    heads = 0 if read is None else reads * passes
     return StepOutput(
         step, rows, counts, lengths, picked, plan.rules, work, _bools(done), _bools(broken), read, committed, heads
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dkv.core.canvas import lay_out
+from dkv.core.dtypes import named_dtype
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
@@ -63,6 +64,12 @@ class BatchKey:
                 raise RequestError("the buffers of a layer rule must be a tuple of names")
             if len(names) > _MOST_BUFFERS:
                 raise RequestError(f"the buffers of a layer rule must be at most {_MOST_BUFFERS}, not {len(names)}")
+
+    @classmethod
+    def of(cls, settings: SamplingParams, rules: Rules, width: int, model: Model) -> BatchKey:
+        """That of a sequence with such settings and rules, in slots of such a width."""
+        dtype = model.dtype if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
+        return cls(width, rules, settings.cfg_scale > 0, dtype)
 
     @property
     def rows(self) -> int:

@@ -16,7 +16,6 @@ from itertools import chain
 
 import torch
 
-from dkv.core.dtypes import named_dtype
 from dkv.core.keywords import checked_keywords
 from dkv.core.policy import rules_of
 from dkv.core.torch_settings import shielded
@@ -219,11 +218,9 @@ class Engine:
         return Update(outcome.sequence.request_id, error=outcome.error)
 
     def _key_of(self, sequence: Sequence) -> BatchKey:
-        settings, model = sequence.settings, self._lm.model
-        dtype = model.dtype if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
         known = (key.rules for key in chain(reversed(self._keys.values()), self.batches.known_keys))
         rules = first_alike_rules(rules_of(sequence.policy), known)
-        return BatchKey(self.batches.width_of(sequence.length), rules, settings.cfg_scale > 0, dtype)
+        return BatchKey.of(sequence.settings, rules, self.batches.width_of(sequence.length), self._lm.model)
 
     def _admit(self) -> list[SequenceOutcome]:
         """Let in from the head of the queue while there is room; one that does not fit holds up those behind it, so

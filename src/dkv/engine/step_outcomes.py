@@ -15,7 +15,7 @@ from dkv.engine.sequence import Sequence, SequenceOutcome
 from dkv.errors import DkvError
 from dkv.outputs import Frame
 
-__all__ = ["completed", "count", "failed", "frame_of", "largest_only", "outcomes_of"]
+__all__ = ["completed", "count", "failed", "largest_only", "outcomes_of"]
 
 
 def outcomes_of(state: State, output: StepOutput, sequences: abc.Sequence[Sequence]) -> list[SequenceOutcome]:
@@ -86,7 +86,7 @@ def largest_only(outcomes: list[SequenceOutcome]) -> list[SequenceOutcome]:
     ]
 
 
-def frame_of(state: State, output: StepOutput, row: int, sequence: Sequence) -> Frame:
+def _frame_of(state: State, output: StepOutput, row: int, sequence: Sequence) -> Frame:
     """What the sequence in `row` looks like after a step."""
     response = sequence.response
     tokens = state.canvas.tokens[row].clone()
@@ -179,7 +179,7 @@ def _update(
     if sequence.request.frames and sequence.repeated_frames:  # sent before it began again
         sequence.repeated_frames -= 1
     elif sequence.request.frames:
-        frame = frame_of(state, output, row, sequence)
+        frame = _frame_of(state, output, row, sequence)
         sequence.frames += 1
     ids, text = ((), "") if done or settled is None else sequence.text.grow(settled)
     return Update(sequence.request_id, ids, text, frame)

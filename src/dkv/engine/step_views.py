@@ -3,8 +3,9 @@ gives back."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,59 +14,41 @@ from dkv.core.canvas import Canvas
 from dkv.core.policy import Plan, Step
 from dkv.core.sampling import Predictions
 
-__all__ = ["canvas_copy", "checked", "checked_plan", "read_copy", "read_of", "step_copy", "step_of"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-_CANVAS_ROWS = ("tokens", "prompt", "length", "committed_at", "seed", "request", "live", "response")
-_STEP_ROWS = (
-    "num_forwards",
-    "block_step",
-    "block_steps",
-    "query",
-    "order",
-    "last_confidence",
-    "just_committed",
-    "computed_at",
-)
+__all__ = ["canvas_copy", "checked", "checked_plan", "read_copy", "read_of", "step_copy", "step_of"]
 
 
 def canvas_copy(canvas: Canvas) -> Canvas:
     """The same with tensors of its own."""
-    guide = None if canvas.unconditional_of is None else canvas.unconditional_of.clone()
-    grids = {name: getattr(canvas, name).clone() for name in (*_CANVAS_ROWS, "position")}
-    return Canvas(**grids, unconditional_of=guide)
+    return replace(canvas, **_mapped(canvas, Tensor.clone))
 
 
 def step_copy(step: Step) -> Step:
     """The same with tensors of its own."""
-    return Step(
-        canvas=canvas_copy(step.canvas),
-        block=(step.block[0].clone(), step.block[1].clone()),
-        shift=step.shift,
-        decoder_state=None if step.decoder_state is None else step.decoder_state.clone(),
-        **{name: getattr(step, name).clone() for name in _STEP_ROWS},
-    )
+    block = (step.block[0].clone(), step.block[1].clone())
+    return replace(step, canvas=canvas_copy(step.canvas), block=block, **_mapped(step, Tensor.clone))
 
 
 def read_copy(read: Predictions) -> Predictions:
     """The same with tensors of its own."""
-    own = {name: getattr(read, name).clone() for name in ("flat", "token", "confidence", "raw")}
     sampling = read.sampling.at(torch.arange(len(read.flat), device=read.flat.device))
-    return Predictions(shape=read.shape, sampling=sampling, **own)
+    return replace(read, sampling=sampling, **_mapped(read, Tensor.clone))
 
 
 def step_of(step: Step, rows: Sequence[int]) -> Step:
-    """Some rows of a step, which are one sequence, and after it its guide if there is one."""
+    """Some rows of a step, which are one sequence, and after it its unconditional row if there is one."""
     index = torch.tensor(rows, device=step.num_forwards.device)
-    canvas = step.canvas
-    guide = None if canvas.unconditional_of is None else torch.arange(len(rows), device=index.device) - 1
-    own = {name: getattr(canvas, name)[index] for name in _CANVAS_ROWS}
-    return Step(
-        canvas=Canvas(**own, position=canvas.position.clone(), unconditional_of=guide),
-        block=(step.block[0][index], step.block[1][index]),
-        shift=step.shift,
-        decoder_state=None if step.decoder_state is None else step.decoder_state[index],
-        **{name: getattr(step, name)[index] for name in _STEP_ROWS},
-    )
+    canvas = step.canvas.gather(index, step.canvas.tokens.shape[1])
+    block = (step.block[0][index], step.block[1][index])
+    return replace(step, canvas=canvas, block=block, **_mapped(step, lambda x: x[index]))
+
+
+def _mapped(source: DataclassInstance, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The fields of a dataclass that are tensors, each changed."""
+    values = {part.name: getattr(source, part.name) for part in fields(source)}
+    return {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def read_of(read: Predictions, rows: Sequence[int]) -> tuple[Predictions, Tensor]:

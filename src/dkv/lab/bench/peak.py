@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from dkv.accel.malloc import give_back
 
 __all__ = ["peak_bytes"]
 
@@ -22,17 +23,10 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
         before = torch.cuda.memory_allocated(device)
         work()
         return int(torch.cuda.max_memory_allocated(device)) - before
-    _give_back()
+    give_back()  # what the C library keeps from earlier work would hide what this one needs
     started = _reset()
     work()
     return None if started is None else max(_resident("VmHWM") - started, 0)
-
-
-def _give_back() -> None:
-    """Return what the C library keeps for later, or earlier work would hide what this one needs."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _reset() -> int | None:

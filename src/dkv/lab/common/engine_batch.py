@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from dkv.core.dtypes import named_dtype
 from dkv.core.loop import State, StepOutput
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
@@ -65,8 +64,7 @@ class EngineBatch:
             )
             for number, request in enumerate(requests)
         ]
-        dtype = model.dtype if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
-        key = BatchKey(0, rules_of(settings.cache), settings.cfg_scale > 0, dtype)
+        key = BatchKey.of(settings, rules_of(settings.cache), 0, model)
         self._batch = RunningBatch(model, key, bucket, CallLimits(audit=audit))
         self._batch.resize(len(requests), max(request.length for request in requests))
         self._leave, self._sequences, self._results = leave, sequences, dict[int, Generation]()
