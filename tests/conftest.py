@@ -17,7 +17,16 @@ from dkv.accel.native.rowwise_ops import Native, native
 from dkv.distributed.launch import launch
 from dkv.models import Transformer, load_model
 from dkv.tiny import MODELS
-from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint, write_tokenizer
+from tests.support.checkpoints import (
+    CONFIG,
+    EOS,
+    EOT,
+    config_of,
+    dream_config_of,
+    tensors_of,
+    write_checkpoint,
+    write_tokenizer,
+)
 from tests.support.processor import header
 from tests.support.ranks import survey
 
@@ -135,3 +144,13 @@ def two_ranks(directories: dict[str, str]) -> dict[str, Any]:
         patch.setenv("PYTHONWARNINGS", "error")
         patch.setenv("OMP_NUM_THREADS", "1")
         return launch(2, survey, directories)
+
+
+@pytest.fixture(scope="session")
+def ending(tmp_path_factory: pytest.TempPathFactory) -> dkv.DiffusionLM:
+    """A random model that likes to end its text, at places that depend on the prompt."""
+    tensors = tensors_of(CONFIG, seed=1)
+    for token in (EOS, EOT):
+        tensors["model.transformer.ff_out.weight"][token] *= 1.6
+    directory = write_tokenizer(write_checkpoint(tmp_path_factory.mktemp("ending"), tensors=tensors))
+    return dkv.load(directory, device="cpu", dtype="float32", audit=True)

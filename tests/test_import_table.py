@@ -7,50 +7,13 @@ under `TYPE_CHECKING`.
 from __future__ import annotations
 
 import ast
-import functools
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import pytest
 
-import dkv
 from tests.support.import_table import EVERYBODY, TABLE
-
-ROOT = Path(dkv.__file__).parent
-
-
-def room_of(module: str) -> str:
-    """The package or loose module that a dotted name lies in: "core" of "dkv.core.loop"."""
-    return module.split(".")[1] if "." in module else ""
-
-
-@functools.cache
-def modules() -> Mapping[str, Path]:
-    """Every module of `dkv` and its file."""
-    found = {}
-    for path in ROOT.rglob("*.py"):
-        parts = path.relative_to(ROOT.parent).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-def imports_in(source: str, known: Mapping[str, Path]) -> Iterator[str]:
-    """The modules of `dkv` that a source imports, however it does."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "dkv")
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dkv":
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in known else str(node.module)
-
-
-@functools.cache
-def imports() -> Mapping[str, frozenset[str]]:
-    """Module -> the modules of `dkv` that it imports."""
-    known = modules()
-    return {name: frozenset(imports_in(path.read_text(encoding="utf-8"), known)) for name, path in known.items()}
+from tests.support.sources import ROOT, imports, imports_in, modules, room_of, tree_of
 
 
 def allowed(importer: str, imported: str) -> bool:
@@ -96,7 +59,7 @@ def test_every_package_stands_in_the_table() -> None:
 def test_a_wrong_import_is_found_in_every_package(room: str) -> None:
     """Each way of importing what nobody may import but the command line."""
     for line in ("import dkv.cli.guard", "from dkv.cli import guard", "def f():\n    from dkv.cli.guard import main"):
-        found = list(imports_in(line, modules()))
+        found = list(imports_in(ast.parse(line)))
         assert found
         assert not any(allowed(f"dkv.{room}.anything", other) for other in found)
 
@@ -118,8 +81,8 @@ def test_no_module_name_stands_twice() -> None:
 def test_no_public_class_name_stands_twice() -> None:
     names = [
         node.name
-        for path in modules().values()
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for name in modules()
+        for node in tree_of(name).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     ]
     assert sorted({name for name in names if names.count(name) > 1}) == []

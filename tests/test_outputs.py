@@ -16,20 +16,10 @@ from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.models import Transformer
 from dkv.tokenizer import Tokenizer, load_tokenizer
-from tests.support.checkpoints import CONFIG, EOS, EOT, MASK, VOCAB, tensors_of, write_checkpoint, write_tokenizer
+from tests.support.checkpoints import EOS, EOT, MASK, VOCAB
 from tests.support.runs import POLICIES, Scripted
 
 IDS = st.lists(st.integers(0, 255), min_size=1, max_size=6)
-
-
-@pytest.fixture(scope="module")
-def ending(tmp_path_factory: pytest.TempPathFactory) -> dkv.DiffusionLM:
-    """A random model that likes to end its text, at places that depend on the prompt."""
-    tensors = tensors_of(CONFIG, seed=1)
-    for token in (EOS, EOT):
-        tensors["model.transformer.ff_out.weight"][token] *= 1.6
-    directory = write_tokenizer(write_checkpoint(tmp_path_factory.mktemp("ending"), tensors=tensors))
-    return dkv.load(directory, device="cpu", dtype="float32", audit=True)
 
 
 @pytest.fixture(scope="module")

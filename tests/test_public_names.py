@@ -8,13 +8,12 @@ import importlib
 import pkgutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import dkv
+from tests.support.sources import ROOT, tree_of
 
-ROOT = Path(dkv.__file__).parent
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages([str(ROOT)], "dkv.")
@@ -38,12 +37,6 @@ def test_all_is_sorted_unique_and_there(name: str) -> None:
     assert list(names) == sorted(set(names), key=kind_then_name)
     for exported in names:
         assert getattr(module, exported) is not None
-
-
-@functools.cache
-def tree_of(name: str) -> ast.Module:
-    """A module's source, parsed."""
-    return ast.parse(Path(str(importlib.import_module(name).__file__)).read_text(encoding="utf-8"))
 
 
 @functools.cache

@@ -14,9 +14,9 @@ from dkv.caches import make_cache
 from dkv.core.loop import Schedule
 from dkv.decoders import RandomOrder
 from dkv.models import Transformer
-from tests.support.checkpoints import CONFIG, EOS, EOT, MASK, VOCAB, tensors_of, write_checkpoint, write_tokenizer
+from tests.support.checkpoints import EOS, MASK, VOCAB
 from tests.support.engine_runs import alone, finished, same
-from tests.support.runs import POLICIES, Scripted, play, start
+from tests.support.runs import DEGENERATE, POLICIES, Scripted, play, start
 
 DECODERS = [
     "confidence",
@@ -26,16 +26,6 @@ DECODERS = [
     "entropy",
     "credit:tau=0.02,alpha=3",
 ]
-
-
-@pytest.fixture(scope="module")
-def ending(tmp_path_factory: pytest.TempPathFactory) -> dkv.DiffusionLM:
-    """A random model that likes to end its text, at places that depend on the prompt."""
-    tensors = tensors_of(CONFIG, seed=1)
-    for token in (EOS, EOT):
-        tensors["model.transformer.ff_out.weight"][token] *= 1.6
-    directory = write_tokenizer(write_checkpoint(tmp_path_factory.mktemp("ending"), tensors=tensors))
-    return dkv.load(directory, device="cpu", dtype="float32", audit=True)
 
 
 @pytest.mark.parametrize("cache", POLICIES)
@@ -110,16 +100,7 @@ def test_company_changes_nothing(ending: dkv.DiffusionLM) -> None:
     assert engine.status().memory_used == 0
 
 
-@pytest.mark.parametrize(
-    ("cached", "plain"),
-    [
-        ("dkv-decode:refresh=1", "none"),
-        ("dkv-greedy:refresh=1", "none"),
-        ("dkv-prefill:refresh=1", "none"),
-        ("dkv-pd:refresh=1", "dkv-prefill"),
-        ("dllm-cache:kp=1,kr=1", "none"),
-    ],
-)
+@pytest.mark.parametrize(("cached", "plain"), DEGENERATE)
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_degenerate_settings_are_exact(
     cached: str, plain: str, family: str, ending: dkv.DiffusionLM, dream: Transformer

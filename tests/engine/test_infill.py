@@ -21,7 +21,7 @@ from dkv.models import Transformer
 from tests.support.checkpoints import CONFIG, EOS, EOT, MASK, tensors_of
 from tests.support.engine_runs import alone, finished, same
 from tests.support.network import llada_network
-from tests.support.runs import POLICIES, Scripted
+from tests.support.runs import DEGENERATE, POLICIES, Scripted
 
 HOLED: list[Part] = [[5, 6, 7], 3, [8, 9], 4, [10, 11, 12, 13]]
 """Prompt 5 6 7, then a region of 9 positions with 8 9 in it, then four more."""
@@ -99,16 +99,7 @@ def test_what_is_given_stays_and_each_hole_takes_its_own(cache: str, block: int 
     assert result.generation.finish_reason == "length"
 
 
-@pytest.mark.parametrize(
-    ("cached", "plain"),
-    [
-        ("dkv-decode:refresh=1", "none"),
-        ("dkv-greedy:refresh=1", "none"),
-        ("dkv-prefill:refresh=1", "none"),
-        ("dkv-pd:refresh=1", "dkv-prefill"),
-        ("dllm-cache:kp=1,kr=1", "none"),
-    ],
-)
+@pytest.mark.parametrize(("cached", "plain"), DEGENERATE)
 @pytest.mark.parametrize("family", ["llada", "dream"])
 def test_degenerate_settings_are_exact(
     cached: str, plain: str, family: str, lm: dkv.DiffusionLM, dream: Transformer

@@ -23,6 +23,15 @@ from dkv.decoders import make_decoder
 
 __all__ = ["POLICIES", "Recorder", "Scripted", "Watched", "play", "positions", "start", "start_and_play"]
 
+DEGENERATE = [
+    ("dkv-decode:refresh=1", "none"),
+    ("dkv-greedy:refresh=1", "none"),
+    ("dkv-prefill:refresh=1", "none"),
+    ("dkv-pd:refresh=1", "dkv-prefill"),
+    ("dllm-cache:kp=1,kr=1", "none"),
+]
+"""Settings with which a cache computes what another one does."""
+
 POLICIES = (
     "none",
     "dkv-decode:refresh=4",
