@@ -132,7 +132,7 @@ class Bare:
         if not kind.dense:
             some, others = x[: len(picked.slot)], x[len(picked.slot) :]
             for block in blocks[first:] if len(others) else ():
-                block.value(block.norm(others, block.attn_norm))
+                block.attention.value(block.norm(others, block.attn_norm))
             if len(some):
                 some = self._layers(blocks[first:], some, picked, own, layers[first:])
             x = torch.cat((some, others))
@@ -158,9 +158,9 @@ class Bare:
             return self.model.run(dense, blocks, x, at, turn, memories)
         for block, memory in zip(blocks, memories, strict=True):
             h = block.norm(x, block.attn_norm)
-            block.value(h)
-            q, _ = block.qk(h, turn)
-            y = block.attend(q, *memory.kv, at).add_(x)
+            block.attention.value(h)
+            q, _ = block.attention.qk(h, turn)
+            y = block.attention.attend(q, *memory.kv, at).add_(x)
             x = block.mlp(y).add_(y)
         return x
 

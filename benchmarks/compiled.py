@@ -32,7 +32,8 @@ from dkv.core.layer_rules import DENSE, RotaryPhase
 from dkv.core.model import ModelConfig
 from dkv.core.packing import PackedRows, pack
 from dkv.lab.bench.shapes import named_shape, random_model
-from dkv.layers.transformer import Rule, Transformer, TransformerBlock, attention
+from dkv.layers.attention import attention
+from dkv.layers.transformer import Rule, Transformer, TransformerBlock
 
 SLOTS = 768
 ROWS = (8, 32, 128, 640)
@@ -46,12 +47,12 @@ Forward = Callable[[Tensor, PackedRows], Tensor]
 def before(block: TransformerBlock, x: Tensor, turn: RotaryPhase) -> tuple[Tensor, Tensor, Tensor]:
     """What comes before attention, as one graph."""
     h = block.norm(x, block.attn_norm)
-    return *block.qk(h, turn), block.value(h)
+    return *block.attention.qk(h, turn), block.attention.value(h)
 
 
 def after(block: TransformerBlock, x: Tensor, mixed: Tensor) -> Tensor:
     """What comes after it."""
-    x = x + F.linear(mixed, block.out_weight)
+    x = x + F.linear(mixed, block.attention.out_weight)
     return x + block.mlp(x)
 
 

@@ -29,8 +29,9 @@ import httpx
 import torch
 
 import dkv
+from dkv.layers.attention import attention
 from dkv.layers.cpu_linear import gated, linear
-from dkv.layers.transformer import attention
+from dkv.layers.feed_forward import SwiGLU
 from dkv.models import Transformer
 from dkv.tiny import TASKS, load_eval
 
@@ -189,10 +190,12 @@ def _bare_seconds(model: Transformer, rows: int, keys: int, batch: int) -> float
     for _ in range(30):
         began = time.perf_counter()
         for block in model.blocks:
-            for weight in (block.qk_weight, block.v_weight, block.out_weight):
+            part, mlp = block.attention, block.feed_forward
+            assert isinstance(mlp, SwiGLU)
+            for weight in (part.qk_weight, part.v_weight, part.out_weight):
                 linear(x, weight)
-            gated(x, block.gate_up_weight)
-            linear(wide, block.down_weight)
+            gated(x, mlp.gate_up_weight)
+            linear(wide, mlp.down_weight)
             attention(q, k, v, None)
         passed.append(time.perf_counter() - began)
     return statistics.median(passed[5:])

@@ -70,7 +70,7 @@ def write(out: Path, raw: dict[str, Any], dtype: torch.dtype, shard: int, tokeni
     def planned(shape: Shape) -> Planned:
         return Planned(shape, dtype, lambda: _random(shape, dtype, draw))
 
-    tensors = {name: planned(shape) for name, shape in module.NAMES.shapes(module.configure(raw))}
+    tensors = {name: planned(shape) for name, shape in module.weight_map(module.configure(raw)).shapes()}
     with new_directory(out, sum(tensor.nbytes for tensor in tensors.values()) + _HEADROOM) as part:
         write_shards(part, tensors, shard)
         for file in () if tokenizer is None else (*tokenizer.glob("*token*.json"), *tokenizer.glob("*.jinja")):
@@ -116,7 +116,7 @@ def measure(directory: Path, dtype: str, gen_length: int, cache: str) -> dict[st
 
 def _tensors(lm: dkv.DiffusionLM) -> list[tuple[str, torch.Tensor]]:
     raw = json.loads((lm.directory / "config.json").read_text(encoding="utf-8")) if lm.directory else {}
-    return list(architecture_of(raw).NAMES.tensors(lm.model))
+    return list(architecture_of(raw).weight_map(lm.model.config).tensors(lm.model))
 
 
 def _anonymous() -> int:

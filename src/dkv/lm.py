@@ -28,7 +28,6 @@ from dkv.decoders import make_decoder
 from dkv.engine import Engine, Request
 from dkv.engine.infill import Infilling, Part, canvas_ids, infilled, region_of
 from dkv.errors import CheckpointError, SettingError
-from dkv.layers.tensor_parallel import ShardedTransformer
 from dkv.layers.transformer import bucket_for
 from dkv.models import Transformer
 from dkv.models.saving import save
@@ -356,7 +355,7 @@ class DiffusionLM:
         model = self.network
         if self.directory is None or not isinstance(model, Transformer):
             raise CheckpointError("save: this model was not loaded from a directory, so its config is not known")
-        if isinstance(model, ShardedTransformer):
+        if model.team is not None:
             ranks = model.team.ranks
             raise SettingError(f"tensor_parallel={ranks}: this process has a share of the model; save it loaded whole")
         if self.quantize is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 import dkv
 from dkv.accel.inductor import Compiled
 from dkv.core.kv_cache import LayerCache
-from dkv.core.layer_rules import LayerOps, RotaryPhase, Rules
+from dkv.core.layer_rules import RotaryPhase, Rules
 from dkv.core.loop import State
 from dkv.core.packing import PackedRows, pack
 from dkv.layers.transformer import TransformerBlock, dense
@@ -128,10 +128,11 @@ class Peeping:
     def projected(self, carried: int, picked: int) -> int:
         return carried
 
-    def __call__(self, block: LayerOps, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
+    def __call__(
+        self, block: TransformerBlock, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache
+    ) -> Tensor:
         if float(x[0, 0]) > 1e9:
             raise RuntimeError
-        assert isinstance(block, TransformerBlock)
         return dense(block, x, at, turn, memory)
 
 

@@ -28,9 +28,9 @@ SMALL = {
 @pytest.mark.parametrize(("family", "parameters"), [("llada", 8_015_581_184), ("dream", 7_615_616_512)])
 def test_the_shapes_are_the_published_ones(family: str, parameters: int) -> None:
     module = architecture_of(synthetic.CONFIGS[family])
-    config = module.configure(synthetic.CONFIGS[family])
-    assert module.NAMES.parameters(config) == parameters
-    assert sum(torch.Size(shape).numel() for _, shape in module.NAMES.shapes(config)) == parameters
+    names = module.weight_map(module.configure(synthetic.CONFIGS[family]))
+    assert names.parameters == parameters
+    assert sum(torch.Size(shape).numel() for _, shape in names.shapes()) == parameters
 
 
 @pytest.mark.parametrize("family", synthetic.CONFIGS)

@@ -204,7 +204,7 @@ def watched(directory: Path) -> tuple[Transformer | CheckpointError, int]:
 def is_correct(model: Transformer, files: dict[str, bytes]) -> bool:
     """Whether a model holds what the mutated files say, read independently: every number of every tensor it took."""
     raw, stored = json.loads(files["config.json"]), load(files["model.safetensors"])
-    taken = dict(architecture_of(raw).NAMES.tensors(model))
+    taken = dict(architecture_of(raw).weight_map(model.config).tensors(model))
     same = all(torch.equal(taken[n].view(torch.int32), stored[n].float().view(torch.int32)) for n in taken)
     return same and len(model.blocks) == raw.get("n_layers", raw.get("num_hidden_layers"))
 

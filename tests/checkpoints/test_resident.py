@@ -55,14 +55,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     directory = tmp_path_factory.mktemp("large")
     (directory / "config.json").write_text(json.dumps(SHAPE))
     config = llada.configure(SHAPE)
-    shapes = dict(llada.NAMES.shapes(config))
+    shapes = dict(llada.weight_map(config).shapes())
     noise = torch.randn(max(torch.Size(shape).numel() for shape in shapes.values())).bfloat16()
 
     def planned(shape: tuple[int, ...]) -> Planned:
         return Planned(shape, torch.bfloat16, lambda: noise[: torch.Size(shape).numel()].view(shape))
 
     write_shards(directory, {name: planned(shape) for name, shape in shapes.items()}, 100_000_000)
-    return directory, llada.NAMES.parameters(config)
+    return directory, llada.weight_map(config).parameters
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_packed_weights_are_never_plain_all_at_once(quantize: str, large: tuple[
         capture_output=True, text=True, check=True, timeout=120, env={**os.environ, **AS_LARGE},
     )  # fmt: skip
     before, peak, end = map(int, ended.stdout.split())
-    packed = llada.NAMES.nbytes(llada.configure(SHAPE), 2, quantize)
+    packed = llada.weight_map(llada.configure(SHAPE)).nbytes(2, quantize)
     largest = 2 * 2 * SHAPE["mlp_hidden_size"] * SHAPE["d_model"]
     print(f"{quantize}: {packed / 1e6:.0f} MB of {numbers * 2 / 1e6:.0f} MB, peak {(peak - before) / 1e6:.0f} MB")
     assert end - before > 0.95 * packed

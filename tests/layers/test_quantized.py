@@ -23,7 +23,9 @@ from dkv.errors import SettingError
 from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.layers import quantized
 from dkv.layers.cpu_linear import plain as usual
-from dkv.layers.quantized import GROUP, KINDS, PACKED, Int4Weight, Int8Weight, check_extra, pack, packed_bytes
+from dkv.layers.feed_forward import SwiGLU
+from dkv.layers.quantized import GROUP, KINDS, Int4Weight, Int8Weight, check_extra, pack, packed_bytes
+from dkv.layers.transformer import TransformerBlock
 from dkv.models import Transformer, llada
 from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint, write_tokenizer
 
@@ -49,6 +51,13 @@ def drawn(rows: int, columns: int, seed: int, scale: float = 1.0) -> Tensor:
 def parts_of(weight: Tensor) -> tuple[Tensor, ...]:
     assert isinstance(weight, Int8Weight | Int4Weight)
     return weight.parts
+
+
+def multiplied(block: TransformerBlock) -> list[Any]:
+    """The weights that rows of a block are multiplied by."""
+    part, mlp = block.attention, block.feed_forward
+    assert isinstance(mlp, SwiGLU)
+    return [part.qk_weight, part.v_weight, part.out_weight, mlp.gate_up_weight, mlp.down_weight]
 
 
 @settings(max_examples=40, deadline=None)
@@ -141,11 +150,11 @@ def test_loading_packs_each_weight_of_the_layers(family: str, kind: str, dtype: 
     for field in ("embedding", "head_weight", "final_norm"):
         assert torch.equal(usual(getattr(packed.model, field)), usual(getattr(plain.model, field)))
     for one, other in zip(plain.model.blocks, packed.model.blocks, strict=True):
-        for field in PACKED:
-            wanted = parts_of(pack(kind, usual(getattr(one, field))))
-            assert all(map(torch.equal, parts_of(getattr(other, field)), wanted))
+        for weight, held in zip(multiplied(one), multiplied(other), strict=True):
+            wanted = parts_of(pack(kind, usual(weight)))
+            assert all(map(torch.equal, parts_of(held), wanted))
         assert torch.equal(one.attn_norm, other.attn_norm)
-        assert (one.qk_bias is None) == (family == "llada")
+        assert (one.attention.qk_bias is None) == (family == "llada")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -169,10 +178,10 @@ def test_no_plain_weight_outlives_the_next(kind: str, directory: Path, monkeypat
 def test_the_bytes_are_as_reckoned(kind: str) -> None:
     config = named_shape("micro")
     model = random_model(config, torch.bfloat16, quantize=kind)
-    held = [part for block in model.blocks for field in PACKED for part in parts_of(getattr(block, field))]
+    held = [part for block in model.blocks for weight in multiplied(block) for part in parts_of(weight)]
     plain = [model.embedding, model.head_weight, model.final_norm]
     plain += [norm for block in model.blocks for norm in (block.attn_norm, block.mlp_norm)]
-    assert sum(t.nbytes for t in (*held, *plain)) == llada.NAMES.nbytes(config, 2, kind)
+    assert sum(t.nbytes for t in (*held, *plain)) == llada.weight_map(config).nbytes(2, kind)
     assert packed_bytes(None, (6, 32), 2) == 384
 
 

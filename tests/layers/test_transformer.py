@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dkv.layers.transformer import attention
+from dkv.layers.attention import attention
 from dkv.models.weight_map import can_overflow
 
 LARGEST = 32

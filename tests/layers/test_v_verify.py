@@ -52,8 +52,8 @@ def test_picked_rows_are_computed_and_others_add_what_is_kept(
     assert int(changed.sum()) == int(at.required_selection.picks.sum())
     assert out[real & ~changed].equal((x + before)[real & ~changed])
     # What was computed: attention over the cells as they are by now, then the feed-forward.
-    q, _ = block.qk(block.norm(x, block.attn_norm), turn)
-    attended = block.attend(q, *memory.kv, at)
+    q, _ = block.attention.qk(block.norm(x, block.attn_norm), turn)
+    attended = block.attention.attend(q, *memory.kv, at)
     between = x + attended
     more = block.mlp(between)
     torch.testing.assert_close(out[changed], (between + more)[changed], rtol=1e-5, atol=1e-5)

@@ -17,10 +17,11 @@ from torch import Tensor
 import dkv
 from dkv.caches import make_cache
 from dkv.core.kv_cache import LayerCache
-from dkv.core.layer_rules import LayerOps, RotaryPhase, Rules
+from dkv.core.layer_rules import RotaryPhase, Rules
 from dkv.core.loop import State, StepOutput
 from dkv.core.packing import PackedRows
 from dkv.core.policy import CachePolicy, Plan, Step
+from dkv.layers.transformer import TransformerBlock
 from dkv.layers.v_verify import Verify
 from dkv.models import Transformer, load_model
 from tests.support.runs import Watched, play, start
@@ -68,15 +69,17 @@ class Spied(Verify):
 
     log: list[PackedRows] = field(default_factory=list)
 
-    def __call__(self, block: LayerOps, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
-        return super().__call__(cast("LayerOps", Logged(block, self.log)), x, at, turn, memory)
+    def __call__(
+        self, block: TransformerBlock, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache
+    ) -> Tensor:
+        return super().__call__(cast("TransformerBlock", Logged(block, self.log)), x, at, turn, memory)
 
 
 @dataclass
 class Logged:
     """A block that notes where the rows sit that it is asked to pick."""
 
-    inner: LayerOps
+    inner: TransformerBlock
     log: list[PackedRows]
 
     def __getattr__(self, name: str) -> Any:

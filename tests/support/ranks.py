@@ -16,8 +16,7 @@ from dkv.distributed.shard import Cut
 from dkv.errors import SettingError
 from dkv.layers.cpu_linear import plain
 from dkv.layers.rotary import paired
-from dkv.layers.tensor_parallel import DIMENSIONS, ShardedTransformer
-from dkv.models import Transformer
+from dkv.models import Transformer, dream, llada
 
 __all__ = ["CASES", "PROMPTS", "errors_of", "fail", "generated", "held", "leave", "survey", "unsendable", "whoami"]
 
@@ -47,10 +46,13 @@ def held(lm: dkv.DiffusionLM) -> tuple[int, int]:
     """Bytes of the weights that are cut, and of the memory of two sequences."""
     model = lm.model
     assert isinstance(model, Transformer)
+    names = (dream if model.config.family == "dream" else llada).weight_map(model.config)
+    parts = [part for block in model.blocks for part in (block.attention, block.feed_forward)]
+    fields = [part.parameters(model.config) for part in (names.attention, names.feed_forward)] * len(model.blocks)
     tensors = [model.embedding, model.head_weight]
-    tensors += [getattr(block, name) for block in model.blocks for name in DIMENSIONS if hasattr(block, name)]
-    whole = [plain(t) for t in tensors if t is not None]
-    return sum(t.numel() * t.element_size() for t in whole), model.new_kv_cache(2, 20).nbytes
+    for part, parameters in zip(parts, fields, strict=True):
+        tensors += [getattr(part, name) for name, parameter in parameters.items() if parameter.cut is not None]
+    return sum(t.numel() * t.element_size() for t in map(plain, tensors)), model.new_kv_cache(2, 20).nbytes
 
 
 def survey(directories: dict[str, str]) -> dict[str, Any]:
@@ -82,7 +84,8 @@ def as_dtensor_would(lm: dkv.DiffusionLM, directory: Path) -> list[bool]:
     from torch.distributed.tensor import Shard, distribute_tensor
 
     mesh, whole, model = init_device_mesh("cpu", (2,)), load_file(directory / "model.safetensors"), lm.model
-    assert isinstance(model, ShardedTransformer)
+    assert isinstance(model, Transformer)
+    assert model.team is not None
     block, layer = model.blocks[1], "model.layers.1."
 
     def theirs(tensor: torch.Tensor, dim: int) -> torch.Tensor:
@@ -93,8 +96,8 @@ def as_dtensor_would(lm: dkv.DiffusionLM, directory: Path) -> list[bool]:
     odd = torch.arange(15.0).view(5, 3)
     return [
         torch.equal(model.embedding, theirs(whole["model.embed_tokens.weight"], 0)),
-        torch.equal(plain(block.qk_weight), paired(torch.cat((queries, keys)), model.config.head_dim)),
-        torch.equal(plain(block.down_weight), theirs(whole[layer + "mlp.down_proj.weight"], 1)),
+        torch.equal(plain(block.attention.qk_weight), paired(torch.cat((queries, keys)), model.config.head_dim)),
+        torch.equal(plain(block.feed_forward.down_weight), theirs(whole[layer + "mlp.down_proj.weight"], 1)),
         torch.equal(Cut(0, model.team.rank, 2).of(odd), theirs(odd, 0)),
         torch.equal(Cut(1, model.team.rank, 2).of(odd), theirs(odd, 1)),
     ]

@@ -19,7 +19,8 @@ from dkv.accel.compile_report import CompileReport
 from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import RotaryPhase
 from dkv.core.packing import PackedRows, RowSelection
-from dkv.layers.transformer import Rule, TransformerBlock, has_tiles
+from dkv.layers.attention import has_tiles
+from dkv.layers.transformer import Rule, TransformerBlock
 
 __all__ = ["Compiled"]
 
@@ -105,8 +106,8 @@ def _plain(
 
 def _kind(rule: Rule, at: PackedRows) -> Hashable:
     """What decides the operations of a layer, numbers aside."""
-    narrow = at.selection
-    return rule, at.whole, at.mask is None, at.grouping.group is None, None if narrow is None else _narrow_kind(narrow)
+    narrow = None if at.selection is None else _narrow_kind(at.selection)
+    return rule, at.whole, at.mask is None, at.visible, at.grouping.group is None, narrow
 
 
 def _narrow_kind(narrow: RowSelection) -> Hashable:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from dkv.errors import CheckpointError, SettingError, UnsupportedModelError
 from dkv.layers.quantized import check_kind
 from dkv.loading import find_model
 from dkv.models import architecture_of, named_architecture
+from dkv.models.weight_map import WeightMap
 from dkv.storage.regular_file import exists
 from dkv.tokenizer import load_tokenizer
 
@@ -57,14 +57,15 @@ def facts_of(model: str, length: MemoryQuestion) -> dict[str, Any]:
     try:
         module = architecture_of(raw)
         ids = complete_ids(raw, {}, {}) if directory is None else with_ids(raw, directory)
-        config: ModelConfig = module.configure(ids)
+        config = module.configure(ids)
+        names = module.weight_map(config)
     except UnsupportedModelError as error:
         facts["unsupported"] = [str(error)]
     else:
-        facts |= _of_config(config, module)
-        facts["memory"] = _memory(config, module, length, length.dtype or _dtype(raw, stored))
-        facts["problems"] = _problems(config, module, source)
-        facts["unsupported"] = _unsupported(config, module, stored)
+        facts |= _of_config(config, names)
+        facts["memory"] = _memory(config, names, length, length.dtype or _dtype(raw, stored))
+        facts["problems"] = _problems(names, source)
+        facts["unsupported"] = _unsupported(names, stored)
     ignored = [] if source.files is None else list(source.files.ignored)
     chosen_by = None if source.files is None else source.files.chosen_by
     return {
@@ -106,12 +107,12 @@ def _source(model: str) -> _Source:
     return _Source(raw, directory, read_headers(directory), files)
 
 
-def _of_config(c: ModelConfig, module: ModuleType) -> dict[str, Any]:
+def _of_config(c: ModelConfig, names: WeightMap) -> dict[str, Any]:
     sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "vocab", "context")
     return {
         "family": c.family,
         "sizes": {name: getattr(c, name) for name in sizes},
-        "parameters": module.NAMES.parameters(c),
+        "parameters": names.parameters,
         "rope_theta": c.rope_theta,
         "norm_eps": c.norm_eps,
         "tied": c.tied,
@@ -121,20 +122,20 @@ def _of_config(c: ModelConfig, module: ModuleType) -> dict[str, Any]:
     }
 
 
-def _problems(c: ModelConfig, module: ModuleType, source: _Source) -> list[str]:
+def _problems(names: WeightMap, source: _Source) -> list[str]:
     """What is missing or misshapen; nothing where only a config was given."""
     if source.directory is None:
         return []
     if source.problem is not None:
         return [source.problem]
-    found = list(islice(problems_of(source.stored, module.NAMES.shapes(c)), _MOST_PROBLEMS + 1))
+    found = list(islice(problems_of(source.stored, names.shapes()), _MOST_PROBLEMS + 1))
     return found if len(found) <= _MOST_PROBLEMS else [*found[:_MOST_PROBLEMS], "and more"]
 
 
-def _unsupported(c: ModelConfig, module: ModuleType, stored: Mapping[str, Stored]) -> list[str]:
+def _unsupported(names: WeightMap, stored: Mapping[str, Stored]) -> list[str]:
     """What the weights hold that the model of the config does not have. (A tied head is compared when it is loaded.)"""
-    names = module.NAMES
-    known = {*islice((name for name, _ in names.shapes(c)), len(stored) + 1), *((names.head,) if c.tied else ())}
+    head = (names.head,) if names.config.tied else ()
+    known = {*islice((name for name, _ in names.shapes()), len(stored) + 1), *head}
     line = unknown_tensors(stored, known)
     return [] if line is None else [line]
 
@@ -170,7 +171,7 @@ def _dtype(raw: Mapping[str, Any], stored: Mapping[str, Stored]) -> torch.dtype:
     return DTYPES.get(named, torch.bfloat16) if isinstance(named, str) else torch.bfloat16
 
 
-def _memory(c: ModelConfig, module: ModuleType, length: MemoryQuestion, dtype: torch.dtype) -> dict[str, Any]:
+def _memory(c: ModelConfig, names: WeightMap, length: MemoryQuestion, dtype: torch.dtype) -> dict[str, Any]:
     """Bytes of the weights and of each cache; caches whose keys have no defaults are left out."""
     from dkv.caches import known_caches
     from dkv.core.cache_size import cache_bytes
@@ -191,6 +192,6 @@ def _memory(c: ModelConfig, module: ModuleType, length: MemoryQuestion, dtype: t
         "dtype": str(dtype).removeprefix("torch."),
         "quantize": length.quantize,
         "fits_context": length.prompt + length.gen <= c.context,
-        "weights": module.NAMES.nbytes(c, dtype.itemsize, length.quantize),
+        "weights": names.nbytes(dtype.itemsize, length.quantize),
         "caches": caches,
     }

@@ -6,7 +6,7 @@ Most caches need none: every carried row passes through every layer (`DENSE`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from dkv.core.kv_cache import LayerCache
 from dkv.core.packing import PackedRows
 
-__all__ = ["DENSE", "LayerOps", "LayerRule", "RotaryPhase", "Rules"]
+__all__ = ["DENSE", "LayerRule", "RotaryPhase", "Rules"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,65 +32,6 @@ class RotaryPhase:
         return turned.view(torch.float32).to(x.dtype)
 
 
-class LayerOps(Protocol):
-    """One layer as verbs, which a rule composes. N rows, C model width, H query and G key/value heads, D head size."""
-
-    @property
-    def attn_norm(self) -> Tensor:
-        """Weight [C] of the norm before attention."""
-        ...
-
-    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMS norm of x [N, C]."""
-        ...
-
-    def qk(self, h: Tensor, turn: RotaryPhase) -> tuple[Tensor, Tensor]:
-        """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]."""
-        ...
-
-    def value(self, h: Tensor) -> Tensor:
-        """Values [N, G, D] of h [N, C]."""
-        ...
-
-    def pick(self, x: Tensor, at: PackedRows, memory: LayerCache, similarity: str | None) -> tuple[Tensor, PackedRows]:
-        """x [N, C] of the carried rows once normed, and those to recompute, as many of each sequence as the plan asked
-        for: the ones whose values moved most over all heads of the model, by "cosine" or "l2". The values go into their
-        slots, but those of frozen rows. None: none is looked at or renewed, and the lowest positions are picked. Raises
-        RuntimeError where the plan did not say how many."""
-        ...
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: PackedRows) -> Tensor:
-        """Attention of the carried queries over every slot, projected: [N, C]."""
-        ...
-
-    def attend_and_write(
-        self, h: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache, values: bool = True
-    ) -> Tensor:
-        """What attention adds to the carried rows, [N, C], of which h [N, C] are the normed ones: their keys go into
-        their slots, and with `values` their values; then they attend."""
-        ...
-
-    def recompute(
-        self,
-        x: Tensor,
-        h: Tensor,
-        at: PackedRows,
-        picked: PackedRows,
-        turn: RotaryPhase,
-        memory: LayerCache,
-        name: str,
-        values: bool = True,
-    ) -> Tensor:
-        """`mix` and `mlp` of the picked ones of the carried rows x [N, C], h [N, C] once normed; what the two add is
-        kept in the feature buffer `name`. Of these rows the ordinary layer's result, and of the others x plus what is
-        kept there, [N, C]."""
-        ...
-
-    def mlp(self, x: Tensor) -> Tensor:
-        """The feed-forward of x [N, C], norm included, residual not."""
-        ...
-
-
 class LayerRule(Protocol):
     """How a layer's parts are composed. Hashable. buffers: names of the feature buffers that it keeps."""
 
@@ -104,8 +45,9 @@ class LayerRule(Protocol):
         the work done."""
         ...
 
-    def __call__(self, block: LayerOps, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
-        """x [N, C] of the carried rows, where they sit, their rotation, the layer's memory; to x [N, C]."""
+    def __call__(self, block: Any, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
+        """One layer: x [N, C] of the carried rows, where they sit, their rotation, the layer's memory; to x [N, C].
+        block: its operations, `dkv.layers.transformer.TransformerBlock`, which the core knows nothing of."""
         ...
 
 

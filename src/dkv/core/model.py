@@ -21,11 +21,7 @@ __all__ = ["Model", "ModelConfig", "argmax_with_logprob_of"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The facts of a checkpoint under one set of names, whatever its family calls them.
-
-    head_dim: size of an attention head; context: most positions it was trained for; shift: 1 where row p predicts
-    token p + 1; tied: the head is the embedding; default_decoder: the spec of the family's own unmasking rule.
-    """
+    """The facts of a checkpoint under one set of names, whatever its family calls them."""
 
     family: str
     layers: int
@@ -33,17 +29,24 @@ class ModelConfig:
     heads: int
     kv_heads: int
     head_dim: int
+    """Size of an attention head."""
     mlp_width: int
     vocab: int
     context: int
+    """Most positions that it was trained for."""
     norm_eps: float
     rope_theta: float
     mask_id: int
     eos_ids: tuple[int, ...]
     pad_id: int
     shift: int
+    """1 where row p predicts token p + 1, else 0."""
     tied: bool
+    """Whether the head is the embedding."""
     default_decoder: str
+    """The spec of the family's own unmasking rule."""
+    rotary_dim: int | None = None
+    """How many channels of each head are rotated, the first ones; None = all."""
 
 
 class Model(Protocol):

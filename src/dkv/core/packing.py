@@ -23,6 +23,7 @@ __all__ = [
     "Grouping",
     "PackedRows",
     "RowSelection",
+    "Visibility",
     "exact",
     "pack",
     "select_rows",
@@ -62,6 +63,8 @@ class PackedRows:
     """[N] of rows that a layer selected: which of the rows it carries they are; None = all of them."""
     real: Tensor | None = None
     """[N] bool: which rows do not only fill a bucket; None = all."""
+    visible: Visibility | None = None
+    """Which slots each row may attend to, of those that the mask allows; None = all."""
     numbers: dict[CellStrides, Tensor] = field(init=False, default_factory=dict)
     """What `cells` found, the same for all layers."""
 
@@ -119,19 +122,34 @@ class PackedRows:
         return F.pad(rows, (0, 0, 0, 1)).index_copy_(0, place, own)[:-1]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, attention: Attention) -> Tensor:
-        """attention of the carried queries q [N, H, D] over the slots k, v [B, G, T, D] of their own sequence, with
-        `mask`: [N, H * D]."""
-        grouping, mask = self.grouping, self.mask
-        mixed = grouping.flatten(attention(grouping.regroup(q), k, v, mask))
+        """attention of the carried queries q [N, H, D] over the slots k, v [B, G, T, D] of their own sequence that they
+        may see: [N, H * D]."""
+        grouping = self.grouping
+        mixed = grouping.flatten(attention(grouping.regroup(q), k, v, self._seen()))
         for row, rows in grouping.alone:
             own = slice(row, row + 1)
-            one = attention(q[rows].transpose(0, 1)[None], k[own], v[own], None if mask is None else mask[own])
+            one = attention(q[rows].transpose(0, 1)[None], k[own], v[own], self._seen(own, rows))
             mixed[rows] = one[0].transpose(0, 1).flatten(1)
         return mixed
 
+    def _seen(self, own: slice | None = None, rows: slice | None = None) -> Tensor | None:
+        """[B, 1, 1 or R, T] bool: slots that each sequence's rows may attend to; None = all. own, rows: of the sequence
+        that attends alone."""
+        mask = self.mask if self.mask is None or own is None else self.mask[own]
+        if self.visible is None:
+            return mask
+        slots = self.slot.view(-1, 1, 1)
+        queries = self.grouping.regroup(slots) if rows is None else slots[rows].transpose(0, 1)[None]
+        seen = self.visible(queries, torch.arange(self.width, device=slots.device))
+        return seen if mask is None else seen & mask
+
+
+Visibility = Callable[[Tensor, Tensor], Tensor]
+"""Which slots rows may attend to: rows' positions [..., R, 1] and slots' positions [T] to bool [..., R, T]. For
+families whose attention is causal between blocks."""
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""softmax(q k') v for q [B, H, R, D], k and v [B, G, T, D], and a mask [B, 1, 1, T] or None; to [B, H, R, D]."""
+"""softmax(q k') v for q [B, H, R, D], k and v [B, G, T, D], and a mask [B, 1, 1 or R, T] or None; to [B, H, R, D]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +218,16 @@ class RowSelection:
     def picked(self, at: PackedRows, index: Tensor, slot: Tensor, flat: Tensor) -> PackedRows:
         """The rows index [M] of those carried, which sit in slot [M], flat [M]."""
         return PackedRows(
-            self.sequence, slot, flat, at.width, self.grouping, False, at.mask, index=index, real=self.real
+            self.sequence,
+            slot,
+            flat,
+            at.width,
+            self.grouping,
+            False,
+            at.mask,
+            index=index,
+            real=self.real,
+            visible=at.visible,
         )
 
 

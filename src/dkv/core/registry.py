@@ -19,7 +19,7 @@ from typing import Any, get_type_hints
 from dkv.core.wording import shown
 from dkv.errors import SettingError, SpecError
 
-__all__ = ["describe", "discover", "keys_of", "make", "meaning_of", "offered", "spec_of", "spell_key"]
+__all__ = ["describe", "discover", "keys_of", "loaded", "make", "meaning_of", "offered", "spec_of", "spell_key"]
 
 _TRUE_FALSE = {"true": True, "false": False}
 
@@ -35,7 +35,7 @@ def discover(room: ModuleType, group: str) -> dict[str, type]:
             if inspect.isclass(value) and value.__module__ == module.name and "name" in vars(value):
                 _claim(found, value)
     for entry in offered(group, tuple(sys.path)):
-        _claim(found, _loaded(entry))
+        _claim(found, _named_class(entry))
     return dict(sorted(found.items()))
 
 
@@ -45,12 +45,17 @@ def offered(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
 
 
-def _loaded(entry: EntryPoint) -> Any:
-    """What an installed package offers. Raises SpecError where it cannot be imported or has no name."""
+def loaded(entry: EntryPoint) -> Any:
+    """What an installed package offers. Raises SpecError where it cannot be imported."""
     try:
-        value = entry.load()
+        return entry.load()
     except Exception as error:  # whatever another package's import raises
         raise SpecError(f"entry point {entry.value!r} fails: {error!r}; mend or uninstall that package") from None
+
+
+def _named_class(entry: EntryPoint) -> Any:
+    """The class that an installed package offers. Raises SpecError where it is none, or has no name."""
+    value = loaded(entry)
     if not (inspect.isclass(value) and isinstance(getattr(value, "name", None), str)):
         raise SpecError(f"entry point {entry.value!r} is no class with a name; mend or uninstall that package")
     return value

@@ -62,14 +62,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return product
 
 
-def gated(x: Tensor, weight: Tensor | Gates) -> Tensor:
-    """silu(x gate') (x up') of x [N, C] and weight [2 F, C], laid out or not: [N, F]."""
+def gated(x: Tensor, weight: Tensor | Gates, bias: Tensor | None = None) -> Tensor:
+    """silu(x gate') (x up') of x [N, C], weight [2 F, C], laid out or not, and bias [2 F] of both products: [N, F]."""
     if not isinstance(weight, Gates):
-        gate, up = linear(x, weight).chunk(2, dim=1)
+        gate, up = linear(x, weight, bias).chunk(2, dim=1)
         return F.silu(gate).mul_(up)
-    kernel = torch.ops.mkldnn._linear_pointwise
-    active = kernel.default(x, weight.gate, None, "swish", [], "")
-    product: Tensor = kernel.binary(x, active, weight.up, None, "mul")
+    kernel, (gate_bias, up_bias) = torch.ops.mkldnn._linear_pointwise, (None, None) if bias is None else bias.chunk(2)
+    active = kernel.default(x, weight.gate, gate_bias, "swish", [], "")
+    product: Tensor = kernel.binary(x, active, weight.up, up_bias, "mul")
     return product
 
 

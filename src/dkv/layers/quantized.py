@@ -1,5 +1,7 @@
 """Weights of 8 or 4 bits in place of plain ones: made while a checkpoint is read, and taken by `F.linear` as they are.
 
+What is packed are the weights that rows of a block are multiplied by. Norms and biases are small, an embedding is
+looked up and never multiplied, and the head's logits are what confidences and the order of decoding are read from.
 Activations, keys and values keep their dtype. A product makes a slab of the weight plain, multiplies by it, and takes
 the next: it costs more than a plain product by about the same amount however many rows are carried. The fused kernels
 for CPUs unpack anew for every few rows, and a step carries tens or hundreds (docs/quantize.md has the figures). The
@@ -19,14 +21,10 @@ from torch.nn import functional as F
 from dkv.errors import SettingError
 from dkv.storage.extras import module_of
 
-__all__ = ["GROUP", "KINDS", "PACKED", "Int4Weight", "Int8Weight", "check_extra", "check_kind", "pack", "packed_bytes"]
+__all__ = ["GROUP", "KINDS", "Int4Weight", "Int8Weight", "check_extra", "check_kind", "pack", "packed_bytes"]
 
 KINDS = ("int8", "int4")
 """What the argument `quantize` can name."""
-
-PACKED = frozenset({"qk_weight", "v_weight", "out_weight", "gate_up_weight", "down_weight"})
-"""The fields of a Block that are packed. Of the rest, norms and biases are small, an embedding is looked up and never
-multiplied, and the head's logits are what confidences and the order of decoding are read from."""
 
 GROUP = 32
 """Inputs that share a scale and a zero point in 4 bits."""

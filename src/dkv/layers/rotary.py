@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dkv.core.layer_rules import RotaryPhase
 from dkv.core.model import ModelConfig
@@ -16,19 +17,36 @@ from dkv.core.model import ModelConfig
 __all__ = ["Rotary", "paired", "rotary_table", "unpaired"]
 
 
-def paired(x: Tensor, head_dim: int) -> Tensor:
-    """The rows of a projection x [heads * head_dim, ...], channels half a head apart moved next to each other."""
-    return x.view(-1, 2, head_dim // 2, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
+def paired(x: Tensor, head_dim: int, rotary_dim: int | None = None) -> Tensor:
+    """The rows of a projection x [heads * head_dim, ...], channels half of rotary_dim apart moved next to each other.
+    rotary_dim: how many of each head's channels are rotated, the first ones; None = all."""
+    return _reordered(x, _order(head_dim, rotary_dim))
 
 
-def unpaired(x: Tensor, head_dim: int) -> Tensor:
+def unpaired(x: Tensor, head_dim: int, rotary_dim: int | None = None) -> Tensor:
     """The other way round: in the published order."""
-    return x.view(-1, head_dim // 2, 2, *x.shape[1:]).transpose(1, 2).reshape(x.shape)
+    return _reordered(x, _order(head_dim, rotary_dim).argsort())
 
 
-def rotary_table(head_dim: int, positions: int, theta: float, device: torch.device) -> Tensor:
-    """cos and sin of every position and pair of channels, [positions, head_dim / 2, 2] float32."""
-    rate = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim)
+def _order(head_dim: int, rotary_dim: int | None) -> Tensor:
+    """[head_dim] the published channel that lies at each place here."""
+    order, rotated = torch.arange(head_dim), head_dim if rotary_dim is None else rotary_dim
+    order[:rotated] = order[:rotated].view(2, -1).t().flatten()
+    return order
+
+
+def _reordered(x: Tensor, order: Tensor) -> Tensor:
+    return x.view(-1, len(order), *x.shape[1:]).index_select(1, order.to(x.device)).view(x.shape)
+
+
+def rotary_table(
+    head_dim: int, positions: int, theta: float, device: torch.device, rotary_dim: int | None = None
+) -> Tensor:
+    """cos and sin of every position and pair of channels, [positions, head_dim / 2, 2] float32; 1 and 0 of the pairs
+    beyond rotary_dim, which are not rotated."""
+    rotated = head_dim if rotary_dim is None else rotary_dim
+    rate = 1.0 / theta ** (torch.arange(0, rotated, 2, dtype=torch.float32, device=device) / rotated)
+    rate = F.pad(rate, (0, (head_dim - rotated) // 2))
     angle = torch.arange(positions, dtype=torch.float32, device=device)[:, None] * rate
     return torch.stack((angle.cos(), angle.sin()), dim=-1)
 
@@ -56,7 +74,7 @@ class Rotary:
             return
         c, doubled = self._config, 1 << (positions - 1).bit_length()
         length = max(positions, min(doubled, c.context + 1))
-        self._tables.append(rotary_table(c.head_dim, length, c.rope_theta, self._device))
+        self._tables.append(rotary_table(c.head_dim, length, c.rope_theta, self._device, c.rotary_dim))
 
     def turn(self, slots: Tensor) -> RotaryPhase:
         """The rotation of rows that sit in `slots` [N]."""

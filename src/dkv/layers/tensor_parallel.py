@@ -1,4 +1,4 @@
-"""The network of one rank of several: its heads of every attention, its columns of every MLP, its rows of the
+"""One rank's share of a network: its heads of every attention, its columns of every feed-forward, its rows of the
 vocabulary.
 
 Queries, keys, values, gate and up are cut by their outputs, so that a head and a channel lie on one rank; what follows
@@ -11,35 +11,19 @@ Plain tensors and collectives: DTensor would lay out the same shards, and dispat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.drift import Lengths
 from dkv.core.model import ModelConfig
-from dkv.core.packing import PackedRows
 from dkv.distributed.group import Team
 from dkv.distributed.shard import Cut
 from dkv.errors import SettingError
 from dkv.layers.cpu_linear import linear
-from dkv.layers.transformer import Transformer, TransformerBlock
 
-__all__ = ["DIMENSIONS", "ShardedBlock", "ShardedTransformer", "share_of"]
-
-DIMENSIONS = {
-    "embedding": 0,
-    "head_weight": 0,
-    "qk_weight": 0,
-    "qk_bias": 0,
-    "v_weight": 0,
-    "v_bias": 0,
-    "gate_up_weight": 0,
-    "out_weight": 1,
-    "down_weight": 1,
-}
-"""Along which dimension the parts of a field are cut; what is not named is whole on every rank."""
+__all__ = ["embedding_summed", "lengths_summed", "linear_summed", "logits_gathered", "share_of"]
 
 
 def share_of(c: ModelConfig, team: Team) -> ModelConfig:
@@ -54,52 +38,32 @@ def share_of(c: ModelConfig, team: Team) -> ModelConfig:
     return replace(c, heads=c.heads // team.ranks, kv_heads=c.kv_heads // team.ranks, mlp_width=mlp)
 
 
-@dataclass(frozen=True)
-class ShardedBlock(TransformerBlock):
-    """One rank's share of a layer; its config has this rank's sizes. H and G: this rank's heads."""
-
-    team: Team = field(kw_only=True)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: PackedRows) -> Tensor:
-        """Attention of the carried queries [N, H, D] over every slot, projected, over all ranks' heads: [N, C]."""
-        return self.team.sum(super().attend(q, k, v, at))
-
-    def mlp(self, x: Tensor) -> Tensor:
-        """The gated feed-forward of x [N, C], over all ranks' columns."""
-        return self.team.sum(super().mlp(x))
-
-    @property
-    def lengths(self) -> Lengths:
-        """How long values are over the heads of all ranks; the same bits on every rank."""
-        return self._lengths
-
-    def _lengths(self, new: Tensor, old: Tensor) -> Sequence[Tensor]:
-        squares = torch.stack([v.square().sum(1) for v in (new, old, new - old)])
-        return self.team.gather(squares).sum(0).sqrt().unbind()
+def linear_summed(x: Tensor, weight: Tensor, bias: Tensor | None, team: Team | None) -> Tensor:
+    """x [N, C] times weight [O, C], plus bias [O]: [N, O]; with a team, of which each rank has some of C, the sum."""
+    if team is None:
+        return linear(x, weight, bias)
+    product = team.sum(linear(x, weight))
+    return product if bias is None else product.add_(bias)
 
 
-@dataclass(frozen=True)
-class ShardedTransformer(Transformer):
-    """One rank's share of a model: config has the sizes of the whole; embedding and head [V / ranks, C]."""
+def lengths_summed(new: Tensor, old: Tensor, team: Team) -> Sequence[Tensor]:
+    """How long values are over the heads of all ranks (`Lengths`); the same bits on every rank."""
+    squares = torch.stack([v.square().sum(1) for v in (new, old, new - old)])
+    return team.gather(squares).sum(0).sqrt().unbind()
 
-    team: Team = field(kw_only=True)
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings [N, C] of tokens [N]: each is one rank's row, and nothing is added to it."""
-        first, count = self._cut.span(self.config.vocab)
-        own = tokens - first
-        here = (own >= 0) & (own < count)
-        rows = F.embedding(torch.where(here, own, 0), self.embedding)
-        return self.team.sum(rows.masked_fill(~here[:, None], 0.0))
+def embedding_summed(tokens: Tensor, embedding: Tensor, vocab: int, team: Team) -> Tensor:
+    """Embeddings [N, C] of tokens [N], of this rank's rows of the table [vocab / ranks, C]: each is one rank's row, and
+    nothing is added to it."""
+    first, count = Cut(0, team.rank, team.ranks).span(vocab)
+    own = tokens - first
+    here = (own >= 0) & (own < count)
+    rows = F.embedding(torch.where(here, own, 0), embedding)
+    return team.sum(rows.masked_fill(~here[:, None], 0.0))
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Final norm and head of x [M, C]: [M, V], gathered, the same bits on every rank."""
-        normed = self.passes.norm(x, self.final_norm, self.config.norm_eps)
-        part = linear(normed, self.head_weight)
-        most = Cut(0, 0, self.team.ranks).span(self.config.vocab)[1]
-        parts = self.team.gather(F.pad(part, (0, most - part.shape[1])))
-        return parts.transpose(0, 1).flatten(1)[:, : self.config.vocab].contiguous()
 
-    @property
-    def _cut(self) -> Cut:
-        return Cut(0, self.team.rank, self.team.ranks)
+def logits_gathered(part: Tensor, vocab: int, team: Team) -> Tensor:
+    """Logits [M, vocab] of this rank's [M, vocab / ranks]; the same bits on every rank."""
+    most = Cut(0, 0, team.ranks).span(vocab)[1]
+    parts = team.gather(F.pad(part, (0, most - part.shape[1])))
+    return parts.transpose(0, 1).flatten(1)[:, :vocab].contiguous()

@@ -1,4 +1,4 @@
-"""The parts of a LLaMA-shaped bidirectional transformer, as verbs that a layer rule composes.
+"""A bidirectional transformer: blocks of an attention and a feed-forward part, embedding and head.
 
 It knows of rows, where they sit and a memory for keys and values; it knows nothing of policies, decoders or steps.
 Plain tensors, inference only. N carried rows, C model width, H query and G key/value heads, D head size.
@@ -14,130 +14,75 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.drift import Lengths, whole_lengths
 from dkv.core.kv_cache import KVCache, LayerCache
 from dkv.core.layer_rules import DENSE, RotaryPhase, Rules
 from dkv.core.model import ModelConfig
-from dkv.core.packing import Bucket, PackedRows, exact
+from dkv.core.packing import Bucket, PackedRows, Visibility, exact
 from dkv.core.sampling import ArgmaxWithLogprob
-from dkv.layers.cpu_linear import Gates, gated, linear
-from dkv.layers.ops import COMPOSED, Passes
+from dkv.distributed.group import Team
+from dkv.layers.attention import SelfAttention
+from dkv.layers.cpu_linear import linear
+from dkv.layers.feed_forward import FeedForward
+from dkv.layers.ops import Passes
 from dkv.layers.rotary import Rotary
+from dkv.layers.tensor_parallel import embedding_summed, logits_gathered
 
-__all__ = [
-    "Rule",
-    "Run",
-    "Transformer",
-    "TransformerBlock",
-    "attention",
-    "bucket_for",
-    "dense",
-    "eager",
-    "has_tiles",
-    "sixteenths",
-]
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k' / sqrt(D)) v for q [B, H, R, D], k and v [B, G, T, D], mask [B, 1, 1, T] or None."""
-    if q.shape[1] != k.shape[1]:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-    # Without tiles for bfloat16 (AMX) the CPU's fused kernel takes twice as long as two plain products, once these are
-    # large; with them two thirds.
-    large = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] * k.shape[2] >= 8192
-    if mask is not None or not large or has_tiles():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
-    return torch.matmul(scores.softmax(dim=-1), v)
-
-
-def _spread(x: Tensor, numbers: Tensor) -> Tensor:
-    """x [N, ...] with NaN in the rows where one of numbers [N, S] is NaN or infinity, written over.
-
-    The CPU's fused attention can turn such queries and keys into zeros, and the text would be wrong without an error;
-    so they are made to reach the logits, which are checked. Finite rows keep their numbers.
-    """
-    if numbers.shape[1] > 1:
-        numbers = torch.linalg.vector_norm(numbers, torch.inf, dim=1, keepdim=True)
-    return x.add_(numbers * 0)
-
-
-def has_tiles() -> bool:
-    """Whether the processor multiplies tiles of bfloat16."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+__all__ = ["Rule", "Run", "Transformer", "TransformerBlock", "bucket_for", "dense", "eager", "sixteenths"]
 
 
 @dataclass(frozen=True, eq=False)
 class TransformerBlock:
-    """One layer. attn_norm, mlp_norm [C]; qk [(H + G) * D, C], the channels of each head in pairs (`rotary.paired`);
-    v [G * D, C]; out [C, H * D]; gate_up [2 F, C]; down [C, F]; biases of qk and v or None; passes: what is done
-    between products; guarded: whether queries and keys could be NaN or infinite, and are checked for it."""
+    """One layer as operations that a layer rule composes."""
 
-    config: ModelConfig
+    attention: SelfAttention
+    feed_forward: FeedForward
     attn_norm: Tensor
+    """[C] weight of the norm before attention."""
     mlp_norm: Tensor
-    qk_weight: Tensor
-    v_weight: Tensor
-    out_weight: Tensor
-    gate_up_weight: Tensor | Gates
-    down_weight: Tensor
-    qk_bias: Tensor | None = None
-    v_bias: Tensor | None = None
-    passes: Passes = COMPOSED
-    guarded: bool = True
+    """[C] weight of the norm before the feed-forward."""
+    attn_out_norm: Tensor | None = None
+    """[C] weight of a norm of what attention adds to the rows; None = not normed."""
+    mlp_out_norm: Tensor | None = None
+    """[C] the same of the feed-forward."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Its sizes; heads are those held here."""
+        return self.attention.config
+
+    @property
+    def passes(self) -> Passes:
+        """What is done between products."""
+        return self.attention.passes
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm of x [N, C]."""
-        return self.passes.norm(x, weight, self.config.norm_eps)
+        return self.attention.passes.norm(x, weight, self.attention.config.norm_eps)
 
-    def qk(self, h: Tensor, turn: RotaryPhase) -> tuple[Tensor, Tensor]:
-        """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]; NaN throughout a row that is not finite."""
-        c = self.config
-        both = linear(h, self.qk_weight, self.qk_bias)
-        both = _spread(both, both) if self.guarded else both
-        heads = both.view(-1, c.heads + c.kv_heads, c.head_dim)
-        q, k = torch.split(self.passes.turn(heads, turn), [c.heads, c.kv_heads], dim=1)
-        return q, k
-
-    def value(self, h: Tensor) -> Tensor:
-        """Values [N, G, D] of h [N, C]."""
-        return linear(h, self.v_weight, self.v_bias).view(-1, self.config.kv_heads, self.config.head_dim)
-
-    @property
-    def lengths(self) -> Lengths:
-        """How long values are over all heads of the model."""
-        return whole_lengths
+    def _added(self, x: Tensor, weight: Tensor | None) -> Tensor:
+        return x if weight is None else self.norm(x, weight)
 
     def pick(self, x: Tensor, at: PackedRows, memory: LayerCache, similarity: str | None) -> tuple[Tensor, PackedRows]:
-        """x [N, C] normed, and the rows of it to recompute: those whose values moved most by `similarity`; the values
-        go into their slots unless they are frozen. None: the first rows, and no value is renewed."""
+        """x [N, C] of the carried rows once normed, and those to recompute, as many of each sequence as the plan asked
+        for: the ones whose values moved most over all heads of the model, by "cosine" or "l2". The values go into their
+        slots, but those of frozen rows. None: none is looked at or renewed, and the lowest positions are picked. Raises
+        RuntimeError where the plan did not say how many."""
         h = self.norm(x, self.attn_norm)
         if similarity is None:
             return h, self.passes.pick(at, torch.zeros(len(x), device=x.device))
-        moved = memory.renew("v", at, self.value(h), similarity, at.required_selection.frozen, self.lengths)
-        return h, self.passes.pick(at, moved)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, at: PackedRows) -> Tensor:
-        """Attention of the carried queries [N, H, D] over every slot, projected: [N, C]."""
-        if k.dtype != q.dtype:
-            k, v = k.to(q.dtype), v.to(q.dtype)
-        attended = at.attend(q, k, v, attention)
-        return linear(_spread(attended, q[:, 0, :1]) if self.guarded else attended, self.out_weight)
+        value, frozen = self.attention.value(h), at.required_selection.frozen
+        return h, self.passes.pick(at, memory.renew("v", at, value, similarity, frozen, self.attention.lengths))
 
     def attend_and_write(
         self, h: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache, values: bool = True
     ) -> Tensor:
-        """What attention adds to the carried rows, h [N, C] once normed, after their keys (and values) went into their
-        slots: [N, C]."""
-        q, k = self.qk(h, turn)
-        memory.write("k", at, k)
-        if values:
-            memory.write("v", at, self.value(h))
-        return self.attend(q, *memory.kv, at)
+        """What attention adds to the carried rows, [N, C], of which h [N, C] are the normed ones: their keys go into
+        their slots, and with `values` their values; then they attend."""
+        return self._added(self.attention(h, at, turn, memory, values), self.attn_out_norm)
 
     def mlp(self, x: Tensor) -> Tensor:
-        """The gated feed-forward of x [N, C], norm included, residual not."""
-        return linear(gated(self.norm(x, self.mlp_norm), self.gate_up_weight), self.down_weight)
+        """What the feed-forward adds to x [N, C], norms included."""
+        return self._added(self.feed_forward(self.norm(x, self.mlp_norm)), self.mlp_out_norm)
 
     def recompute(
         self,
@@ -150,8 +95,9 @@ class TransformerBlock:
         name: str,
         values: bool = True,
     ) -> Tensor:
-        """Take the picked ones of x [N, C], h [N, C] once normed, through the layer, and keep what it adds in the
-        feature buffer `name`; to the others add what that holds, [N, C]."""
+        """`attend_and_write` and `mlp` of the picked ones of the carried rows x [N, C], h [N, C] once normed; what the
+        two add is kept in the feature buffer `name`. Of these rows the ordinary layer's result, and of the others x
+        plus what is kept there, [N, C]."""
         if not len(picked.slot):
             return memory.add_kept(name, at, x)
         own, normed, phase = (
@@ -164,7 +110,7 @@ class TransformerBlock:
         return picked.scatter(memory.add_kept(name, at, x), own.add_(more))
 
     def dense(self, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
-        """The ordinary layer: every carried row writes its slot, attends and passes through the MLP."""
+        """The ordinary layer: every carried row writes its slot, attends and passes through the feed-forward."""
         # Into what was just made, so that nothing is allocated for a sum.
         x = self.attend_and_write(self.norm(x, self.attn_norm), at, turn, memory).add_(x)
         return self.mlp(x).add_(x)
@@ -198,17 +144,26 @@ def eager(
 
 @dataclass(frozen=True)
 class Transformer:
-    """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table; run: how its layers are run;
-    quantize: what the blocks' weights are packed as, None = they are plain."""
+    """A model, or one rank's share of it."""
 
     config: ModelConfig
+    """Of the whole model."""
     embedding: Tensor
+    """[V, C]; one rank's rows of it."""
     blocks: tuple[TransformerBlock, ...]
     final_norm: Tensor
+    """[C]."""
     head_weight: Tensor
+    """[V, C]; one rank's rows of it."""
     rotary: Rotary
     run: Run = eager
+    """How its layers are run."""
     quantize: str | None = None
+    """What the weights of the blocks are packed as; None = they are plain."""
+    team: Team | None = None
+    """The ranks that share it; None = it is whole."""
+    visible: Visibility | None = None
+    """Which slots a row may attend to; None = every one that holds a token."""
 
     @property
     def device(self) -> torch.device:
@@ -240,14 +195,20 @@ class Transformer:
 
     def passing(self, passes: Passes) -> Self:
         """The same network with other passes."""
-        return replace(self, blocks=tuple(replace(block, passes=passes) for block in self.blocks))
+        return replace(
+            self, blocks=tuple(replace(b, attention=replace(b.attention, passes=passes)) for b in self.blocks)
+        )
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [N, C] of tokens [N]."""
+        if self.team is not None:
+            return embedding_summed(tokens, self.embedding, self.config.vocab, self.team)
         return F.embedding(tokens, self.embedding)
 
     def forward(self, tokens: Tensor, at: PackedRows, memory: KVCache, rules: Rules = DENSE) -> Tensor:
         """Carry the rows `at` of tokens [N] through every layer under its rule: hidden states [N, C]."""
+        if self.visible is not None:
+            at = replace(at, visible=self.visible)
         x = self.embed(tokens)
         turn = self.rotary.turn(at.slot)
         memory.keep(rules.buffers, self.config.width)
@@ -257,7 +218,8 @@ class Transformer:
 
     def logits(self, x: Tensor) -> Tensor:
         """Final norm and head of x [M, C]: [M, V]. Run it only on the rows that are read."""
-        return linear(self.passes.norm(x, self.final_norm, self.config.norm_eps), self.head_weight)
+        logits = linear(self.passes.norm(x, self.final_norm, self.config.norm_eps), self.head_weight)
+        return logits if self.team is None else logits_gathered(logits, self.config.vocab, self.team)
 
 
 def bucket_for(device: torch.device, dtype: torch.dtype) -> Bucket:

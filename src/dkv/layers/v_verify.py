@@ -14,8 +14,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from dkv.core.kv_cache import LayerCache
-from dkv.core.layer_rules import LayerOps, RotaryPhase
+from dkv.core.layer_rules import RotaryPhase
 from dkv.core.packing import PackedRows
+from dkv.layers.transformer import TransformerBlock
 
 __all__ = ["ADDED", "Verify"]
 
@@ -34,7 +35,9 @@ class Verify:
     adaptive: bool
     buffers: ClassVar[tuple[str, ...]] = (ADDED,)
 
-    def __call__(self, block: LayerOps, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
+    def __call__(
+        self, block: TransformerBlock, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache
+    ) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
         h, picked = block.pick(x, at, memory, self.similarity if self.adaptive else None)
         return block.recompute(x, h, at, picked, turn, memory, ADDED, values=not self.adaptive)

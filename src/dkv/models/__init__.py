@@ -1,32 +1,74 @@
-"""Architectures, one file each (config mapping and weight names). A new file with `ARCHITECTURES`, `configure` and
-`NAMES` adds one. Dispatch is on `architectures`, since `model_type` collides between families."""
+"""Architectures, one file each: config mapping, parts of a block, weight names. A new file with what `Architecture`
+lists adds one, and so does a module that an installed package offers in the entry-point group `dkv.models`. Dispatch is
+on `architectures`, since `model_type` collides between families."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from dkv.checkpoints.config_fields import shown
 from dkv.checkpoints.other_formats import read_config
 from dkv.checkpoints.special_tokens import with_ids
-from dkv.checkpoints.weights import Weights
+from dkv.checkpoints.weights import Weights, check_room
+from dkv.core.model import ModelConfig
+from dkv.core.registry import loaded, offered
 from dkv.distributed.group import Team
-from dkv.errors import CheckpointError, UnsupportedModelError
+from dkv.errors import CheckpointError, SpecError, UnsupportedModelError
 from dkv.layers.transformer import Transformer
 from dkv.models.unsupported import REFUSED
+from dkv.models.weight_map import WeightMap
 
-__all__ = ["Transformer", "architecture_of", "known_architectures", "load_model", "named_architecture"]
+__all__ = [
+    "Architecture",
+    "Transformer",
+    "architecture_of",
+    "known_architectures",
+    "load_model",
+    "named_architecture",
+]
 
 
-def known_architectures() -> dict[str, ModuleType]:
-    """The module of each supported entry of `architectures`."""
-    modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
-    return {name: module for module in modules for name in getattr(module, "ARCHITECTURES", ())}
+class Architecture(Protocol):
+    """What the module of an architecture holds."""
+
+    @property
+    def ARCHITECTURES(self) -> tuple[str, ...]:  # noqa: N802 - a constant of the module
+        """The entries of `architectures` in config.json that it implements."""
+        ...
+
+    def configure(self, raw: dict[str, Any], /) -> ModelConfig:
+        """Read a config.json. Raises UnsupportedModelError and CheckpointError, naming the key."""
+        ...
+
+    def weight_map(self, config: ModelConfig, /) -> WeightMap:
+        """The parts of the network, and the names of their weights."""
+        ...
+
+
+def known_architectures() -> dict[str, Architecture]:
+    """The module of each supported entry of `architectures`: those of this package, then of installed ones.
+
+    Raises SpecError where two claim one name, or a package's entry point is no such module.
+    """
+    own = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
+    found: dict[str, Architecture] = {n: module for module in own for n in getattr(module, "ARCHITECTURES", ())}
+    for entry in offered("dkv.models", tuple(sys.path)):
+        module = loaded(entry)
+        if not all(hasattr(module, name) for name in ("ARCHITECTURES", "configure", "weight_map")):
+            raise SpecError(
+                f"entry point {entry.value!r} is no module with ARCHITECTURES, configure and weight_map; mend or "
+                "uninstall that package"
+            )
+        for name in module.ARCHITECTURES:
+            if found.setdefault(name, module) is not module:
+                raise SpecError(f"entry point {entry.value!r} names {name!r}, which is known already; uninstall one")
+    return found
 
 
 def load_model(
@@ -46,13 +88,14 @@ def load_model(
     """
     raw = read_config(directory)
     module = architecture_of(raw)
-    config = module.configure(with_ids(raw, directory))
+    names = module.weight_map(module.configure(with_ids(raw, directory)))
     with Weights(directory, device, dtype) as weights:
-        model: Transformer = module.NAMES.build(config, weights, team, quantize, arrange)
-    return model
+        names.check(weights)
+        check_room(names.nbytes(dtype.itemsize, quantize) // (1 if team is None else team.ranks), device)
+        return names.build(weights, team, quantize, arrange)
 
 
-def architecture_of(raw: dict[str, Any]) -> ModuleType:
+def architecture_of(raw: dict[str, Any]) -> Architecture:
     """The module that implements what a config.json asks for. Raises CheckpointError and UnsupportedModelError."""
     known, name = known_architectures(), named_architecture(raw)
     if name is None:

@@ -12,28 +12,13 @@ from dkv.checkpoints.config_fields import MOST_LAYERS, Fields
 from dkv.checkpoints.config_keys import check_switches, merge_aliases, other_names, rope_theta
 from dkv.core.model import ModelConfig
 from dkv.errors import CheckpointError
-from dkv.models.weight_map import Names
+from dkv.layers.attention import AttentionWeights
+from dkv.layers.feed_forward import SwiGLUWeights
+from dkv.models.weight_map import WeightMap
 
-__all__ = ["ARCHITECTURES", "NAMES", "configure"]
+__all__ = ["ARCHITECTURES", "configure", "weight_map"]
 
 ARCHITECTURES = ("DreamModel",)
-
-NAMES = Names(
-    embedding="model.embed_tokens.weight",
-    final_norm="model.norm.weight",
-    head="lm_head.weight",
-    block="model.layers.{}.",
-    attn_norm="input_layernorm.weight",
-    mlp_norm="post_attention_layernorm.weight",
-    q="self_attn.q_proj.weight",
-    k="self_attn.k_proj.weight",
-    v="self_attn.v_proj.weight",
-    out="self_attn.o_proj.weight",
-    gate="mlp.gate_proj.weight",
-    up="mlp.up_proj.weight",
-    down="mlp.down_proj.weight",
-    biases=("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
-)
 
 _REQUIRED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish"),
@@ -79,4 +64,25 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
         shift=1,
         tied=fields.flag("tie_word_embeddings", False),
         default_decoder="entropy",
+    )
+
+
+def weight_map(config: ModelConfig) -> WeightMap:
+    """Its parts, and the names of their weights."""
+    return WeightMap(
+        config,
+        embedding="model.embed_tokens.weight",
+        final_norm="model.norm.weight",
+        head="lm_head.weight",
+        block="model.layers.{}.",
+        attn_norm="input_layernorm.weight",
+        attention=AttentionWeights(
+            q="self_attn.q_proj.weight",
+            k="self_attn.k_proj.weight",
+            v="self_attn.v_proj.weight",
+            out="self_attn.o_proj.weight",
+            biases=("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
+        ),
+        mlp_norm="post_attention_layernorm.weight",
+        feed_forward=SwiGLUWeights(gate="mlp.gate_proj.weight", up="mlp.up_proj.weight", down="mlp.down_proj.weight"),
     )

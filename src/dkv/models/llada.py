@@ -12,27 +12,13 @@ from dkv.checkpoints.config_fields import MOST_LAYERS, Fields
 from dkv.checkpoints.config_keys import check_switches, merge_aliases, other_names, rope_theta
 from dkv.core.model import ModelConfig
 from dkv.errors import CheckpointError, UnsupportedModelError
-from dkv.models.weight_map import Names
+from dkv.layers.attention import AttentionWeights
+from dkv.layers.feed_forward import SwiGLUWeights
+from dkv.models.weight_map import WeightMap
 
-__all__ = ["ARCHITECTURES", "NAMES", "configure"]
+__all__ = ["ARCHITECTURES", "configure", "weight_map"]
 
 ARCHITECTURES = ("LLaDAModelLM",)
-
-NAMES = Names(
-    embedding="model.transformer.wte.weight",
-    final_norm="model.transformer.ln_f.weight",
-    head="model.transformer.ff_out.weight",
-    block="model.transformer.blocks.{}.",
-    attn_norm="attn_norm.weight",
-    mlp_norm="ff_norm.weight",
-    q="q_proj.weight",
-    k="k_proj.weight",
-    v="v_proj.weight",
-    out="attn_out.weight",
-    gate="ff_proj.weight",
-    up="up_proj.weight",
-    down="ff_out.weight",
-)
 
 _REQUIRED: dict[str, tuple[Any, ...]] = {
     "alibi": (False, None),
@@ -104,4 +90,19 @@ def configure(raw: dict[str, Any]) -> ModelConfig:
         shift=0,
         tied=fields.flag("weight_tying", fields.flag("tie_word_embeddings", False)),
         default_decoder="confidence",
+    )
+
+
+def weight_map(config: ModelConfig) -> WeightMap:
+    """Its parts, and the names of their weights."""
+    return WeightMap(
+        config,
+        embedding="model.transformer.wte.weight",
+        final_norm="model.transformer.ln_f.weight",
+        head="model.transformer.ff_out.weight",
+        block="model.transformer.blocks.{}.",
+        attn_norm="attn_norm.weight",
+        attention=AttentionWeights(q="q_proj.weight", k="k_proj.weight", v="v_proj.weight", out="attn_out.weight"),
+        mlp_norm="ff_norm.weight",
+        feed_forward=SwiGLUWeights(gate="ff_proj.weight", up="up_proj.weight", down="ff_out.weight"),
     )

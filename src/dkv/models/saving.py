@@ -35,7 +35,7 @@ def save(model: Transformer, source: Path, destination: Path, dtype: torch.dtype
 
     Raises SettingError for a destination that is in use, CheckpointError for what cannot be read or written.
     """
-    names = architecture_of(read_config(source)).NAMES
+    names = architecture_of(read_config(source)).weight_map(model.config)
     tensors = {
         name: Planned(tuple(tensor.shape), dtype or tensor.dtype, partial(_same, tensor))
         for name, tensor in names.tensors(model)
@@ -50,10 +50,10 @@ def convert(source: Path, destination: Path, dtype: torch.dtype | None, most: in
     """
     raw = read_config(source)
     module = architecture_of(raw)
-    config = module.configure(with_ids(raw, source))
-    wanted = dict(module.NAMES.shapes(config))
+    names = module.weight_map(module.configure(with_ids(raw, source)))
+    wanted = dict(names.shapes())
     with Weights(source, "cpu", dtype or torch.float32) as weights:
-        module.NAMES.check(config, weights)
+        names.check(weights)
         tensors = {
             name: Planned(shape, dtype or weights.view(name).dtype, partial(weights.view, name))
             for name, shape in wanted.items()

@@ -18,8 +18,10 @@ from dkv.accel.native.fused_layers import Known, Whole, whole
 from dkv.accel.native.rowwise_ops import Native
 from dkv.core.loop import State
 from dkv.core.packing import pack
+from dkv.layers.attention import has_tiles
 from dkv.layers.cpu_linear import laid_out
-from dkv.layers.transformer import TransformerBlock, eager, has_tiles
+from dkv.layers.feed_forward import SwiGLU
+from dkv.layers.transformer import TransformerBlock, eager
 from dkv.models import Transformer, load_model
 from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint
 from tests.support.runs import POLICIES, start_and_play
@@ -148,7 +150,9 @@ def test_a_call_says_that_torch_failed(models: tuple[Transformer, Transformer]) 
     """Here a product by a weight of another width: it is found out, and nothing crashes."""
     model = models[1]
     wide = torch.ones(8, 8 + model.config.width, dtype=model.dtype)
-    broken = replace(model, blocks=(replace(model.blocks[0], down_weight=laid_out(wide)), *model.blocks[1:]))
+    first = model.blocks[0]
+    mlp = replace(cast("SwiGLU", first.feed_forward), down_weight=laid_out(wide))
+    broken = replace(model, blocks=(replace(first, feed_forward=mlp), *model.blocks[1:]))
     tokens, at = torch.tensor([3, 4, 5]), pack(torch.ones(1, 3, dtype=torch.bool), [3], None)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="inner product"):
         broken.forward(tokens, at, model.new_kv_cache(1, 3))

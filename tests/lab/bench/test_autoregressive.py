@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dkv.lab.bench.autoregressive import Autoregressive, autoregressive_work
 from dkv.lab.bench.flops import flops
+from dkv.layers.attention import attention
 from dkv.layers.cpu_linear import linear
-from dkv.layers.transformer import attention
 from dkv.models import Transformer
 from tests.support.counting import counting
 
@@ -22,11 +22,11 @@ def next_token(model: Transformer, ids: list[int]) -> int:
     turn = model.rotary.turn(torch.arange(len(ids)))
     for block in model.blocks:
         h = block.norm(x, block.attn_norm)
-        (q, k), v = block.qk(h, turn), block.value(h)
+        (q, k), v = block.attention.qk(h, turn), block.attention.value(h)
         q, k, v = (t.transpose(0, 1)[None] for t in (q, k, v))
         rows = range(len(ids))
         mixed = [attention(q[:, :, r : r + 1], k[:, :, : r + 1], v[:, :, : r + 1], None) for r in rows]
-        x = x + linear(torch.cat([one.transpose(1, 2).flatten(2)[0] for one in mixed]), block.out_weight)
+        x = x + linear(torch.cat([one.transpose(1, 2).flatten(2)[0] for one in mixed]), block.attention.out_weight)
         x = x + block.mlp(x)
     return int(model.logits(x[-1:]).argmax())
 

@@ -16,7 +16,7 @@ LAYER = 64 * (4 * 64 + 3 * 96)
 
 def test_weights_are_those_of_the_layers_and_the_head() -> None:
     embedding, norms = MICRO.vocab * MICRO.width, 5 * MICRO.width
-    assert weight_bytes(MICRO, 2) == 2 * (llada.NAMES.parameters(MICRO) - embedding - norms)
+    assert weight_bytes(MICRO, 2) == 2 * (llada.weight_map(MICRO).parameters - embedding - norms)
 
 
 def test_slow_arithmetic_makes_operations_count() -> None:

@@ -13,8 +13,8 @@ from tests.support.runs import start_and_play
 
 
 def test_the_large_ones_have_as_many_parameters_as_published() -> None:
-    assert llada.NAMES.parameters(SHAPES["llada-8b"]) == 8_015_581_184
-    assert dream.NAMES.parameters(SHAPES["dream-7b"]) == 7_615_616_512
+    assert llada.weight_map(SHAPES["llada-8b"]).parameters == 8_015_581_184
+    assert dream.weight_map(SHAPES["dream-7b"]).parameters == 7_615_616_512
 
 
 def test_sizes_are_changed_and_the_rest_follows() -> None:
@@ -50,7 +50,7 @@ def test_what_is_wrong_with_a_spec(spec: str, expected: str) -> None:
 def test_random_weights_run(spec: str) -> None:
     network = random_model(named_shape(spec), torch.bfloat16)
     assert network.dtype == torch.bfloat16
-    assert (network.blocks[0].qk_bias is None) == (spec == "micro")
+    assert (network.blocks[0].attention.qk_bias is None) == (spec == "micro")
     state, ticks = start_and_play(network, [[1, 2, 3]], 4, cache="dkv-decode")
     assert len(ticks) == 4
     assert not state.canvas.masked.any()
@@ -67,7 +67,7 @@ def test_the_usual_layout_holds_the_same_weights() -> None:
     arranged, usual = (random_model(SHAPES["micro"], torch.float32, 1, arrange=a) for a in (True, False))
     assert not usual.head_weight.is_mkldnn
     assert torch.equal(plain(arranged.head_weight), usual.head_weight)
-    assert torch.equal(plain(arranged.blocks[1].qk_weight), usual.blocks[1].qk_weight)
+    assert torch.equal(plain(arranged.blocks[1].attention.qk_weight), usual.blocks[1].attention.qk_weight)
 
 
 def test_a_tied_head_is_the_embedding() -> None:

@@ -25,8 +25,10 @@ from dkv.core.drift import ROUNDING
 from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import RotaryPhase
 from dkv.core.packing import CellStrides, Grouping, PackedRows, RowSelection
+from dkv.layers.attention import SelfAttention, has_tiles
 from dkv.layers.cpu_linear import Gates
-from dkv.layers.transformer import Rule, Transformer, TransformerBlock, dense, eager, has_tiles
+from dkv.layers.feed_forward import SwiGLU
+from dkv.layers.transformer import Rule, Transformer, TransformerBlock, dense, eager
 from dkv.layers.v_verify import Verify
 
 __all__ = ["Known", "NativeCalls", "Whole", "torchs", "whole"]
@@ -123,7 +125,10 @@ class Known(TransformerBlock):
 
     def __post_init__(self) -> None:
         c, dtype = self.config, self.attn_norm.dtype
-        biases = (None if bias is None else self.calls.handle(bias, self) for bias in (self.qk_bias, self.v_bias))
+        biases = (
+            None if bias is None else self.calls.handle(bias, self)
+            for bias in (self.attention.qk_bias, self.attention.v_bias)
+        )
         handles = (self.calls.handle(weight, self) for weight in _weights(self))
         norms = (self.attn_norm.data_ptr(), self.mlp_norm.data_ptr())
         sizes = (c.heads, c.kv_heads, c.head_dim, c.width, c.norm_eps, _DTYPES[dtype], dtype.itemsize)
@@ -201,7 +206,8 @@ def _fit(
     plain = all(one.dtype == block.attn_norm.dtype and one.is_contiguous() for one in numbers)
     groupings = (at.grouping, at.grouping if at.selection is None else at.selection.grouping)
     counted = all(one.group is None or one.counts for one in groupings)
-    return plain and counted and turn.phase.is_contiguous() and (at.mask is None or at.mask.is_contiguous())
+    laid = turn.phase.is_contiguous() and (at.mask is None or at.mask.is_contiguous())
+    return plain and counted and laid and at.visible is None
 
 
 def _picking(rule: Verify, narrow: RowSelection, at: PackedRows, apart: CellStrides) -> _Picking:
@@ -217,10 +223,10 @@ def _address(x: Tensor | None) -> int | None:
 
 def _weights(block: TransformerBlock) -> Sequence[Tensor]:
     """Those that are multiplied by, as `_TENSORS` has them; none where gate and up are not apart."""
-    gates = block.gate_up_weight
-    if not isinstance(gates, Gates):
+    part, mlp = block.attention, block.feed_forward
+    if not isinstance(mlp, SwiGLU) or not isinstance(gates := mlp.gate_up_weight, Gates):
         return ()
-    return block.qk_weight, block.v_weight, block.out_weight, gates.gate, gates.up, block.down_weight
+    return part.qk_weight, part.v_weight, part.out_weight, gates.gate, gates.up, mlp.down_weight
 
 
 def whole(network: Transformer, passes: Native) -> Transformer:
@@ -237,9 +243,16 @@ def whole(network: Transformer, passes: Native) -> Transformer:
 
 
 def _suits(block: TransformerBlock) -> bool:
+    """Whether C has the parts of a block, all that they have of what is optional, and the layout of their weights."""
+    parts = block, block.attention, block.feed_forward
+    if tuple(map(type, parts)) != (TransformerBlock, SelfAttention, SwiGLU):
+        return False
+    optional = ((part, one.name) for part in parts for one in fields(part) if one.default is None)  # type: ignore[arg-type]
+    if any(getattr(part, name) is not None for part, name in optional if name not in _TENSORS):
+        return False
     weights, dtype = _weights(block), block.attn_norm.dtype
     fused = dtype == torch.float32 or (dtype == torch.bfloat16 and has_tiles())  # else `attention` takes two products
-    return type(block) is TransformerBlock and fused and bool(weights) and all(weight.is_mkldnn for weight in weights)
+    return fused and bool(weights) and all(weight.is_mkldnn for weight in weights)
 
 
 def _known(block: TransformerBlock, calls: NativeCalls) -> Known:

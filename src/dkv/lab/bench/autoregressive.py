@@ -15,8 +15,9 @@ from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import RotaryPhase
 from dkv.core.model import ModelConfig
 from dkv.lab.bench.flops import LayerWork, Work
+from dkv.layers.attention import SelfAttention
 from dkv.layers.cpu_linear import linear
-from dkv.layers.transformer import Transformer, TransformerBlock
+from dkv.layers.transformer import Transformer
 
 __all__ = ["Autoregressive", "autoregressive_work"]
 
@@ -61,17 +62,17 @@ class Autoregressive:
         turn = model.rotary.turn(slots.repeat(batch))
         x = F.embedding(new.flatten(), model.embedding)
         for block, layer in zip(model.blocks, self.memory.layers, strict=True):
-            x = x + self._attend(block, block.norm(x, block.attn_norm), turn, layer, (batch, rows))
+            x = x + self._attend(block.attention, block.norm(x, block.attn_norm), turn, layer, (batch, rows))
             x = x + block.mlp(x)
         return x
 
     def _attend(
-        self, block: TransformerBlock, h: Tensor, turn: RotaryPhase, layer: LayerCache, shape: tuple[int, int]
+        self, part: SelfAttention, h: Tensor, turn: RotaryPhase, layer: LayerCache, shape: tuple[int, int]
     ) -> Tensor:
         """Attention of h [B * R, C] over what came before and itself, projected."""
         first, last = self._seen, self._seen + shape[1]
-        q, k = block.qk(h, turn)
-        by_sequence = [x.view(*shape, *x.shape[1:]).transpose(1, 2) for x in (q, k, block.value(h))]
+        q, k = part.qk(h, turn)
+        by_sequence = [x.view(*shape, *x.shape[1:]).transpose(1, 2) for x in (q, k, part.value(h))]
         for name, value in zip("kv", by_sequence[1:], strict=True):
             layer.buffers[name][:, :, first:last] = value
         keys, values = (layer.buffers[name][:, :, :last] for name in "kv")
@@ -79,7 +80,7 @@ class Autoregressive:
         grouped = q.shape[1] != keys.shape[1]
         causal = shape[1] > 1
         mixed = F.scaled_dot_product_attention(by_sequence[0], keys, values, is_causal=causal, enable_gqa=grouped)
-        return linear(mixed.transpose(1, 2).flatten(2).flatten(0, 1), block.out_weight)
+        return linear(mixed.transpose(1, 2).flatten(2).flatten(0, 1), part.out_weight)
 
     @property
     def token_ids(self) -> list[list[int]]:

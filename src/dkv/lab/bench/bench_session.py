@@ -42,8 +42,7 @@ def config_of(model: str) -> ModelConfig:
     """The facts of what `load` takes as `model`; no weights are read. Raises what `load` raises."""
     directory = find_model(model)
     raw = read_config(directory)
-    config: ModelConfig = architecture_of(raw).configure(with_ids(raw, directory))
-    return config
+    return architecture_of(raw).configure(with_ids(raw, directory))
 
 
 class BenchSession:

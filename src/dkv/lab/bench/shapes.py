@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
 from dkv.core.model import ModelConfig
+from dkv.distributed.shard import Cut
 from dkv.errors import SpecError
-from dkv.layers.rotary import Rotary
-from dkv.layers.transformer import Transformer, TransformerBlock
-from dkv.models.weight_map import can_overflow, kept
+from dkv.layers.transformer import Transformer
+from dkv.models import Architecture, dream, llada
 
 __all__ = ["SHAPES", "named_shape", "random_model", "shape"]
 
@@ -106,35 +106,25 @@ def random_model(
 ) -> Transformer:
     """Weights drawn at a scale that keeps activations of order one, and with a family's biases, of zeros; the layers'
     kept as `load` does with quantize, and where arrange is false in the usual layout."""
-    draw, c = torch.Generator(device).manual_seed(seed), config
+    source = _Drawn(torch.device(device), dtype, torch.Generator(device).manual_seed(seed))
+    return _FAMILIES[config.family].weight_map(config).build(source, quantize=quantize, arrange=arrange)
 
-    def weight(*dims: int) -> torch.Tensor:
-        return torch.empty(dims, dtype=dtype, device=device).normal_(0.0, dims[-1] ** -0.5, generator=draw)
 
-    def held(field: str, *dims: int) -> Any:
-        return kept(field, weight(*dims), quantize, arrange)
+_FAMILIES: dict[str, Architecture] = {"dream": dream, "llada": llada}
 
-    def bias(size: int) -> torch.Tensor | None:
-        return torch.zeros(size, dtype=dtype, device=device) if c.family == "dream" else None
 
-    inner, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    norm = torch.ones(c.width, dtype=dtype, device=device)
-    blocks = tuple(
-        TransformerBlock(
-            config=c,
-            attn_norm=norm,
-            mlp_norm=norm,
-            qk_weight=held("qk_weight", inner + keys, c.width),
-            v_weight=held("v_weight", keys, c.width),
-            out_weight=held("out_weight", c.width, inner),
-            gate_up_weight=held("gate_up_weight", 2 * c.mlp_width, c.width),
-            down_weight=held("down_weight", c.width, c.mlp_width),
-            qk_bias=bias(inner + keys),
-            v_bias=bias(keys),
-            guarded=torch.device(device).type == "cpu" and can_overflow((), dtype),
-        )
-        for _ in range(c.layers)
-    )
-    embedding = weight(c.vocab, c.width)
-    head = embedding if c.tied else held("head_weight", c.vocab, c.width)
-    return Transformer(c, embedding, blocks, norm, head, Rotary(c, torch.device(device)), quantize=quantize)
+@dataclass
+class _Drawn:
+    """Random tensors in place of a checkpoint's; norms are ones."""
+
+    device: torch.device
+    dtype: torch.dtype
+    draw: torch.Generator
+
+    def fuse(self, parts: Mapping[str, tuple[int, ...]], cut: Cut | None = None) -> torch.Tensor:
+        """One tensor for all of these names and shapes."""
+        (*_, name), (shape, *_) = parts, parts.values()
+        made = torch.empty((sum(s[0] for s in parts.values()), *shape[1:]), dtype=self.dtype, device=self.device)
+        if len(shape) == 1:
+            return made.fill_(0.0 if name.endswith("bias") else 1.0)
+        return made.normal_(0.0, shape[-1] ** -0.5, generator=self.draw)

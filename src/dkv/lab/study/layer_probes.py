@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from dkv.core.kv_cache import LayerCache
-from dkv.core.layer_rules import LayerOps, RotaryPhase, Rules
+from dkv.core.layer_rules import RotaryPhase, Rules
 from dkv.core.packing import PackedRows
 from dkv.core.policy import Plan, Step
 from dkv.lab.study.runs import run_of, settings_for
+from dkv.layers.transformer import TransformerBlock
 from dkv.lm import DiffusionLM
 
 __all__ = ["Keep", "Observe", "Snapshot", "buffers_of", "observe"]
@@ -34,7 +35,9 @@ class Keep:
         """Every carried row."""
         return carried
 
-    def __call__(self, block: LayerOps, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache) -> Tensor:
+    def __call__(
+        self, block: TransformerBlock, x: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache
+    ) -> Tensor:
         """One layer: x [N, C] of the carried rows to x [N, C]."""
         attended = block.attend_and_write(block.norm(x, block.attn_norm), at, turn, memory)
         x = x + attended
