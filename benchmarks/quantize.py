@@ -26,7 +26,7 @@ from dkv.lab.eval.store import Store
 from dkv.lab.eval.suite import Suite, embedded
 from dkv.layers.quantized import KINDS
 from dkv.loading import find_dtype
-from dkv.models.llada import NAMES
+from dkv.models import llada
 
 SETTINGS = [Setting("confidence", "none"), Setting("confidence", "dkv-decode")]
 BATCH = 20
@@ -77,7 +77,7 @@ def times(spec: str, kinds: list[str], rows: int, repeats: int) -> list[str]:
                 took = interleave([runner_of(lm, cell, prompts) for lm in lms.values()], None, DEVICE)
                 spent = {name: spent[name] + one.cpu for name, one in zip(lms, took, strict=True)}
             for name, kind in quantize.items():
-                size = NAMES.nbytes(config, dtype.itemsize, kind)
+                size = llada.weight_map(config).nbytes(dtype.itemsize, kind)
                 cells = (cache, str(batch), name, f"{size / 1e6:.1f} MB", f"{spent[name] / repeats:.2f} s")
                 lines.append(f"| {' | '.join(cells)} | {spent[name] / spent['plain']:.2f} |")
     return lines
@@ -106,7 +106,7 @@ def main() -> None:
             print("\n".join(line(askers, suite, setting, kind) for kind in askers), flush=True)
     config = lms["plain"].model.config
     for name, lm in lms.items():
-        print(f"{name}: {NAMES.nbytes(config, lm.model.dtype.itemsize, lm.quantize)} bytes")
+        print(f"{name}: {llada.weight_map(config).nbytes(lm.model.dtype.itemsize, lm.quantize)} bytes")
     print("\n| cache | batch | weights | bytes | CPU seconds | plain = 1 |" + "\n" + "|---" * 6 + "|")
     print("\n".join(times(given.shape, given.kinds, given.rows, given.repeats)))
 

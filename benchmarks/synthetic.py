@@ -22,7 +22,7 @@ import dkv
 from dkv.checkpoints.safetensors_header import Shape
 from dkv.checkpoints.safetensors_writer import Planned, parse_size, write_shards
 from dkv.core.dtypes import DTYPES
-from dkv.models import architecture_of
+from dkv.models import Transformer, architecture_of
 from dkv.storage.atomic import new_directory
 
 __all__ = ["CONFIGS", "config_of", "measure", "write"]
@@ -116,6 +116,7 @@ def measure(directory: Path, dtype: str, gen_length: int, cache: str) -> dict[st
 
 def _tensors(lm: dkv.DiffusionLM) -> list[tuple[str, torch.Tensor]]:
     raw = json.loads((lm.directory / "config.json").read_text(encoding="utf-8")) if lm.directory else {}
+    assert isinstance(lm.model, Transformer)
     return list(architecture_of(raw).weight_map(lm.model.config).tensors(lm.model))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dkv.errors import CheckpointError, UnsupportedModelError
-from dkv.models import known_architectures
+from dkv.models import dream, known_architectures
 from dkv.models.dream import configure
 from tests.support.checkpoints import dream_config_of
 
@@ -35,7 +35,7 @@ def test_the_published_config() -> None:
 
 
 def test_it_is_found_by_its_architecture() -> None:
-    assert known_architectures()["DreamModel"].__name__ == "dkv.models.dream"
+    assert known_architectures()["DreamModel"] is dream
 
 
 def test_newer_programs_write_the_rotary_base_elsewhere() -> None:

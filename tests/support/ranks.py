@@ -15,6 +15,7 @@ from dkv.distributed.group import join
 from dkv.distributed.shard import Cut
 from dkv.errors import SettingError
 from dkv.layers.cpu_linear import plain
+from dkv.layers.feed_forward import SwiGLU
 from dkv.layers.rotary import paired
 from dkv.models import Transformer, dream, llada
 
@@ -87,6 +88,7 @@ def as_dtensor_would(lm: dkv.DiffusionLM, directory: Path) -> list[bool]:
     assert isinstance(model, Transformer)
     assert model.team is not None
     block, layer = model.blocks[1], "model.layers.1."
+    assert isinstance(block.feed_forward, SwiGLU)
 
     def theirs(tensor: torch.Tensor, dim: int) -> torch.Tensor:
         return distribute_tensor(tensor, mesh, [Shard(dim)]).to_local()
