@@ -14,12 +14,12 @@ from dkv.lab.bench.environment import environment_of
 from dkv.lab.common.html import Picture
 from dkv.lab.common.plots import png
 from dkv.lab.eval.questions import digest
-from dkv.lab.eval.store import Store, StoreFormat
 from dkv.lab.study.base import Cell, Effort, Record, Study, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.study_page import page, verdicts
 from dkv.loading import find_device
 from dkv.storage.atomic_file import write_whole
+from dkv.storage.jsonl import Store, StoreFormat
 
 __all__ = ["Finished", "StudySession"]
 
