@@ -1,5 +1,4 @@
-"""What measurements ask: prompts from a file, the embedded tasks', or of an exact length; drawn ids where a model has no
-tokenizer."""
+"""What measurements ask: prompts from a file, of the embedded tasks, or of an exact length."""
 
 from __future__ import annotations
 
