@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dkv.lab.bench.fit import Exponent, fit_exponent
+from dkv.lab.bench.exponents import Exponent, fit_exponent
 from dkv.lab.bench.shapes import SHAPES
 from dkv.lab.common.charts import Chart, Panel, Series, with_unit
 from dkv.lab.study.base import Cell, Effort, Record, Verdict

@@ -10,7 +10,7 @@ import torch
 from dkv.caches import make_cache
 from dkv.core.cache_size import cache_bytes
 from dkv.core.kv_cache import KVCache
-from dkv.lab.bench.peak import peak_bytes
+from dkv.lab.bench.instruments import peak_bytes
 from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.lab.study.steps import Points, Sample, points_of, take
 from dkv.layers.transformer import Transformer

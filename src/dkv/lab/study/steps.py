@@ -78,8 +78,7 @@ class Outline:
     @property
     def rows(self) -> float:
         """Through an MLP in all steps, averaged over layers."""
-        each = ((sum(part.layers * part.rows for part in work.parts), n) for (_, work), n in self.works.items())
-        return sum(rows * count for rows, count in each) / self.config.layers
+        return sum(work.rows * count for (_, work), count in self.works.items()) / self.config.layers
 
     def flops_of(self, config: ModelConfig) -> int:
         """Operations of all steps of a model of another size, if its layers picked rows as these do."""

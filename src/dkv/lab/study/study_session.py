@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dkv.errors import SettingError
-from dkv.lab.bench.environment import environment_of
+from dkv.lab.bench.instruments import environment_of
 from dkv.lab.common.html import Picture
 from dkv.lab.common.plots import png
 from dkv.lab.eval.questions import digest
