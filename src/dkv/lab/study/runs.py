@@ -13,7 +13,7 @@ from dkv.lm import DiffusionLM
 from dkv.params import SamplingParams
 from dkv.tokenizer import Tokenizer
 
-__all__ = ["ids_of", "settings_for"]
+__all__ = ["ids_of", "settings_for", "tokenizer_of"]
 
 
 def settings_for(
@@ -40,9 +40,15 @@ def settings_for(
 def ids_of(lm: DiffusionLM, asked: Sequence[str | Turns]) -> list[list[int]]:
     """Texts and whole conversations as `generate` would encode them. Raises PromptError where the checkpoint has no
     tokenizer."""
+    tokenizer = tokenizer_of(lm)
+    return [_encoded(tokenizer, as_prompt(one, tokenizer)) for one in asked]
+
+
+def tokenizer_of(lm: DiffusionLM) -> Tokenizer:
+    """The tokenizer of a model that is asked texts. Raises PromptError where the checkpoint has none."""
     if lm.tokenizer is None:
         raise PromptError(f"model={lm.name!r}: this checkpoint has no tokenizer, and the prompts are texts")
-    return [_encoded(lm.tokenizer, as_prompt(one, lm.tokenizer)) for one in asked]
+    return lm.tokenizer
 
 
 def _encoded(tokenizer: Tokenizer, prompt: str | list[dict[str, str]]) -> list[int]:
