@@ -14,8 +14,8 @@ from dkv.lab.eval.gsm8k import gsm8k
 from dkv.lab.eval.humaneval import check, humaneval, program_of
 from dkv.lab.eval.suite import EMBEDDED, embedded
 from dkv.storage.jsonl import read_records
+from dkv.storage.sandbox import can_cut_network
 from dkv.tiny import TASKS, load_eval
-from dkv.tiny.tasks.sandbox import can_cut_network
 
 SUMS = [
     {"question": "Ann has 1,000 pens and buys 2 more. How many?", "answer": "1000+2=<<1000+2=1002>>1,002\n#### 1,002"},

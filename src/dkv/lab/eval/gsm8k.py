@@ -10,7 +10,7 @@ from pathlib import Path
 from dkv.lab.eval.questions import Question, digest
 from dkv.lab.eval.suite import Problem, Suite
 from dkv.storage.jsonl import read_records
-from dkv.tiny.tasks.numbers import final_number
+from dkv.tiny.numbers import final_number
 
 __all__ = ["GEN_LENGTH", "check", "gsm8k"]
 

@@ -1,6 +1,6 @@
 """HumanEval (Chen et al., arXiv 2107.03374) from a local file of its published form: `prompt`, `test`, `entry_point`.
 
-The answers are programs, which are run only in the sandbox of `dkv.tiny.tasks`: a subprocess with limits on time,
+The answers are programs, which are run only in `dkv.storage.sandbox`: a subprocess with limits on time,
 memory and files, and no network.
 """
 
@@ -13,8 +13,8 @@ from dkv.errors import SettingError
 from dkv.lab.eval.questions import Question, digest
 from dkv.lab.eval.suite import Problem, Suite
 from dkv.storage.jsonl import read_records
-from dkv.tiny.tasks import extraction
-from dkv.tiny.tasks.sandbox import can_cut_network, passes
+from dkv.storage.sandbox import can_cut_network, passes
+from dkv.tiny import extraction
 
 __all__ = ["GEN_LENGTH", "check", "humaneval", "program_of"]
 

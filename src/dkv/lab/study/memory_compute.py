@@ -31,8 +31,7 @@ from dkv.lab.study.memory_cells import label_of, seconds_saved
 from dkv.lm import DiffusionLM
 from dkv.loading import load
 from dkv.outputs import Generation
-from dkv.tiny import Example, load_eval
-from dkv.tiny.tasks import EVALUATED
+from dkv.tiny import TASKS, Example, load_eval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,7 +119,7 @@ def _result(lm: DiffusionLM, cell: Cell, none: dict[Example, Generation]) -> dic
         if example not in none:
             none[example] = _generated(lm, example, *_BASE)
         own.append(_generated(lm, example, cell["cache"], cell["cache_dtype"]))
-    check, bases = EVALUATED[cell["task"]].check, [none[example] for example in examples]
+    check, bases = TASKS[cell["task"]].check, [none[example] for example in examples]
     return {
         **_bytes(lm, cell),
         "rows": sum(mine.stats.rows_computed for mine in own),
