@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dkv.lab.doctor import finding
-from dkv.lab.doctor.finding import FindingThreshold
+from dkv.lab.doctor.findings import FindingThreshold
 from tests.support.cli_fixtures import Cli, one_error
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "doctor.md").read_text(encoding="utf-8")

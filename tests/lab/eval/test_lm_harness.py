@@ -15,11 +15,10 @@ from typer.testing import CliRunner
 import dkv
 from dkv.cli.commands import app
 from dkv.errors import SettingError
-from dkv.lab.eval.answers import ANSWERS, Asker
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.answers import ANSWERS, Asker, gather, run
 from dkv.lab.eval.lm_harness import Tasks, registered_class
-from dkv.lab.eval.run import gather, run
-from dkv.lab.eval.suite import embedded
+from dkv.lab.eval.questions import Setting
+from dkv.lab.eval.suites import embedded
 from dkv.storage.jsonl import Store
 from dkv.tiny import load_eval
 
