@@ -27,6 +27,7 @@ from rich.text import Text
 
 from dkv.cli.console import printable, stderr_console
 from dkv.errors import SettingError
+from dkv.storage.atomic import placed
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
@@ -158,10 +159,9 @@ def save_picture(path: Path, view: View, frames: Sequence[Frame]) -> None:
     picture = console.export_svg(title="dkv generate --live", unique_id="dkv-live")
     # rich's picture loads a font from the network; a reader's own monospace font does as well.
     picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(picture, encoding="utf-8")
-        part.replace(path)
+        with placed(path) as part:
+            part.write_text(picture, encoding="utf-8")
     except OSError as error:
         raise SettingError(f"svg={str(path)!r}: cannot be written ({error.strerror}); choose another path") from None
 
