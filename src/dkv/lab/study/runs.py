@@ -8,7 +8,7 @@ from dkv.caches import make_cache
 from dkv.core.policy import CachePolicy
 from dkv.decoders import make_decoder
 from dkv.errors import PromptError
-from dkv.lab.eval.turns import Turns, as_prompt
+from dkv.lab.eval.questions import Turns, as_prompt
 from dkv.lm import DiffusionLM
 from dkv.params import SamplingParams
 from dkv.tokenizer import Tokenizer
