@@ -71,7 +71,7 @@ def reference(c: ModelConfig, weights: Mapping[str, Tensor], tokens: Tensor, vis
 
     def heads(x: Tensor, name: str) -> Tensor:
         x = norm(x.view(len(x), -1, c.head_dim).transpose(0, 1), name)
-        low, high, rest = x.split((rotated // 2, rotated // 2, c.head_dim - rotated), dim=-1)
+        low, high, rest = torch.split(x, [rotated // 2, rotated // 2, c.head_dim - rotated], dim=-1)
         turned = low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()
         return torch.cat((*turned, rest), dim=-1)
 

@@ -83,7 +83,8 @@ def reference(tokens: list[int], weights: dict[str, Tensor]) -> Tensor:
     angle = (torch.arange(len(tokens))[:, None] * rate)[None]
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return x * (x.square().mean(-1, keepdim=True) + CONFIG["rms_norm_eps"]).rsqrt() * w[name + ".weight"]
+        eps: float = CONFIG["rms_norm_eps"]
+        return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * w[name + ".weight"]
 
     def by_head(x: Tensor, count: int) -> Tensor:
         return x.view(len(tokens), count, size).transpose(0, 1)
