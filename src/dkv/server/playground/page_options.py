@@ -9,7 +9,7 @@ from dkv.caches import PRESETS, known_caches
 from dkv.core.registry import describe, spell_key
 from dkv.decoders import known_decoders
 from dkv.lm import DiffusionLM
-from dkv.server.served_defaults import Choices, Defaults
+from dkv.server.served_defaults import Defaults
 from dkv.tokenizer import Tokenizer
 
 __all__ = ["options_of"]
@@ -43,7 +43,7 @@ def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int
     where it says nothing."""
     config = lm.model.config
     ends = dict.fromkeys((*config.eos_ids, *tokenizer.turn_end_ids))
-    examples, filled = _examples(lm), defaults.fill(Choices())
+    examples, filled = _examples(lm), defaults.fill({})
     return {
         "model": name,
         "family": config.family,
@@ -53,9 +53,9 @@ def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int
         "decoders": _choices(known_decoders()),
         "presets": dict(PRESETS),
         "decoder": config.default_decoder,
-        "settings": filled.choices.said,
+        "settings": filled.options,
         "sources": filled.sources,
-        "block_length": defaults.fill(Choices(grow=True)).choices.block_length,
+        "block_length": defaults.fill({"grow": True}).options["block_length"],
         "gen_length": min(_LENGTH, max_tokens),
         "max_tokens": max_tokens,
         "examples": [{"name": name, "prompt": prompt} for name, prompt in examples.items()],
