@@ -176,7 +176,7 @@ def _check_names(record: Mapping[str, Any]) -> None:
     for name, value in record.items():
         if name in _REFUSED and not (value is False or (value is not True and value == 1)):
             raise SettingError(f"{name}={_shown(value)}: {_REFUSED[name]}", name)
-        if name in NEUTRAL and name not in _COLUMNS | _REFUSED.keys() | {*ARGUMENTS} and not is_neutral(name, value):
+        if name in NEUTRAL and name not in _COLUMNS | _REFUSED.keys() and not is_neutral(name, value):
             raise SettingError(f"{name}={_shown(value)}: {refusal(name).replace(' by this server', '')}", name)
         if name in _NESTED and isinstance(value, dict) and value.keys() & {*ARGUMENTS, *_OTHER_NAMES}:
             raise SettingError(f"{name}={_shown(value)}: arguments are fields of the line itself; put them there", name)

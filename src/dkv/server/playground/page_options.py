@@ -9,6 +9,7 @@ from dkv.caches import PRESETS, known_caches
 from dkv.core.registry import describe, spell_key
 from dkv.decoders import known_decoders
 from dkv.lm import DiffusionLM
+from dkv.params import DEFAULTS, OPTIONS
 from dkv.server.served_defaults import Defaults
 from dkv.tokenizer import Tokenizer
 
@@ -23,6 +24,9 @@ _EMBEDDED = {
     "code": "Code",
 }
 """Tasks of the embedded model, with their names on the page."""
+
+_INPUTS = ("gen_length", "block_length", "steps", "temperature", "seed", "cfg_scale")
+"""Numbers with an input of their own on the page."""
 
 _LENGTH = 128
 """Of a response unless the page is told otherwise. As a bound it could be longer, but its cells are all drawn."""
@@ -58,8 +62,25 @@ def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int
         "block_length": defaults.fill({"grow": True}).options["block_length"],
         "gen_length": min(_LENGTH, max_tokens),
         "max_tokens": max_tokens,
+        "numbers": _numbers(),
         "examples": [{"name": name, "prompt": prompt} for name, prompt in examples.items()],
     }
+
+
+def _numbers() -> list[dict[str, Any]]:
+    """The options that are numbers and have no input of their own on the page."""
+    return [
+        {
+            "name": name,
+            "meaning": option.help,
+            "least": option.least,
+            "most": option.most if option.kind == "number" else (1 << 31) - 1,
+            "whole": option.kind == "whole",
+            "unset": option.unset or str(DEFAULTS[name]),
+        }
+        for name, option in OPTIONS.items()
+        if option.kind in ("whole", "number") and name not in _INPUTS
+    ]
 
 
 def _choices(known: Mapping[str, type]) -> list[dict[str, Any]]:
