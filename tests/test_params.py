@@ -6,14 +6,22 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import fields, replace
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import dkv
+from dkv.cli.commands import app
 from dkv.errors import PromptError, SettingError, SpecError
+from dkv.jobs.job_line import ARGUMENTS
 from dkv.params import DEFAULTS, OPTIONS, SERVED, InfillOptions, Options, ResolvedParams, SamplingParams
+from dkv.server.playground.page_options import numbers
+from dkv.server.schema import ChatBody, CompletionBody
 
+NUMBERS = {each["name"] for each in numbers()}
 NOT_FOR_HOLES = {"gen_length", "stop", "stop_at_eos", "grow"}
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -267,3 +275,22 @@ def test_mypy_sees_misspelt_and_mistyped_options(tmp_path: Any) -> None:
     )
     lines = [line.split(":")[1] for line in found.stdout.splitlines() if ": error:" in line]
     assert lines == ["3", "4"], found.stdout
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_is_offered_everywhere(name: str) -> None:
+    """In Python, on the command line, by the server, in batch files and on the playground's page."""
+    assert name in Options.__annotations__
+    assert f"--{name.replace('_', '-')}" in _help("generate")
+    assert name in ARGUMENTS
+    assert (name in ChatBody.model_fields) >= (OPTIONS[name].served != "other")
+    assert (name in CompletionBody.model_fields) >= (OPTIONS[name].served != "other")
+    assert (f"--{name.replace('_', '-')}" in _help("serve")) >= (name in SERVED)
+    page = files("dkv.server.playground").joinpath("page.html").read_text("utf-8")
+    offered = f'id="{name}"' in page or name in NUMBERS
+    assert offered >= (OPTIONS[name].kind in ("whole", "number"))
+
+
+@cache
+def _help(command: str) -> str:
+    return CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output

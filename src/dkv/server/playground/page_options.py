@@ -13,7 +13,7 @@ from dkv.params import DEFAULTS, OPTIONS
 from dkv.server.served_defaults import Defaults
 from dkv.tokenizer import Tokenizer
 
-__all__ = ["options_of"]
+__all__ = ["numbers", "options_of"]
 
 _EMBEDDED = {
     "words": "Word problem",
@@ -62,12 +62,12 @@ def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int
         "block_length": defaults.fill({"grow": True}).options["block_length"],
         "gen_length": min(_LENGTH, max_tokens),
         "max_tokens": max_tokens,
-        "numbers": _numbers(),
+        "numbers": numbers(),
         "examples": [{"name": name, "prompt": prompt} for name, prompt in examples.items()],
     }
 
 
-def _numbers() -> list[dict[str, Any]]:
+def numbers() -> list[dict[str, Any]]:
     """The options that are numbers and have no input of their own on the page."""
     return [
         {
