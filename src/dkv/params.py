@@ -53,6 +53,7 @@ class InfillOptions(TypedDict, total=False):
     temperature: float
     top_p: float | None
     top_k: int | None
+    repetition_penalty: float
     cfg_scale: float
     seed: int | Sequence[int] | ArrayLike | None
     cache: str | CachePolicy
@@ -219,6 +220,16 @@ class SamplingParams:
     top_k: int | None = field(
         default=None,
         metadata=_about("whole", SAMPLING, "Sample from this many tokens.", least=1, unset="no filter"),
+    )
+    repetition_penalty: float = field(
+        default=1.0,
+        metadata=_about(
+            "number",
+            SAMPLING,
+            "Divide by this the logits of tokens that the canvas holds; 1 is none.",
+            least=1 / LARGEST,
+            neutral="1: no penalty",
+        ),
     )
     cfg_scale: float = field(
         default=0.0,

@@ -31,7 +31,7 @@ def ran(known: Defaults, /, infills: bool = False, **asked: Any) -> dict[str, tu
     """Value and source of each setting that is not left to what it always is."""
     filled = known.fill(cast("Options", asked), infills)
     assert set(filled.sources) == set(SERVED)
-    left = ("temperature", "cfg_scale", "eos_penalty")
+    left = ("temperature", "cfg_scale", "eos_penalty", "repetition_penalty")
     return {name: (value, filled.sources[name]) for name, value in dict(filled.options).items() if name not in left}
 
 
@@ -57,7 +57,7 @@ def test_the_operator_comes_before_what_was_tuned_and_the_request_before_the_ope
     asked = Options(cache="none", decoder="random", block_length=8, temperature=0.0, grow=False)
     mine = known.fill(asked)
     assert set(mine.sources.values()) == {"request", "default"}
-    assert mine.options == {**asked, "cfg_scale": 0.0, "eos_penalty": 0.0}
+    assert mine.options == {**asked, "cfg_scale": 0.0, "eos_penalty": 0.0, "repetition_penalty": 1.0}
 
 
 @pytest.mark.parametrize("asked", [{"cache": "dkv-greedy"}, {"decoder": "random"}])
