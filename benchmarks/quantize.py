@@ -19,14 +19,14 @@ from dkv.lab.bench.grid import Cell
 from dkv.lab.bench.measure import interleave
 from dkv.lab.bench.runners import runner_of
 from dkv.lab.bench.shapes import named_shape, random_model
-from dkv.lab.eval.answers import Asker, common_of, warm_up
+from dkv.lab.eval.answers import ANSWERS, Asker, common_of, warm_up
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.statistics import Difference, Share
-from dkv.lab.eval.store import Store
 from dkv.lab.eval.suite import Suite, embedded
 from dkv.layers.quantized import KINDS
 from dkv.loading import find_dtype
 from dkv.models.llada import NAMES
+from dkv.storage.jsonl import Store
 
 SETTINGS = [Setting("confidence", "none"), Setting("confidence", "dkv-decode")]
 BATCH = 20
@@ -96,7 +96,7 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     lms = {"plain": load("tiny", device="cpu"), **{k: load("tiny", device="cpu", quantize=k) for k in given.kinds}}
-    stores = {name: Store(given.out / f"{name}.jsonl", common_of(lm, 0)) for name, lm in lms.items()}
+    stores = {name: Store(given.out / f"{name}.jsonl", common_of(lm, 0), ANSWERS) for name, lm in lms.items()}
     askers = {name: Asker(lm, stores[name], batch_size=BATCH) for name, lm in lms.items()}
     print("| task | cache | weights | accuracy | same text | beside plain | CPU time, plain = 1 |\n" + "|---" * 7 + "|")
     for task in given.tasks:

@@ -63,7 +63,7 @@ def doctor(
     specs = list(cache or _DEFAULT)
     say_loading(model, as_json)
     import dkv
-    from dkv.lab.doctor.doctor_prompts import default_prompts, read_prompts
+    from dkv.lab.common.lab_prompts import default_prompts, read_prompts
     from dkv.lab.doctor.examine import ExamineOptions, examine
 
     for spec in specs:

@@ -37,12 +37,8 @@ def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json
     rows = list({row.key: row for path in files for row in read_rows(path)}.values())
     if not rows:
         raise SettingError(f"file={str(files[0])!r} holds no rows; let `dkv bench` finish a group first")
-    try:
-        from dkv.lab.bench.bench_report import write_report
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise SettingError("report: plots need matplotlib; pip install 'dkv[plots]'") from None
+    from dkv.lab.bench.bench_page import write_report
+
     written = [str(path) for path in write_report(rows, out)]
     if as_json:
         from dkv.cli.record import print_json

@@ -12,7 +12,7 @@ import typer
 from dkv.cli import options
 from dkv.cli.console import printable, say_loading, stderr_console
 from dkv.cli.live import keeping, region
-from dkv.errors import SettingError
+from dkv.storage.extras import module_of
 
 if TYPE_CHECKING:
     from dkv.lab.study.base import Effort, Study
@@ -71,7 +71,7 @@ def study(
         return
     studies = named(names)
     say_loading(model, as_json)
-    _need_matplotlib()
+    module_of("plots", "matplotlib.figure")  # find out now, not after the measurements
     from dkv.lab.study.context import Kit
 
     number = (_QUICK if quick else _COUNT) if count is None else count
@@ -84,15 +84,6 @@ def study(
         print_json({"page": str(out / "index.html"), "studies": [_json(f) for f in finished]})
     else:
         _print(finished, out)
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib.figure  # noqa: F401 - find out now, not after the measurements
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise SettingError("study: plots need matplotlib; pip install 'dkv[plots]'") from None
 
 
 def _list(studies: list[Study], as_json: bool) -> None:

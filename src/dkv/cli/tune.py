@@ -104,9 +104,9 @@ def tune(
         raise SettingError("changed and lost exclude each other; give one of them")
     say_loading(model, as_json)
     import dkv
+    from dkv.lab.common.lab_prompts import suites_of
     from dkv.lab.tune.budget import Budget
     from dkv.lab.tune.search_space import CACHES, DECODERS
-    from dkv.lab.tune.tune_prompts import suites_of
     from dkv.lab.tune.tune_session import TuneSession, TuningPlan
 
     budget = (

@@ -8,19 +8,16 @@ themselves stay plain for other programs.
 from __future__ import annotations
 
 import json
-import os
-import stat
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from dkv.errors import SettingError
 from dkv.jobs.records import number_of
 from dkv.storage.atomic_file import write_whole
-from dkv.storage.jsonl import open_alone
+from dkv.storage.jsonl import LineFile, check_same, open_alone
 
 __all__ = ["Results", "begun_with", "noted_beside"]
 
@@ -64,18 +61,18 @@ class Results:
 
     def __init__(self, output: Path, last: int, header: Mapping[str, Any]) -> None:
         self.output, self._last, self._bits = output, last, bytearray(last // 8 + 1)
-        self.count, self._size, self._synced = 0, 0, time.monotonic()
+        self.count, self._synced = 0, time.monotonic()
         self._made = not output.exists()
         self._keeps = str(output) != "-" and (self._made or output.is_file() or output.is_dir())
         try:
-            self._file = self._opened()
+            self._file = LineFile(self._opened(), self._keeps)
         except OSError as error:
             raise self._failed(error) from None
         try:
             if self._keeps:
                 self._begin({"format": FORMAT, **header})
         except BaseException:
-            self._file.close()
+            self._file.file.close()
             raise
 
     def _opened(self) -> BinaryIO:
@@ -91,13 +88,10 @@ class Results:
         if found is None:
             write_whole(noted_beside(self.output), json.dumps(header, indent=2).encode() + b"\n")
             return
-        _compare(self.output, found, header)
-        with self.output.open("rb") as lines:
-            for place, line in enumerate(lines, 1):
-                if line.endswith(b"\n"):
-                    self._mark(self._number(place, line))
-                    self._size += len(line)
-        os.ftruncate(self._file.fileno(), self._size)
+        check_same(f"output={str(self.output)!r}", found, header, _FIX)
+        for place, line in enumerate(self._file.lines(), 1):
+            self._mark(self._number(place, line))
+        self._file.drop_cut_line()
 
     def _number(self, place: int, line: bytes) -> int:
         try:
@@ -120,34 +114,17 @@ class Results:
     def put(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Write answers; one to a line that is answered already is left out. Raises SettingError."""
         new = {number_of(record): record for record in records if number_of(record) not in self}
-        data = "".join(json.dumps(record) + "\n" for record in new.values()).encode("ascii")
         try:
-            self._write(data)
+            self._file.append(new.values())
             if time.monotonic() - self._synced >= _SYNC_SECONDS:
-                self._sync()
+                self._file.sync()
+                self._synced = time.monotonic()
         except BrokenPipeError:
             raise
         except OSError as error:
             raise self._failed(error) from None
         for number in new:
             self._mark(number)
-
-    def _write(self, data: bytes) -> None:
-        """All of it or, in a file, nothing."""
-        left = memoryview(data)
-        try:
-            while left:
-                left = left[os.write(self._file.fileno(), left) :]
-        except BaseException:
-            if self._keeps:
-                os.ftruncate(self._file.fileno(), self._size)
-            raise
-        self._size += len(data)
-
-    def _sync(self) -> None:
-        if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
-            os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
 
     def _failed(self, error: OSError) -> SettingError:
         reason = error.strerror or error
@@ -161,23 +138,14 @@ class Results:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
-            self._sync()
+            self._file.sync()
         except OSError as failure:
             if kind is None:
                 raise self._failed(failure) from None
         finally:
-            self._file.close()
-            if self._keeps and self._made and not self._size:
+            self._file.file.close()
+            if self._keeps and self._made and not self._file.size:
                 self.output.unlink(missing_ok=True)
                 noted_beside(self.output).unlink(missing_ok=True)
-
-
-def _compare(output: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            other = f"with {name}={found.get(name)!r}, not {value!r}" if name != "input" else "of another input"
-            raise SettingError(f"output={str(output)!r} holds results {other}; {_FIX}")

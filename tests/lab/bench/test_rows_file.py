@@ -50,5 +50,5 @@ def test_another_file_is_refused(line: bytes, tmp_path: Path) -> None:
 def test_what_cannot_be_read_or_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"file='.*' cannot be read \(Is a directory\)"):
         read_rows(tmp_path)
-    with pytest.raises(SettingError, match=r"out='.*' cannot be written \(Is a directory\)"):
+    with pytest.raises(SettingError, match=r"out=.* must be a file in a directory that exists"):
         append_rows(tmp_path, [row()])

@@ -9,12 +9,12 @@ import pytest
 
 import dkv
 from dkv.errors import PromptError, SettingError
-from dkv.lab.eval.answers import Asker
+from dkv.lab.eval.answers import ANSWERS, Asker
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.harness import HarnessModel, question_of
 from dkv.lab.eval.likelihood import Likelihood
 from dkv.lab.eval.questions import Question
-from dkv.lab.eval.store import Store
+from dkv.storage.jsonl import Store
 
 SETTING = Setting("confidence", "dkv-decode:refresh=3")
 
@@ -25,7 +25,9 @@ class Request:
 
 
 def harness(lm: dkv.DiffusionLM, setting: Setting = SETTING, check_greedy: bool = True) -> HarnessModel:
-    return HarnessModel(Asker(lm, Store(None, {}), batch_size=4), setting, samples=6, check_greedy=check_greedy)
+    return HarnessModel(
+        Asker(lm, Store(None, {}, ANSWERS), batch_size=4), setting, samples=6, check_greedy=check_greedy
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 import dkv
 from dkv.cli.commands import app
 from dkv.errors import SettingError
-from dkv.lab.eval.answers import Asker
+from dkv.lab.eval.answers import ANSWERS, Asker
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.lm_harness import Tasks, registered_class
 from dkv.lab.eval.run import gather, run
-from dkv.lab.eval.store import Store
 from dkv.lab.eval.suite import embedded
+from dkv.storage.jsonl import Store
 from dkv.tiny import load_eval
 
 lm_eval: Any = pytest.importorskip("lm_eval", reason="lm-eval is tested by `make test-lm-eval`")
@@ -75,11 +75,11 @@ def tiny() -> dkv.DiffusionLM:
 
 def test_a_yaml_task_scores_as_dkv_eval_does_to_the_last_example(directory: Path, tiny: dkv.DiffusionLM) -> None:
     setting = Setting("confidence", "dkv-decode:refresh=16")
-    suite, own = embedded("words", COUNT), Asker(tiny, Store(None, {}))
+    suite, own = embedded("words", COUNT), Asker(tiny, Store(None, {}, ANSWERS))
     list(run(own, suite, [setting]))
     (expected,) = gather(own.store, suite, [setting])
     tasks, counted = Tasks(("embedded_words",), directory, COUNT, chat=True), list[int]()
-    asker = Asker(tiny, Store(None, {}))
+    asker = Asker(tiny, Store(None, {}, ANSWERS))
     (found,) = tasks.run(asker, setting, tasks.manager(), counted.append)
     values = [o.value for o in expected.outcomes.values()]
     assert {0.0, 1.0} == set(values)
@@ -94,7 +94,9 @@ def test_a_yaml_task_scores_as_dkv_eval_does_to_the_last_example(directory: Path
 
 def test_likelihoods_choose_the_right_answer(directory: Path, tiny: dkv.DiffusionLM) -> None:
     tasks = Tasks(("chosen",), directory, COUNT, chat=True, samples=4)
-    (found,) = tasks.run(Asker(tiny, Store(None, {})), Setting("confidence", "none"), tasks.manager(), lambda n: None)
+    (found,) = tasks.run(
+        Asker(tiny, Store(None, {}, ANSWERS)), Setting("confidence", "none"), tasks.manager(), lambda n: None
+    )
     assert found.metric == "acc"
     assert [o.value for o in found.outcomes.values()] == [1.0] * COUNT
 
@@ -123,7 +125,7 @@ def test_code_that_is_not_confined_needs_consent(directory: Path, tiny: dkv.Diff
     (tmp_path / "wild.yaml").write_text(text + "unsafe_code: true\n", encoding="utf-8")
     tasks = Tasks(("wild",), tmp_path, 1)
     with pytest.raises(SettingError, match="--unconfined-code"):
-        tasks.run(Asker(tiny, Store(None, {})), Setting("confidence", "none"), tasks.manager(), lambda n: None)
+        tasks.run(Asker(tiny, Store(None, {}, ANSWERS)), Setting("confidence", "none"), tasks.manager(), lambda n: None)
 
 
 def test_the_program_itself(directory: Path, tmp_path: Path) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import dkv
 from dkv.checkpoints.fingerprint import fingerprint
-from dkv.lab.eval.answers import Asker, key_of, warm_up
+from dkv.lab.eval.answers import ANSWERS, Asker, key_of, warm_up
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.eval_table import as_json, cells, markdown
 from dkv.lab.eval.measured import ALL, ExampleOutcome, TaskOutcomes, pooled, summaries
 from dkv.lab.eval.questions import Question, batches
 from dkv.lab.eval.run import gather, missing, run
-from dkv.lab.eval.store import Store
 from dkv.lab.eval.suite import Problem, Suite
+from dkv.storage.jsonl import Store
 
 NONE = Setting("confidence", "none")
 SETTINGS = [NONE, Setting("confidence", "dkv-decode:refresh=3"), Setting("confidence", "dkv-prefill")]
@@ -34,7 +34,7 @@ def suite(checked: list[str] | None = None) -> Suite:
 
 
 def asker(lm: dkv.DiffusionLM, path: Path | None = None) -> Asker:
-    return Asker(lm, Store(path, {}), batch_size=2)
+    return Asker(lm, Store(path, {}, ANSWERS), batch_size=2)
 
 
 def test_answers_are_those_of_generate(lm: dkv.DiffusionLM) -> None:

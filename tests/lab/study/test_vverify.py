@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dkv.lab.bench.plots import png
+from dkv.lab.common.plots import png
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
 from dkv.lab.study.layer_probes import Snapshot
@@ -96,5 +96,5 @@ def test_a_tiny_run_and_its_plot() -> None:
         for prompt in r.result["prompts"]:
             assert len(prompt["spearman"]["mlp"]) == kit.lm().model.config.layers
             assert prompt["overlap"]["mlp"][-1] > 0.25  # more than by chance
-    assert png(STUDY.figure(records)).startswith(b"\x89PNG")
+    assert png(STUDY.chart(records)).startswith(b"\x89PNG")
     assert "arithmetic (n=2 prompts)" in STUDY.verdict(records).sentence

@@ -14,8 +14,7 @@ from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.questions import Question
 from dkv.lab.eval.suite import Problem, Suite
 from dkv.lab.tune.budget import Budget
-from dkv.lab.tune.chosen import draw, keep
-from dkv.lab.tune.tune_plot import front
+from dkv.lab.tune.chosen import draw, front, keep
 from dkv.lab.tune.tune_session import Outcomes, TuneSession, TuningPlan
 
 PLAN = TuningPlan(

@@ -22,7 +22,7 @@ from dkv.lab.bench.peak import peak_bytes
 from dkv.lab.bench.roofline import Rates, bound_seconds, synchronize, weight_bytes
 from dkv.lab.bench.rows import Result
 from dkv.lab.bench.runners import Runner, RunOutcome, runner_of
-from dkv.lab.bench.sized_prompts import prompts_of
+from dkv.lab.common.lab_prompts import sized_prompts
 from dkv.lm import DiffusionLM
 
 __all__ = ["Spent", "Tell", "in_turn", "interleave", "measure_group", "result_of"]
@@ -45,7 +45,7 @@ def measure_group(
 ) -> list[Result]:
     """Results of cells that differ in their cache alone, no cache first, after an untimed run of each that also shows
     its memory."""
-    prompts = prompts_of(lm, cells[0].prompt, cells[0].batch, cells[0].seed)
+    prompts = sized_prompts(lm, cells[0].prompt, cells[0].batch, cells[0].seed)
     device, outcomes, peaks = lm.model.device, list[RunOutcome](), list[int | None]()
     runs = len(cells) * (1 + cells[0].repeats)
     for number, cell in enumerate(cells):

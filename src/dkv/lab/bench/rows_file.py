@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from dkv.errors import SettingError
 from dkv.lab.bench.rows import BenchRow
+from dkv.storage.jsonl import LineFile, open_alone
 
 __all__ = ["append_rows", "read_rows"]
 
@@ -21,23 +21,22 @@ def read_rows(path: Path) -> list[BenchRow]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(_whole_lines(path), 1):
-        try:
-            rows.append(BenchRow.read(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
-            raise SettingError(
-                f"file={str(path)!r}: line {number} is not a row of `dkv bench`; give another file, or remove the line"
-            ) from None
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(LineFile(file).lines(), 1):
+                rows.append(_row(path, number, line))
+    except OSError as error:
+        raise SettingError(f"file={str(path)!r} cannot be read ({error.strerror or error}); give another") from None
     return rows
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    """The lines that end as lines do. Raises SettingError where it cannot be read."""
+def _row(path: Path, number: int, line: bytes) -> BenchRow:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SettingError(f"file={str(path)!r} cannot be read ({error.strerror or error}); give another") from None
-    return data[: data.rfind(b"\n") + 1].splitlines()
+        return BenchRow.read(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+        raise SettingError(
+            f"file={str(path)!r}: line {number} is not a row of `dkv bench`; give another file, or remove the line"
+        ) from None
 
 
 def append_rows(path: Path, rows: Sequence[BenchRow]) -> None:
@@ -45,20 +44,11 @@ def append_rows(path: Path, rows: Sequence[BenchRow]) -> None:
 
     Raises SettingError where the file cannot be written.
     """
-    text = "".join(json.dumps(row.record) + "\n" for row in rows)
     try:
-        with path.open("a+b") as file:
-            _mend(file.fileno())
-            os.write(file.fileno(), text.encode("ascii"))
-            os.fsync(file.fileno())
+        with open_alone("out", path, "give another") as file:
+            lines = LineFile(file)
+            lines.drop_cut_line()
+            lines.append(row.record for row in rows)
+            lines.sync()
     except OSError as error:
         raise SettingError(f"out={str(path)!r} cannot be written ({error.strerror or error}); give another") from None
-
-
-def _mend(file: int) -> None:
-    """Drop what follows the last line end."""
-    end = size = os.fstat(file).st_size
-    while end and os.pread(file, 1, end - 1) != b"\n":
-        end -= 1
-    if end < size:
-        os.ftruncate(file, end)

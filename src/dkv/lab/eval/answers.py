@@ -11,14 +11,15 @@ from dkv.accel.compile_report import compiled_as
 from dkv.checkpoints.fingerprint import fingerprint
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.questions import Question, batches, digest
-from dkv.lab.eval.store import Store
 from dkv.lab.eval.turns import as_prompt
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
+from dkv.storage.jsonl import Store, StoreFormat
 from dkv.version import installed_version
 
-__all__ = ["Asker", "common_of", "key_of", "record_of", "seed_of_question", "warm_up"]
+__all__ = ["ANSWERS", "Asker", "common_of", "key_of", "record_of", "seed_of_question", "warm_up"]
 
+ANSWERS = StoreFormat("dkv-eval 1", "dkv eval")
 _WARM_UP_LENGTH = 8
 
 

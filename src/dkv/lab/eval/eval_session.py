@@ -10,18 +10,18 @@ from typing import Any
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
-from dkv.lab.eval.answers import Asker, common_of, warm_up
+from dkv.lab.eval.answers import ANSWERS, Asker, common_of, warm_up
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.gsm8k import gsm8k
 from dkv.lab.eval.humaneval import humaneval
 from dkv.lab.eval.lm_harness import Tasks
 from dkv.lab.eval.measured import ResultRow, TaskOutcomes, pooled, summaries
 from dkv.lab.eval.run import gather, missing, run
-from dkv.lab.eval.store import Store
 from dkv.lab.eval.suite import EMBEDDED, Suite, embedded
 from dkv.lm import DiffusionLM
 from dkv.loading import load
 from dkv.server.served_defaults import Defaults
+from dkv.storage.jsonl import Store
 
 __all__ = ["CACHES", "FEW", "EvalOptions", "EvalSession"]
 
@@ -156,7 +156,7 @@ class EvalSession:
             wanted.mc_samples,
         )  # fmt: skip
         self.common = {**common_of(lm, wanted.seed), "batch_size": wanted.batch_size}
-        self.store = Store(wanted.out, self.common)
+        self.store = Store(wanted.out, self.common, ANSWERS)
         self._asker = Asker(lm, self.store, wanted.seed, wanted.batch_size)
         self._settings = (
             wanted.served_settings(lm) if wanted.served else wanted.settings(lm.model.config.default_decoder)

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from dkv.errors import SettingError
-from dkv.lab.eval.answers import Asker, key_of
+from dkv.lab.eval.answers import ANSWERS, Asker, key_of
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.harness import HarnessModel
 from dkv.lab.eval.measured import ExampleOutcome, TaskOutcomes
-from dkv.lab.eval.store import Store
 from dkv.lab.eval.suite import EMBEDDED
 from dkv.lm import DiffusionLM
 from dkv.loading import load
+from dkv.storage.jsonl import Store
 
 __all__ = ["Tasks", "registered_class"]
 
@@ -64,7 +64,7 @@ def registered_class() -> Any:
             lm = model
             kind = decoder or lm.model.config.default_decoder
             setting = Setting(kind, cache, cfg_scale, block_length, steps, gen_length)
-            kept = Store(None, {}) if store is None else store
+            kept = Store(None, {}, ANSWERS) if store is None else store
             HarnessModel.__init__(self, Asker(lm, kept, seed, int(batch_size)), setting, mc_samples, check_greedy, tell)
 
     return _import("lm_eval.api.registry").register_model("dkv")(DkvLM)

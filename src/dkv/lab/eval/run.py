@@ -8,8 +8,8 @@ from dkv.lab.eval.answers import Asker, key_of
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.measured import ExampleOutcome, TaskOutcomes
 from dkv.lab.eval.questions import digest
-from dkv.lab.eval.store import Store
 from dkv.lab.eval.suite import Problem, Suite
+from dkv.storage.jsonl import Store
 
 __all__ = ["gather", "missing", "run"]
 

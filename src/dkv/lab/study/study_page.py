@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from dkv.lab.bench.html import Picture, document, picture, table
+from dkv.lab.common.html import Picture, document, picture, table
 from dkv.lab.study.base import Record, Study, Verdict
 
 __all__ = ["Shown", "page", "standing", "verdicts"]

@@ -11,15 +11,15 @@ from typing import Any, Self
 
 from dkv.errors import SettingError
 from dkv.lab.bench.environment import environment_of
-from dkv.lab.bench.html import Picture
-from dkv.lab.bench.plots import png
+from dkv.lab.common.html import Picture
+from dkv.lab.common.plots import png
 from dkv.lab.eval.questions import digest
-from dkv.lab.eval.store import Store, StoreFormat
 from dkv.lab.study.base import Cell, Effort, Record, Study, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.study_page import page, verdicts
 from dkv.loading import find_device
 from dkv.storage.atomic_file import write_whole
+from dkv.storage.jsonl import Store, StoreFormat
 
 __all__ = ["Finished", "StudySession"]
 
@@ -99,7 +99,7 @@ class StudySession:
         picture = None
         if records:
             picture = Picture(
-                f"{study.name}, {self._facts['model']}, {self._facts['dtype']}", png(study.figure(records))
+                f"{study.name}, {self._facts['model']}, {self._facts['dtype']}", png(study.chart(records))
             )
             write_whole(self._out / f"{study.name}.png", picture.png)
         return Finished(study, records, study.verdict(records), picture)

@@ -15,12 +15,12 @@ from dkv.lab.eval.answers import Asker, common_of
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.measured import ExampleOutcome
 from dkv.lab.eval.run import gather, missing, run
-from dkv.lab.eval.store import Store, StoreFormat
 from dkv.lab.eval.suite import Suite
 from dkv.lab.tune.budget import ALPHA, Budget, Loss
 from dkv.lab.tune.race import Trial, race, rungs
 from dkv.lab.tune.search_space import CACHES, DECODERS, space
 from dkv.lm import DiffusionLM
+from dkv.storage.jsonl import Store, StoreFormat
 
 __all__ = ["Attempt", "Outcomes", "TuneSession", "TuningPlan"]
 

@@ -1,4 +1,4 @@
-"""Prompts from files, the embedded ones, and drawn ids."""
+"""Prompts from files, the embedded ones, those of an exact length, and drawn ids."""
 
 from __future__ import annotations
 
@@ -8,9 +8,35 @@ import pytest
 
 import dkv
 from dkv.errors import SettingError
-from dkv.lab.doctor.doctor_prompts import default_prompts, read_prompts
-from dkv.tiny import TASKS
+from dkv.lab.common.lab_prompts import default_prompts, read_prompts, sized_prompts
+from dkv.tiny import TASKS, load_eval
 from tests.support.checkpoints import write_checkpoint, write_tokenizer
+
+
+@pytest.mark.parametrize("length", [1, 30, 700])
+def test_exact_lengths_and_different_texts(length: int, lm: dkv.DiffusionLM) -> None:
+    prompts = sized_prompts(lm, length, 3, seed=0)
+    assert [len(prompt) for prompt in prompts] == [length] * 3
+    assert prompts == sized_prompts(lm, length, 3, seed=0)
+    if length > 1:
+        assert len({tuple(prompt) for prompt in prompts}) == 3
+
+
+def test_the_last_problem_is_whole(lm: dkv.DiffusionLM) -> None:
+    assert lm.tokenizer is not None
+    (task, *_) = TASKS
+    last = lm.tokenizer.encode_chat(load_eval(task)[0].prompt)
+    (prompt,) = sized_prompts(lm, len(last) + 50, 1, seed=0)
+    assert prompt[-len(last) :] == last
+
+
+def test_without_a_tokenizer_ids_mean_nothing(bare_lm: dkv.DiffusionLM) -> None:
+    config = bare_lm.model.config
+    (prompt,) = sized_prompts(bare_lm, 5000, 1, seed=0)
+    assert len(prompt) == 5000
+    assert set(prompt).isdisjoint({config.mask_id, config.pad_id, *config.eos_ids})
+    assert len(set(prompt)) > 200
+    assert max(prompt) < config.vocab
 
 
 def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:

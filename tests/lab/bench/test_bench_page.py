@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from dkv import SettingError
-from dkv.lab.bench.bench_page import page
-from dkv.lab.bench.bench_report import write_report
+from dkv.lab.bench.bench_charts import plots_of
+from dkv.lab.bench.bench_page import page, write_report
 from dkv.lab.bench.columns import COLUMNS
-from dkv.lab.bench.html import Picture
-from dkv.lab.bench.plots import Plot, plots_of, png
+from dkv.lab.common.html import Picture
+from dkv.lab.common.plots import draw, png
 from tests.support.bench_samples import UNTIMED, grid_of_rows, row
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -98,9 +99,10 @@ def test_other_settings_have_plots_of_their_own() -> None:
 @pytest.mark.parametrize("number", range(6))
 def test_nothing_lies_on_anything_and_nothing_is_cut_off(number: int) -> None:
     plot = list(plots_of(grid_of_rows()))[number]
-    boxes = list(_boxes(plot))
+    figure = draw(plot.chart)
+    boxes = list(_boxes(figure))
     assert len(boxes) > 10
-    whole = plot.figure.bbox
+    whole = figure.bbox
     for name, box in boxes:
         assert whole.x0 <= box.x0 + 1, name
         assert box.x1 <= whole.x1 + 1, name
@@ -110,9 +112,8 @@ def test_nothing_lies_on_anything_and_nothing_is_cut_off(number: int) -> None:
         assert not box.overlaps(second), (name, other)
 
 
-def _boxes(plot: Plot) -> list[tuple[str, Bbox]]:
+def _boxes(figure: Figure) -> list[tuple[str, Bbox]]:
     """Where every text of a plot lies."""
-    figure = plot.figure
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     texts = [figure._suptitle] if figure._suptitle else []  # type: ignore[attr-defined]
@@ -131,12 +132,12 @@ def _boxes(plot: Plot) -> list[tuple[str, Bbox]]:
 
 def test_a_single_length_stands_in_the_middle() -> None:
     (plot, *_) = plots_of([row(), row(cache="none")])
-    low, high = plot.figure.axes[0].get_xlim()
+    low, high = draw(plot.chart).axes[0].get_xlim()
     assert (low, high) == (10, 40)
 
 
 def test_a_png_has_the_size_of_its_figure() -> None:
     plot = next(plots_of(grid_of_rows()))
-    data = png(plot.figure)
+    data = png(plot.chart)
     width = int.from_bytes(data[16:20], "big")
-    assert width == pytest.approx(plot.figure.get_figwidth() * 140, abs=1)
+    assert width == pytest.approx(draw(plot.chart).get_figwidth() * 140, abs=1)

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import pytest
 
-from dkv.lab.bench.plots import png
+from dkv.lab.common.plots import draw, png
 from dkv.lab.study.accuracy import Policy
-from dkv.lab.study.base import Effort, Record, Study
-from dkv.lab.study.components import Components
-from dkv.lab.study.delay import Delay
-from dkv.lab.study.kp import PromptInterval
-from dkv.lab.study.kr import ResponseInterval
-from dkv.lab.study.order import Order
-from dkv.lab.study.published_variants import Variants
-from dkv.lab.study.refresh import Refresh
-from dkv.lab.study.rho import Rho
-from dkv.lab.study.similarity import Similarity
+from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.study_list import STUDIES, study_of
-from dkv.lab.study.window import Window
+from dkv.lab.study.sweep import Sweep
+from dkv.lab.study.sweep_table import SWEEPS
 from tests.support.study_samples import flags, record
 
-
-class Swept(Study, Protocol):
-    """A study of policies."""
-
-    def policies(self, quick: bool) -> Sequence[Policy]: ...
-
+SWEEP = {sweep.name: sweep for sweep in SWEEPS}
 
 Rate = Callable[[Policy], tuple[int, float]]
 """Right answers of 400, and the share of rows."""
 
 
-def records_of(study: Swept, rate: Rate, count: int = 400, quick: bool = False) -> list[Record]:
+def records_of(study: Sweep, rate: Rate, count: int = 400, quick: bool = False) -> list[Record]:
     """The first answers right; all pairs are then as alike as they can be."""
     found = []
     for policy in study.policies(quick):
@@ -61,51 +47,51 @@ def variants(policy: Policy) -> tuple[int, float]:
     return 360, 1.0 if policy.cache == "none" else 0.5
 
 
-HELD: list[tuple[Swept, Rate]] = [
-    (Delay(), by(("delay=0", 200))),
-    (Refresh(), by(("refresh=16", 200), ("refresh=32", 100))),
-    (Window(), by(("window=0", 200))),
-    (Order(), by(("random", 200))),
-    (Rho(), by(("rho=0.25", 360), ("rho=0", 200))),
-    (PromptInterval(), by()),
-    (ResponseInterval(), by(("kr=20", 200))),
-    (Similarity(), by(("l2", 200))),
-    (Components(), components),
-    (Variants(), variants),
+HELD: list[tuple[Sweep, Rate]] = [
+    (SWEEP["delay"], by(("delay=0", 200))),
+    (SWEEP["refresh"], by(("refresh=16", 200), ("refresh=32", 100))),
+    (SWEEP["window"], by(("window=0", 200))),
+    (SWEEP["order"], by(("random", 200))),
+    (SWEEP["rho"], by(("rho=0.25", 360), ("rho=0", 200))),
+    (SWEEP["kp"], by()),
+    (SWEEP["kr"], by(("kr=20", 200))),
+    (SWEEP["similarity"], by(("l2", 200))),
+    (SWEEP["components"], components),
+    (SWEEP["variants"], variants),
 ]
 
-REFUTED: list[tuple[Swept, Rate]] = [
-    (Delay(), by()),
-    (Refresh(), by(("refresh=8", 300))),
-    (Window(), by()),
-    (Order(), by(("dkv-greedy:refresh=2,window=4, random", 100), ("random", 200))),
-    (Rho(), by(("rho=0.25", 300), ("rho=0", 200))),
-    (PromptInterval(), by(("kp=50", 300))),
-    (ResponseInterval(), by(("kr=7", 300))),
-    (Similarity(), by(("l2", 390))),
-    (Components(), lambda policy: (components(policy)[0], 0.4)),  # nothing saves rows
-    (Variants(), lambda policy: (310 if "greedy" in policy.cache else 360, variants(policy)[1])),
+REFUTED: list[tuple[Sweep, Rate]] = [
+    (SWEEP["delay"], by()),
+    (SWEEP["refresh"], by(("refresh=8", 300))),
+    (SWEEP["window"], by()),
+    (SWEEP["order"], by(("dkv-greedy:refresh=2,window=4, random", 100), ("random", 200))),
+    (SWEEP["rho"], by(("rho=0.25", 300), ("rho=0", 200))),
+    (SWEEP["kp"], by(("kp=50", 300))),
+    (SWEEP["kr"], by(("kr=7", 300))),
+    (SWEEP["similarity"], by(("l2", 390))),
+    (SWEEP["components"], lambda policy: (components(policy)[0], 0.4)),  # nothing saves rows
+    (SWEEP["variants"], lambda policy: (310 if "greedy" in policy.cache else 360, variants(policy)[1])),
 ]
 
 
-def names(cases: Sequence[tuple[Swept, Rate]]) -> list[str]:
-    return [type(study).__name__ for study, _ in cases]
+def names(cases: Sequence[tuple[Sweep, Rate]]) -> list[str]:
+    return [study.name for study, _ in cases]
 
 
 @pytest.mark.parametrize(("study", "rate"), HELD, ids=names(HELD))
-def test_held(study: Swept, rate: Rate) -> None:
+def test_held(study: Sweep, rate: Rate) -> None:
     verdict = study.verdict(records_of(study, rate))
     assert verdict.held is True
     assert ", n=400, p=" in verdict.sentence
 
 
 @pytest.mark.parametrize(("study", "rate"), REFUTED, ids=names(REFUTED))
-def test_refuted(study: Swept, rate: Rate) -> None:
+def test_refuted(study: Sweep, rate: Rate) -> None:
     assert study.verdict(records_of(study, rate)).held is False
 
 
 @pytest.mark.parametrize(("study", "rate"), HELD, ids=names(HELD))
-def test_too_few_to_tell(study: Swept, rate: Rate) -> None:
+def test_too_few_to_tell(study: Sweep, rate: Rate) -> None:
     verdict = study.verdict(records_of(study, rate, count=4, quick=True))
     assert verdict.held is None
     assert ", n=4, p=" in verdict.sentence
@@ -113,9 +99,10 @@ def test_too_few_to_tell(study: Swept, rate: Rate) -> None:
 
 @pytest.mark.parametrize("quick", [True, False])
 @pytest.mark.parametrize(("study", "rate"), HELD, ids=names(HELD))
-def test_figures_show_every_policy(study: Swept, rate: Rate, quick: bool) -> None:
+def test_figures_show_every_policy(study: Sweep, rate: Rate, quick: bool) -> None:
     records = records_of(study, rate, quick=quick)
-    figure = study.figure(records)
+    chart = study.chart(records)
+    figure = draw(chart)
     series = [line.get_label() for line in figure.axes[0].containers]
     values = {round(float(y), 6) for line in figure.axes[0].containers for y in line[0].get_ydata()}
     assert values == {round(100 * sum(r.result["right"]) / 400, 6) for r in records}
@@ -123,11 +110,11 @@ def test_figures_show_every_policy(study: Swept, rate: Rate, quick: bool) -> Non
     assert [text.get_text() for legend in figure.legends for text in legend.get_texts()] == (
         series if len(series) > 1 else []
     )
-    assert png(figure).startswith(b"\x89PNG")
+    assert png(chart).startswith(b"\x89PNG")
 
 
 def test_refresh_names_what_can_be_told() -> None:
-    study = Refresh()
+    study = SWEEP["refresh"]
     verdict = study.verdict(records_of(study, by(("refresh=16", 200), ("refresh=32", 100))))
     assert "can be told up to 8" in verdict.sentence
     verdict = study.verdict(records_of(study, by(("refresh", 200))))
