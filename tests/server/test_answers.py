@@ -35,6 +35,7 @@ def test_a_chat_completion_has_openais_shape(lm: dkv.DiffusionLM) -> None:
                 "settings": {
                     "cache": "none", "decoder": "confidence", "block_length": 64, "steps": 64, "grow": True,
                     "temperature": 0.0, "top_p": None, "top_k": None, "cfg_scale": 0.0,
+                    "eos_penalty": 0.0, "repetition_penalty": 1.0,
                 },
                 "sources": dict.fromkeys(SERVED, "default"),
             },

@@ -110,8 +110,10 @@ def _refusal(error: SettingError | PromptError, prompt: str) -> ApiError:
         return ApiError(400, message, code=CONTEXT)
     if isinstance(error, PromptError) and error.reason is not None:
         return ApiError(400, f"{prompt}: the model's chat template does not take them: {error.reason}", prompt)
-    names = {"gen_length": "max_tokens", **({"prompt": prompt} if error.argument == "prompt" else {})}
-    message = message_with(error, names)
+    names = {"gen_length": "max_tokens", "prompt": prompt}
+    message = message_with(error, {"gen_length": "max_tokens"})
+    if error.argument == "prompt" and message.startswith(("prompt ", "prompt:", "prompt=")):
+        message = prompt + message.removeprefix("prompt")
     param = names.get(error.argument or "", error.argument)
     code = CONTEXT if isinstance(error, ContextError) else None
     return ApiError(400, message, param if param in _FIELDS else None, code)
