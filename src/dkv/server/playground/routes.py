@@ -25,7 +25,7 @@ from dkv.server.playground.events import Telling, error_event
 from dkv.server.playground.page_options import options_of
 from dkv.server.playground.stream import PlaygroundStream, RefusedError
 from dkv.server.prompt_threads import PromptThreads
-from dkv.server.schema import with_options
+from dkv.server.schema import with_unchecked_options
 from dkv.server.served_defaults import Defaults, steps_for
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _DRAWN = 1024
 """Cells: more cannot be looked through, and a browser draws each of them at each step."""
 
 
-@with_options
+@with_unchecked_options
 class _Asked(BaseModel):
     """The body of a run; the names are those of `lm.generate`, null is the server's default."""
 
