@@ -20,9 +20,9 @@ from dkv.lab.bench.measure import interleave
 from dkv.lab.bench.runners import runner_of
 from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.lab.eval.answers import ANSWERS, Asker, common_of, warm_up
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.questions import Setting
 from dkv.lab.eval.statistics import Difference, Share
-from dkv.lab.eval.suite import Suite, embedded
+from dkv.lab.eval.suites import Suite, embedded
 from dkv.layers.quantized import KINDS
 from dkv.loading import find_dtype
 from dkv.models.llada import NAMES

@@ -13,13 +13,11 @@ from typing import Any, ClassVar
 from dkv.caches import make_cache
 from dkv.core.registry import spec_of
 from dkv.lab.common.charts import Chart, Ends, Panel, Series
-from dkv.lab.eval.answers import warm_up
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.answers import gather, missing, run, warm_up
 from dkv.lab.eval.measured import ExampleOutcome
-from dkv.lab.eval.questions import digest
-from dkv.lab.eval.run import gather, missing, run
+from dkv.lab.eval.questions import Setting, digest
 from dkv.lab.eval.statistics import Difference, Share
-from dkv.lab.eval.suite import Suite, embedded
+from dkv.lab.eval.suites import Suite, embedded
 from dkv.lab.study.base import Cell, Effort, Record
 from dkv.lab.study.context import Kit
 

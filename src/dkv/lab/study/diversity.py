@@ -12,7 +12,7 @@ from dkv.errors import PromptError
 from dkv.lab.common.charts import Chart, Panel
 from dkv.lab.eval.measured import ExampleOutcome
 from dkv.lab.eval.statistics import Difference, Share
-from dkv.lab.eval.suite import Suite, embedded
+from dkv.lab.eval.suites import Suite, embedded
 from dkv.lab.study.accuracy import gathered, result_of, share_series, value_panel
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit

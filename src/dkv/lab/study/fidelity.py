@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dkv.caches import make_cache
 from dkv.lab.bench.runners import RunOutcome
-from dkv.lab.eval.turns import Turns
+from dkv.lab.eval.questions import Turns
 from dkv.lab.study.runs import ids_of, run_of, settings_for
 from dkv.lab.study.side_by_side import Lockstep, Prompts
 from dkv.lm import DiffusionLM

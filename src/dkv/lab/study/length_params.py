@@ -26,7 +26,7 @@ from dkv.lab.study.runs import settings_for
 from dkv.lab.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, side_by_side
 from dkv.lab.study.steps import Sample, compose, outline
 from dkv.layers.transformer import Transformer
-from dkv.tiny.tasks import EVALUATED, Example
+from dkv.tiny import TASKS, Example
 
 __all__ = ["ENOUGH", "NEAR", "Found", "LengthParams", "Params", "found_in"]
 
@@ -216,7 +216,7 @@ def _params(cell: Cell) -> Params:
 def _compare(kit: Kit, example: Example, specs: Sequence[str]) -> Iterator[tuple[bool, bool, bool, float, Held]]:
     """Of each cache on one prompt: whether the text is no cache's, whether it is right, whether no cache's is, the
     share of equal tokens, and what it would have said otherwise on the canvas of no cache."""
-    lm, check = kit.lm(), EVALUATED[example.task].check
+    lm, check = kit.lm(), TASKS[example.task].check
     none, others = follow(lm, example.asked, example.gen_length, specs)
     for spec, held in zip(specs, others, strict=True):
         own = free(lm, example.asked, example.gen_length, spec)

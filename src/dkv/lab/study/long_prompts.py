@@ -9,7 +9,7 @@ from typing import ClassVar
 from dkv.errors import PromptError
 from dkv.lab.common.charts import Chart
 from dkv.lab.eval.statistics import Difference
-from dkv.lab.eval.suite import EMBEDDED, Problem, Suite, embedded
+from dkv.lab.eval.suites import EMBEDDED, Problem, Suite, embedded
 from dkv.lab.study.accuracy import NONE, Policy, accuracy_chart, gathered, pool, pools_of
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit

@@ -32,8 +32,7 @@ from dkv.lab.study.fidelity import OneRun, free
 from dkv.lm import DiffusionLM
 from dkv.loading import load
 from dkv.outputs import Generation
-from dkv.tiny import Example, load_eval
-from dkv.tiny.tasks import EVALUATED
+from dkv.tiny import TASKS, Example, load_eval
 
 __all__ = ["MODERATE", "MemoryCompute", "label_of"]
 
@@ -154,7 +153,7 @@ def _result(lm: DiffusionLM, cell: Cell, none: dict[Example, Generation]) -> dic
         if example not in none:
             none[example] = free(lm, example.asked, example.gen_length, *_BASE)
         own.append(free(lm, example.asked, example.gen_length, cell["cache"], cell["cache_dtype"]))
-    check, bases = EVALUATED[cell["task"]].check, [none[example] for example in examples]
+    check, bases = TASKS[cell["task"]].check, [none[example] for example in examples]
     return {
         **_bytes(lm, cell),
         "rows": sum(mine.stats.rows_computed for mine in own),

@@ -10,7 +10,7 @@ from dkv.core.policy import CachePolicy
 from dkv.decoders import make_decoder
 from dkv.errors import PromptError
 from dkv.lab.common.engine_batch import EngineBatch, requests_of
-from dkv.lab.eval.turns import Turns, as_prompt
+from dkv.lab.eval.questions import Turns, as_prompt
 from dkv.lm import DiffusionLM
 from dkv.params import ResolvedParams, SamplingParams
 from dkv.tokenizer import Tokenizer

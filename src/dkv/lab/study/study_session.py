@@ -18,7 +18,7 @@ from dkv.lab.study.base import Cell, Effort, Record, Study, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.study_page import page, verdicts
 from dkv.loading import find_device
-from dkv.storage.atomic_file import write_whole
+from dkv.storage.atomic import write_whole
 from dkv.storage.jsonl import Store, StoreFormat
 
 __all__ = ["Finished", "StudySession"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 
-from dkv.tiny.tasks.base import Example, Task
-from dkv.tiny.tasks.words import MOST
+from dkv.tiny import Example
+from recipes.tiny.tasks.base import Generator
+from recipes.tiny.tasks.words import MOST
 
 GEN_LENGTH = 64
 
@@ -41,4 +42,4 @@ def check(example: Example, text: str) -> bool:
     return text.split() == example.answer.split()
 
 
-TASK = Task("drill", make, check)
+TASK = Generator("drill", check, make)

@@ -1,19 +1,60 @@
-"""From what was measured to findings: the failures that the papers name, one function each."""
+"""From what was measured to findings: the failures that the papers name, one function each, and their thresholds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from statistics import mean, median
+from typing import Any
 
 from dkv.core.policy import CachePolicy
 from dkv.lab.doctor.cache_errors import Errors
-from dkv.lab.doctor.finding import AGREEMENT, FLIPS, LAYER, OVERHEAD, PROMPT, SETTLED, STATUSES, Finding
 from dkv.lab.doctor.timing import Cost
 from dkv.lab.eval.statistics import Share
 
-__all__ = ["Evidence", "findings_of"]
+__all__ = ["AGREEMENT", "FLIPS", "STATUSES", "Evidence", "Finding", "FindingThreshold", "findings_of"]
+
+STATUSES = ("fine", "watch", "trouble")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One section of a diagnosis."""
+
+    name: str
+    status: str  # of `STATUSES`
+    measured: str  # a sentence with its n
+    advice: str  # what to try
+    figures: Mapping[str, Any] = field(default_factory=dict)  # the numbers behind it, as JSON values
+
+
+@dataclass(frozen=True)
+class FindingThreshold:
+    """From `watch` and from `trouble` on, in one direction: upwards, or downwards where trouble is the lower."""
+
+    watch: float
+    trouble: float
+    reason: str
+
+    def status(self, value: float) -> str:
+        """Of a value. NaN is fine: nothing was measured."""
+        sign = 1 if self.trouble > self.watch else -1
+        return STATUSES[(sign * value >= sign * self.watch) + (sign * value >= sign * self.trouble)]
+
+
+SETTLED = FindingThreshold(
+    0.01, 0.05, "1 - cosine; a token moves about 0.3 when it is decoded, so these are a thirtieth and a sixth of that"
+)
+FLIPS = FindingThreshold(
+    0.005, 0.02, "of a text's tokens; errors go on from each, and at one in 50 about half of all texts of 35 have one"
+)
+AGREEMENT = FindingThreshold(
+    0.98, 0.9, "share of tokens equal to no cache's; below, answers differ and not only wording"
+)
+LAYER = FindingThreshold(0.02, 0.1, "1 - cosine in the worst layer, whose error all layers above it inherit")
+PROMPT = FindingThreshold(0.01, 0.05, "1 - cosine, as for decoded tokens: attention reads both alike")
+OVERHEAD = FindingThreshold(0.3, 0.5, "share of a step; from a half on, fewer rows can no longer double the speed")
 
 _LARGEST_BATCH = 1024
 """What would need more prompts than this is no advice."""
@@ -21,20 +62,18 @@ _LARGEST_BATCH = 1024
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that was measured of one cache. lengths: tokens of each prompt; errors: its own, and of each variant by the
-    setting that makes it; agreement: with no cache, by prompt; fresh: the same with kp=1; batch: prompts at a time;
-    steps: of a generation; parallel: whether the decoder commits several tokens a step."""
+    """All that was measured of one cache."""
 
     policy: CachePolicy
-    lengths: list[int]
+    lengths: list[int]  # tokens of each prompt
     errors: Errors
-    variants: dict[str, Errors]
-    agreement: list[float]
-    fresh: list[float] | None
+    variants: dict[str, Errors]  # by the setting that makes each variant
+    agreement: list[float]  # with no cache, by prompt
+    fresh: list[float] | None  # the same with kp=1
     cost: Cost
-    batch: int
-    steps: int
-    parallel: bool = False
+    batch: int  # prompts at a time
+    steps: int  # of a generation
+    parallel: bool = False  # the decoder commits several tokens a step
 
     def variant(self, *keys: str) -> dict[str, Errors]:
         """The variants of some keys."""
@@ -51,14 +90,13 @@ def _settling(e: Evidence) -> Finding:
     found = e.errors.mean("decoded")
     if not found:
         return Finding("settling", "fine", "no token was decided before the last step (n=0)", "none")
-    value, others = (
-        mean(found),
-        {n: mean(v.mean("decoded")) for n, v in e.variant("delay", "refresh", "kr", "rho").items()},
-    )
+    value = mean(found)
+    others = {n: mean(v.mean("decoded")) for n, v in e.variant("delay", "refresh", "kr", "rho").items()}
     status = SETTLED.status(value)
     measured = (
         f"decided tokens' keys and values, as attention reads them, are {value:.2g} (1 - cosine, mean over layers) "
-        f"from those without a cache, n={e.errors.counts['decoded']} (token, step) pairs{_with(others)}"
+        f"from those without a cache, n={e.errors.counts['decoded']} (token, step) pairs"
+        + "".join(f"; with {name} {error:.2g}" for name, error in others.items())
     )
     advice = "none" if status == "fine" else _lowest(others, value, "compute them more often with another cache")
     return Finding("settling", status, measured, advice, {"error": value, "variants": others})
@@ -69,19 +107,18 @@ def _quality(e: Evidence) -> Finding:
     own = e.errors
     if not own.decided:
         return Finding("quality", "watch", "no cache writes no text here (n=0 tokens)", "give other prompts")
-    others = {name: v.flipped / max(v.decided, 1) for name, v in e.variants.items() if not name.startswith("kp")}
-    shares = {name: v.kl for name, v in e.variants.items() if name in others}
+    variants = {name: v for name, v in e.variants.items() if not name.startswith("kp")}
+    others = {name: {"flips": v.flipped / max(v.decided, 1), "kl": v.kl} for name, v in variants.items()}
     agreed, flips = mean(e.agreement), own.flipped / own.decided
     status = _worse(FLIPS.status(flips), AGREEMENT.status(agreed))
-    tried = "".join(f"; {name}: {_share(v)}, KL {v.kl:.2g}" for name, v in e.variants.items() if name in others)
+    tried = "".join(f"; {name}: {_share(v)}, KL {v.kl:.2g}" for name, v in variants.items())
     measured = (
         f"on the same canvas another token would be chosen for {_share(own)} tokens of text, mean KL {own.kl:.2g} nats "
         f"over n={own.rows} rows read{tried}; left to itself {agreed:.1%} of the tokens agree with no cache, "
         f"n={len(e.agreement)} prompts"
     )
-    advice = "none" if status == "fine" else _helping(others, shares, flips, own.kl)
-    figures = {"flips": flips, "kl": own.kl, "agreement": agreed, "variants": {
-        name: {"flips": others[name], "kl": shares[name]} for name in others}}  # fmt: skip
+    advice = "none" if status == "fine" else _helping(others, (flips, own.kl))
+    figures = {"flips": flips, "kl": own.kl, "agreement": agreed, "variants": others}
     return Finding("quality", status, measured, advice, figures)
 
 
@@ -113,7 +150,8 @@ def _layers(e: Evidence) -> Finding:
     times = f", {found[worst] / typical:.1f} times the median layer's" if typical else ""
     measured = (
         f"cached {what} of the response are farthest from no cache's in layer {worst}: {found[worst]:.2g} "
-        f"(1 - cosine){times}; by layer {_listed(found)}, n={e.errors.counts[kind]} (position, step) pairs"
+        f"(1 - cosine){times}; by layer {', '.join(f'{error:.2g}' for error in found)}, "
+        f"n={e.errors.counts[kind]} (position, step) pairs"
     )
     advice = "none" if status == "fine" else _for_layer(e, worst, kind)
     return Finding("layers", status, measured, advice, {"worst": worst, "errors": found, "kind": kind})
@@ -125,9 +163,10 @@ def _prompt(e: Evidence) -> Finding:
     value = mean(found)
     longest = sorted(range(len(e.lengths)), key=lambda i: -e.lengths[i])[: max(1, len(e.lengths) // 3)]
     ages = {f"{low}+": total / count for low, (total, count) in sorted(e.errors.ages.items())}
+    aged = ", ".join(f"{age} {error:.2g}" for age, error in ages.items()) or "computed at every step"
     measured = (
         f"the prompt's keys and values are {value:.2g} (1 - cosine, mean over layers) from those without a cache, "
-        f"n={e.errors.counts['prompt']} (token, step) pairs; by steps since computed: {_aged(ages)}"
+        f"n={e.errors.counts['prompt']} (token, step) pairs; by steps since computed: {aged}"
     )
     status, figures = PROMPT.status(value), {"error": value, "ages": ages}
     if e.fresh is not None:
@@ -137,13 +176,9 @@ def _prompt(e: Evidence) -> Finding:
             f"; on the longest prompts ({min(e.lengths[i] for i in longest)} tokens and more, n={len(longest)}) "
             f"{own:.1%} of the tokens agree with no cache, and {fresh:.1%} with kp=1"
         )
-        status = _worse(status, _lost(fresh - own))
+        # what kp costs is held to the same distances as agreement is from 1
+        status = _worse(status, AGREEMENT.status(1 - max(fresh - own, 0.0)))
     return Finding("prompt", status, measured, "none" if status == "fine" else _renew(e), figures)
-
-
-def _lost(agreement: float) -> str:
-    """Of agreement that kp costs: the same distances as those of agreement from 1."""
-    return AGREEMENT.status(1 - max(agreement, 0.0))
 
 
 def _worse(*statuses: str) -> str:
@@ -152,18 +187,6 @@ def _worse(*statuses: str) -> str:
 
 def _share(errors: Errors) -> str:
     return str(Share(errors.flipped, errors.decided)) if errors.decided else "0 of 0"
-
-
-def _listed(values: Iterable[float]) -> str:
-    return ", ".join(f"{value:.2g}" for value in values)
-
-
-def _aged(ages: dict[str, float]) -> str:
-    return ", ".join(f"{age} {value:.2g}" for age, value in ages.items()) or "computed at every step"
-
-
-def _with(others: dict[str, float]) -> str:
-    return "".join(f"; with {name} {value:.2g}" for name, value in others.items())
 
 
 def _lowest(others: dict[str, float], value: float, otherwise: str) -> str:
@@ -175,14 +198,14 @@ def _lowest(others: dict[str, float], value: float, otherwise: str) -> str:
     return f"{best}: lowers it to {better[best]:.2g}"
 
 
-def _helping(flips: dict[str, float], kl: dict[str, float], own: float, own_kl: float) -> str:
-    """Which setting helps most: by flips, and where these tie by KL, which every row read adds to."""
-    if not flips:
+def _helping(others: dict[str, dict[str, float]], own: tuple[float, float]) -> str:
+    """Which setting helps most: by flips, and where these tie by KL, which every row read adds to. own: both."""
+    if not others:
         return "this cache has no setting that would help; try shorter blocks, or another cache"
-    best = min(flips, key=lambda name: (flips[name], kl[name]))
-    if (flips[best], kl[best]) >= (own, own_kl):
+    best = min(others, key=lambda name: (others[name]["flips"], others[name]["kl"]))
+    if (others[best]["flips"], others[best]["kl"]) >= own:
         return "none of its settings helps by one step; try another cache"
-    rest = [name for name in flips if name != best]
+    rest = [name for name in others if name != best]
     over = f", more than {' or '.join(rest)}" if rest else ""
     return f"{best}: helps most here{over}"
 

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import dkv
 from dkv.checkpoints.fingerprint import fingerprint
-from dkv.lab.eval.answers import ANSWERS, Asker, key_of, warm_up
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.answers import ANSWERS, Asker, gather, key_of, missing, run, warm_up
 from dkv.lab.eval.eval_table import as_json, cells, markdown
 from dkv.lab.eval.measured import ALL, ExampleOutcome, TaskOutcomes, pooled, summaries
-from dkv.lab.eval.questions import Question, batches
-from dkv.lab.eval.run import gather, missing, run
-from dkv.lab.eval.suite import Problem, Suite
+from dkv.lab.eval.questions import Question, Setting, batches
+from dkv.lab.eval.suites import Problem, Suite
 from dkv.storage.jsonl import Store
 
 NONE = Setting("confidence", "none")

@@ -4,15 +4,13 @@ instruction to write the whole function)."""
 from __future__ import annotations
 
 import random
-import re
 import string
 from typing import Any
 
-from dkv.tiny.tasks.base import Example, Task
-from dkv.tiny.tasks.code_templates import TEMPLATES, Template
-from dkv.tiny.tasks.extraction import program_of
-from dkv.tiny.tasks.sandbox import passes
-from dkv.tiny.tasks.vocabulary import pool
+from dkv.tiny import Example
+from recipes.tiny.tasks.base import Generator
+from recipes.tiny.tasks.code_templates import TEMPLATES, Template
+from recipes.tiny.tasks.vocabulary import pool
 
 GEN_LENGTH = 64
 VERBS = pool("make find get build change fix check read step run pick plan")
@@ -85,18 +83,4 @@ def make(rng: random.Random, level: int) -> Example:
     return Example("code", prompt, answer, GEN_LENGTH, body, tests)
 
 
-def program(example: Example, text: str) -> str:
-    """The whole program that an answer makes: a completion is put under the signature of its prompt."""
-    head = example.prompt.split("\n", 1)[1] if "\n" in example.prompt else ""
-    name = re.search(r"(\w+)\(", example.prompt)
-    return program_of(head, "" if name is None else name[1], text)
-
-
-def check(example: Example, text: str) -> bool:
-    """The function passes its tests in a limited subprocess."""
-    if "return" not in text:
-        return False
-    return passes(program(example, text), example.tests)
-
-
-TASK = Task("code", make, check)
+TASK = Generator.of("code", make)

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dkv.tiny.tasks.dependencies import bound_by, needed
+from dkv.tiny.dependencies import bound_by, needed
 
 __all__ = ["FencedBlock", "fenced_blocks", "program_of"]
 

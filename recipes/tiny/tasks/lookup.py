@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 
-from dkv.tiny.tasks.base import Example, Task
-from dkv.tiny.tasks.vocabulary import CITIES, NAMES, THINGS
+from dkv.tiny import Example
+from recipes.tiny.tasks.base import Generator
+from recipes.tiny.tasks.vocabulary import CITIES, NAMES, THINGS
 
 GEN_LENGTH = 64
 IDLE = (
@@ -59,10 +60,4 @@ def make(rng: random.Random, level: int) -> Example:
     return Example("lookup", prompt, answer, GEN_LENGTH, key)
 
 
-def check(example: Example, text: str) -> bool:
-    """Every line as expected."""
-    lines = [line.strip() for line in text.strip().splitlines()]
-    return lines == example.answer.splitlines()
-
-
-TASK = Task("lookup", make, check)
+TASK = Generator.of("lookup", make)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import random
 
-from dkv.tiny.tasks.base import Example, Task
-from dkv.tiny.tasks.vocabulary import CITIES, COLORS, NAMES, THINGS
+from dkv.tiny import Example
+from recipes.tiny.tasks.base import Generator
+from recipes.tiny.tasks.vocabulary import CITIES, COLORS, NAMES, THINGS
 
 GEN_LENGTH = 64
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -52,24 +51,4 @@ def make(rng: random.Random, level: int) -> Example:
     return Example("convert", wording + source, answer, GEN_LENGTH, _as_csv(table))
 
 
-def _parse(text: str) -> list[Row] | None:
-    """The rows of a JSON array or of a CSV text; None if it is neither."""
-    text = text.strip()
-    try:
-        if text.startswith("["):
-            return [{str(k): str(v) for k, v in row.items()} for row in json.loads(text)]
-        return [dict(row) for row in csv.DictReader(io.StringIO(text), strict=True)]
-    except (ValueError, AttributeError, TypeError, csv.Error):
-        return None
-
-
-def check(example: Example, text: str) -> bool:
-    """The same format, the same rows, the same columns in the same order."""
-    same_format = text.strip().startswith("[") == example.answer.startswith("[")
-    rows, wanted = _parse(text), _parse(example.answer)
-    if not same_format or rows is None or wanted is None:
-        return False
-    return [list(row.items()) for row in rows] == [list(row.items()) for row in wanted]
-
-
-TASK = Task("convert", make, check)
+TASK = Generator.of("convert", make)

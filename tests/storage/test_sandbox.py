@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dkv.tiny.tasks.sandbox import can_cut_network, passes
+from dkv.storage.sandbox import can_cut_network, passes
 
 GOOD = "def double(x):\n    return x * 2\n"
 

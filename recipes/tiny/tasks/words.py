@@ -11,9 +11,9 @@ import random
 import re
 from dataclasses import dataclass, field
 
-from dkv.tiny.tasks.base import Example, Task
-from dkv.tiny.tasks.numbers import marked_number
-from dkv.tiny.tasks.vocabulary import HOLDERS, ITEMS, NAMES
+from dkv.tiny import Example
+from recipes.tiny.tasks.base import Generator
+from recipes.tiny.tasks.vocabulary import HOLDERS, ITEMS, NAMES
 
 GEN_LENGTH = 64
 LIMIT = 99
@@ -177,10 +177,4 @@ def make(rng: random.Random, level: int) -> Example:
     return Example("words", " ".join([*story.said, question]), answer, GEN_LENGTH, key)
 
 
-def check(example: Example, text: str) -> bool:
-    """The number at the mark is the answer's."""
-    found = marked_number(text)
-    return found is not None and found == marked_number(example.answer)
-
-
-TASK = Task("words", make, check)
+TASK = Generator.of("words", make)

@@ -9,8 +9,7 @@ import torch
 
 from dkv.caches import make_cache
 from dkv.lab.doctor.cache_errors import Errors, Reads
-from dkv.lab.doctor.finding import AGREEMENT, FLIPS, STATUSES, Finding, FindingThreshold
-from dkv.lab.doctor.finding_rules import Evidence, findings_of
+from dkv.lab.doctor.findings import AGREEMENT, FLIPS, STATUSES, Evidence, Finding, FindingThreshold, findings_of
 from dkv.lab.doctor.timing import Cost
 
 

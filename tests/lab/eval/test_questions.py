@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import dkv
-from dkv.lab.eval.turns import as_prompt, messages_of
+from dkv.lab.eval.questions import as_prompt, messages_of
 from dkv.tokenizer import load_tokenizer
 from tests.support.checkpoints import write_checkpoint, write_tokenizer
 

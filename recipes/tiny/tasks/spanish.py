@@ -9,7 +9,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from dkv.tiny.tasks.base import Example, Task
+from dkv.tiny import Example
+from recipes.tiny.tasks.base import Generator
 
 SHORT, LONG = 64, 208  # response canvases of a few and of many sentences
 
@@ -114,10 +115,4 @@ def make(rng: random.Random, level: int) -> Example:
     return Example("spanish", wording.format(english), spanish, LONG if long else SHORT, english)
 
 
-def check(example: Example, text: str) -> bool:
-    """Every line exactly, blanks at its ends aside."""
-    lines, wanted = ([line.strip() for line in t.strip().splitlines()] for t in (text, example.answer))
-    return lines == wanted
-
-
-TASK = Task("spanish", make, check)
+TASK = Generator.of("spanish", make)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 
-from dkv.tiny.tasks.base import Example, Task
-from dkv.tiny.tasks.vocabulary import ITEMS
+from dkv.tiny import Example
+from recipes.tiny.tasks.base import Generator
+from recipes.tiny.tasks.vocabulary import ITEMS
 
 GEN_LENGTH = 64
 Order = dict[str, int]
@@ -66,9 +67,4 @@ def make(rng: random.Random, level: int) -> Example:
     return Example("dialogue", said, shown(order), GEN_LENGTH, key, history=tuple(history))
 
 
-def check(example: Example, text: str) -> bool:
-    """Every line of the order, in its order."""
-    return [line.strip() for line in text.strip().splitlines()] == example.answer.splitlines()
-
-
-TASK = Task("dialogue", make, check)
+TASK = Generator.of("dialogue", make)

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import random
 
-from dkv.tiny.tasks.base import Example, Task
-from dkv.tiny.tasks.vocabulary import CITIES, ITEMS, NAMES, THINGS
+from dkv.tiny import Example
+from recipes.tiny.tasks.base import Generator
+from recipes.tiny.tasks.vocabulary import CITIES, ITEMS, NAMES, THINGS
 
 GEN_LENGTH = 64
 
@@ -31,4 +32,4 @@ def check(example: Example, text: str) -> bool:
     return [line.strip() for line in text.strip().splitlines()] == example.answer.splitlines()
 
 
-TASK = Task("recall", make, check)
+TASK = Generator("recall", check, make)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from dkv.tiny import MODEL_DIR
-from dkv.tiny.tasks import ALL
+from recipes.tiny.tasks import ALL
 from recipes.tiny.tiny_tokenizer import END, SPECIAL, as_chat, build, load, special_id
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dkv.cli.batch import line_of
-from dkv.jobs.progress import JobProgress
+from dkv.jobs.job import JobProgress
 
 
 def test_the_pace_is_this_run_s() -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from dkv.tiny.tasks.base import Example, Task, last_line
-from dkv.tiny.tasks.vocabulary import THINGS
+from dkv.tiny import Example
+from recipes.tiny.tasks.base import Generator
+from recipes.tiny.tasks.vocabulary import THINGS
 
 GEN_LENGTH = 64
 Items = list[str]
@@ -81,9 +82,4 @@ def make(rng: random.Random, level: int) -> Example:
     return Example("lists", wording.format(shown, chain), answer, GEN_LENGTH, f"{shown}|{chain}")
 
 
-def check(example: Example, text: str) -> bool:
-    """Exact match on the last line, which holds the final list."""
-    return last_line(text) == last_line(example.answer)
-
-
-TASK = Task("lists", make, check)
+TASK = Generator.of("lists", make)
