@@ -19,11 +19,10 @@ from dkv.caches import make_cache
 from dkv.checkpoints.safetensors_writer import parse_size
 from dkv.checkpoints.tuned_settings import AUTO, find_tuned
 from dkv.core.dtypes import named_dtype
-from dkv.core.keywords import checked_keywords
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
 from dkv.core.policy import CachePolicy, Decoder
-from dkv.core.values import ArrayLike, as_count, plain, plain_fields
+from dkv.core.values import ArrayLike, as_count, checked_keywords, plain, plain_fields
 from dkv.decoders import make_decoder
 from dkv.engine import Engine, Request
 from dkv.engine.infill import Infilling, Part, canvas_ids, infilled, region_of

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dkv.core.policy import CachePolicy, Decoder
-from dkv.core.values import ArrayLike, plain
-from dkv.core.wording import LARGEST, is_number, shown
+from dkv.core.values import LARGEST, ArrayLike, is_number, plain, shown
 from dkv.errors import SettingError
 
 __all__ = ["SamplingParams", "drawn_seed", "seed_of", "texts_of"]

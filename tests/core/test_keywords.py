@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import dkv
-from dkv.core.keywords import checked_keywords, nearest
+from dkv.core.values import checked_keywords, nearest
 from dkv.server import build
 
 METHODS = ("generate", "stream", "request", "infill", "infill_canvas", "infill_request", "save")

@@ -5,7 +5,7 @@ import sys
 from dkv.caches.presets import PRESETS
 from dkv.core.policy import CachePolicy
 from dkv.core.registry import discover, make
-from dkv.core.wording import shown
+from dkv.core.values import shown
 from dkv.errors import SpecError
 
 __all__ = ["PRESETS", "known_caches", "make_cache"]

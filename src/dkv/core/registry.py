@@ -16,7 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from dkv.core.wording import shown
+from dkv.core.values import shown
 from dkv.errors import SettingError, SpecError
 
 __all__ = ["describe", "discover", "keys_of", "make", "meaning_of", "offered", "spec_of", "spell_key"]

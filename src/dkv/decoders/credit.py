@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from dkv.core.policy import Step
 from dkv.core.sampling import Predictions
-from dkv.core.wording import require_number
+from dkv.core.values import require_number
 from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
 

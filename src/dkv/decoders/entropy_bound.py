@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dkv.core.policy import Step
 from dkv.core.sampling import Predictions
-from dkv.core.wording import require_number
+from dkv.core.values import require_number
 from dkv.decoders.base import ReadsBlock, entropy, most
 
 __all__ = ["EntropyBound"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dkv.core.policy import Step
 from dkv.core.sampling import Predictions, log_confidence
-from dkv.core.wording import require_number, shown
+from dkv.core.values import require_number, shown
 from dkv.decoders.base import ReadsBlock, most
 from dkv.errors import SpecError
 

@@ -16,11 +16,9 @@ from itertools import chain
 
 import torch
 
-from dkv.core.keywords import checked_keywords
 from dkv.core.policy import rules_of
 from dkv.core.torch_settings import shielded
-from dkv.core.values import as_count
-from dkv.core.wording import is_number, shown
+from dkv.core.values import as_count, checked_keywords, is_number, shown
 from dkv.engine.batch_setup import BatchKey
 from dkv.engine.batches import Batches
 from dkv.engine.policy_calls import CallLimits, first_alike, first_alike_rules
@@ -31,7 +29,6 @@ from dkv.engine.sequence import Sequence, SequenceOutcome
 from dkv.engine.served_model import ServedModel
 from dkv.engine.watchdog import bounded
 from dkv.errors import BusyError, DkvError, PromptError, SettingError
-from dkv.version import installed_version
 
 __all__ = ["Engine"]
 
@@ -66,7 +63,6 @@ class Engine:
         self._active, self._waiting = as_count("active", active), as_count("waiting", waiting)
         limit = None if memory is None else as_count("memory", memory)
         self.batches = Batches(lm.model, lm.bucket, self._limits, limit, self._active)
-        self._version = installed_version()
         self._queue: deque[Sequence] = deque()
         self._keys: dict[int, BatchKey] = {}
         self._next_id = 0
@@ -105,7 +101,6 @@ class Engine:
             request,
             self._lm.model.config,
             self._lm.tokenizer,
-            self._version,
             policy=first_alike(request.settings.cache, (one.policy for one in self._latest())),
             decoder=first_alike(request.settings.decoder, (one.decoder for one in self._latest())),
         )

@@ -15,6 +15,7 @@ from dkv.errors import DkvError, RequestError
 from dkv.outputs import Generation, Stats
 from dkv.params import SamplingParams
 from dkv.tokenizer import Tokenizer
+from dkv.version import VERSION
 
 __all__ = ["Sequence", "SequenceOutcome"]
 
@@ -30,8 +31,6 @@ class Sequence:
     request: Request
     config: ModelConfig
     tokenizer: Tokenizer | None
-    version: str
-    """Of this package, for the result."""
     policy: CachePolicy
     """Its settings' own, or an equal one of another sequence, the same object."""
     decoder: Decoder
@@ -127,7 +126,7 @@ class Sequence:
             stats=self._stats(count),
             settings=self.settings,
             seed=self.request.seed,
-            version=self.version,
+            version=VERSION,
             trace=self.steps if self.request.trace else None,
         )
 

@@ -23,7 +23,7 @@ from dkv.jobs.results import Results, begun_with
 from dkv.jobs.source import Source, SourceLine
 from dkv.layers.quantized import check_kind
 from dkv.loading import check_model, find_device, find_dtype, find_model, load
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["Job", "JobOptions"]
 
@@ -157,6 +157,6 @@ def _header(wanted: JobOptions, digest: str, begun: Mapping[str, Any] | None) ->
         **compiled_as(wanted.compile),
         "seed": seed,
         **wanted.arguments,
-        "version": installed_version(),
+        "version": VERSION,
     }
     return dict(json.loads(json.dumps(header)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from dkv.core.keywords import checked_keywords
+from dkv.core.values import checked_keywords
 from dkv.server.admission import Admission
 from dkv.server.api_errors import CatchAll, handle_errors
 from dkv.server.auth import Auth
@@ -24,7 +24,7 @@ from dkv.server.paths import Paths
 from dkv.server.playground import playground
 from dkv.server.requests import Backend, served_name
 from dkv.server.served_defaults import Choices, Defaults
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 if TYPE_CHECKING:
     from dkv.engine import Service
@@ -68,7 +68,7 @@ def build(
     # Without the documentation pages: they load scripts from elsewhere.
     app = FastAPI(
         title="dkv",
-        version=installed_version(),
+        version=VERSION,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,

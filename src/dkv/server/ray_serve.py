@@ -35,7 +35,7 @@ from dkv.server.paths import Paths
 from dkv.server.served_defaults import Choices
 from dkv.server.sse import event
 from dkv.storage.extras import module_of
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["ReplicaSetup", "Replicas", "deployed", "relayed"]
 
@@ -265,7 +265,7 @@ def relayed(
         with suppress(asyncio.CancelledError):
             await looking
 
-    app = FastAPI(title="dkv", version=installed_version(), lifespan=lifespan, docs_url=None, redoc_url=None,
+    app = FastAPI(title="dkv", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None,
                   openapi_url=None, redirect_slashes=False)  # fmt: skip
 
     @app.get("/health")

@@ -18,7 +18,7 @@ from dkv.server.prompt_threads import PromptThreads
 from dkv.server.schema import ChatBody, CommonRequest, CompletionBody
 from dkv.server.served_defaults import Choices, Defaults, Source, steps_for
 from dkv.tokenizer.prompts import encoded
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 if TYPE_CHECKING:
     from dkv.engine import Request, Service
@@ -55,7 +55,7 @@ class RequestBuilder:
     def fingerprint(self) -> str:
         """Changes with what may change a seeded answer: dkv, the model, its dtype, device and kind of weights."""
         model = self.lm.model
-        parts = [installed_version(), self.lm.name, str(model.dtype), model.device.type]
+        parts = [VERSION, self.lm.name, str(model.dtype), model.device.type]
         parts += [] if self.lm.quantize is None else [self.lm.quantize]
         return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["environment_of", "versions"]
 
@@ -18,7 +18,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 def versions() -> dict[str, str]:
     """Of dkv, torch and Python."""
-    return {"dkv": installed_version(), "torch": torch.__version__, "python": platform.python_version()}
+    return {"dkv": VERSION, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def environment_of(device: torch.device) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from dkv.engine.running_batch import RunningBatch
 from dkv.outputs import Generation
 from dkv.params import SamplingParams
 from dkv.tokenizer import Tokenizer
-from dkv.version import installed_version
 
 __all__ = ["EngineBatch", "requests_of"]
 
@@ -50,7 +49,7 @@ class EngineBatch:
         audit: bool = False,
     ) -> None:
         """All requests have settings under which they can share forwards. Raises what a request fails with."""
-        settings, version = requests[0].settings, installed_version()
+        settings = requests[0].settings
         policies, decoders = [r.settings.cache for r in requests], [r.settings.decoder for r in requests]
         sequences = [
             engine_sequence.Sequence(
@@ -58,7 +57,6 @@ class EngineBatch:
                 request,
                 model.config,
                 tokenizer,
-                version,
                 first_alike(request.settings.cache, policies[:number]),
                 first_alike(request.settings.decoder, decoders[:number]),
             )

@@ -15,7 +15,7 @@ from dkv.lab.eval.turns import as_prompt
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
 from dkv.storage.jsonl import Store, StoreFormat
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["ANSWERS", "Asker", "common_of", "key_of", "record_of", "seed_of_question", "warm_up"]
 
@@ -33,7 +33,7 @@ def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
         "quantize": lm.quantize,
         **compiled_as(lm.compiled),
         "seed": seed,
-        "version": installed_version(),
+        "version": VERSION,
     }
 
 

@@ -15,7 +15,7 @@ from dkv.lab.eval.answers import Asker
 from dkv.lm import DiffusionLM
 from dkv.loading import find_device, find_dtype, find_model, load
 from dkv.storage.jsonl import Store, StoreFormat
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["BATCH", "Kit"]
 
@@ -68,7 +68,7 @@ class Kit:
             "dtype": str(find_dtype(self.dtype, place)).removeprefix("torch."),
             **compiled_as(self.compile),
             "seed": self.seed,
-            "version": installed_version(),
+            "version": VERSION,
         }
 
     @property
