@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from typing import Any, ParamSpec, Protocol, TypeGuard, TypeVar, runtime_checkable
@@ -21,6 +21,7 @@ __all__ = [
     "as_count",
     "as_index",
     "checked_keywords",
+    "checked_options",
     "is_number",
     "nearest",
     "plain",
@@ -138,14 +139,25 @@ def shown(value: object) -> str:
 
 def checked_keywords(call: Callable[P, R]) -> Callable[P, R]:
     """The same call, which raises SettingError for a keyword that it does not take, and says which one is near."""
-    known = [name for name in inspect.signature(call).parameters if name != "self"]
+    return _checked(call, ())
+
+
+def checked_options(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """As `checked_keywords`, for a call that also takes the keys of a TypedDict as keywords."""
+    return lambda call: _checked(call, options.__annotations__)
+
+
+def _checked(call: Callable[P, R], options: Iterable[str]) -> Callable[P, R]:
+    parameters = inspect.signature(call).parameters.values()
+    known = [each.name for each in parameters if each.name != "self" and each.kind is not each.VAR_KEYWORD]
+    known += options
     name = call.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 
     @wraps(call)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for given, value in kwargs.items():
             if given not in known:
-                raise SettingError(_unknown(name, given, value, known))
+                raise SettingError(_unknown(name, given, value, known), given, value)
         return call(*args, **kwargs)
 
     return checked

@@ -18,13 +18,13 @@ from dkv.engine.policy_calls import CallLimits, first_alike
 from dkv.engine.request import Request
 from dkv.engine.running_batch import RunningBatch
 from dkv.outputs import Generation
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 from dkv.tokenizer import Tokenizer
 
 __all__ = ["EngineBatch", "requests_of"]
 
 
-def requests_of(prompts: Sequence[Sequence[int]], seeds: Sequence[int], settings: SamplingParams) -> list[Request]:
+def requests_of(prompts: Sequence[Sequence[int]], seeds: Sequence[int], settings: ResolvedParams) -> list[Request]:
     """Requests for prompts (token ids) under the same settings, of which only the end is asked for."""
     return [
         Request(tuple(ids), settings, seed, number, deltas=False)
