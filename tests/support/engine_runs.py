@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 
 import dkv
-from dkv.core.canvas import lay_out
+from dkv.core.canvas import SequenceState, lay_out
 from dkv.core.dtypes import named_dtype
 from dkv.core.guidance import Guidance
 from dkv.core.logits_processors import logits_processors_of
 from dkv.core.loop import Schedule, State, StepOutput, advance, finish
 from dkv.core.sampling import Sampling
-from dkv.core.sequence_state import SequenceState
 from dkv.engine.sequence import Sequence
 from dkv.outputs import Generation
 

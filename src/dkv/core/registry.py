@@ -14,14 +14,40 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from dkv.core.values import shown
 from dkv.errors import SettingError, SpecError
 
-__all__ = ["describe", "discover", "keys_of", "make", "meaning_of", "offered", "spec_of", "spell_key"]
+__all__ = ["Registry", "describe", "discover", "keys_of", "make", "meaning_of", "offered", "spec_of", "spell_key"]
+
+T = TypeVar("T")
 
 _TRUE_FALSE = {"true": True, "false": False}
+
+
+class Registry(Generic[T]):
+    """The classes of one package by the names that specs call them: those in its files, and those that installed
+    packages offer as entry points of the group with the package's name."""
+
+    def __init__(self, package: str, what: str, presets: Mapping[str, str] | None = None) -> None:
+        """what: "cache" or "decoder", as messages call them; presets: specs by the name NAME of `preset:NAME`."""
+        self._package, self._what, self._presets = package, what, presets or {}
+
+    def known(self) -> dict[str, type]:
+        """Every class by its name. Raises SpecError as `discover`."""
+        return discover(importlib.import_module(self._package), self._package)
+
+    def make(self, spec: str) -> T:
+        """What a spec such as "dkv-decode:refresh=8" or "preset:dllm/gsm8k-instruct" asks for. Raises SpecError."""
+        kind, _, name = (part.strip() for part in spec.partition(":"))
+        if self._presets and kind == "preset":
+            if name not in self._presets:
+                known = ", ".join(self._presets)
+                raise SpecError(f"{self._what}={shown(spec)}: unknown preset {shown(name)}; known: {known}")
+            spec = self._presets[name]
+        made: T = make(spec, self.known(), self._what)
+        return made
 
 
 def discover(room: ModuleType, group: str) -> dict[str, type]:

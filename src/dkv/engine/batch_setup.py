@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dkv.core.canvas import lay_out
+from dkv.core.canvas import SequenceState, lay_out
 from dkv.core.dtypes import named_dtype
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
@@ -20,7 +20,6 @@ from dkv.core.loop import Schedule, State
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
 from dkv.core.sampling import Sampling
-from dkv.core.sequence_state import SequenceState
 from dkv.engine.per_sequence import PerSequenceDecoder, PerSequencePolicy, numbered
 from dkv.engine.policy_calls import CallLimits, PolicyCalls
 from dkv.engine.request_errors import is_own, name_of

@@ -16,8 +16,8 @@ from itertools import chain
 
 import torch
 
+from dkv.core.model import shielded
 from dkv.core.policy import rules_of
-from dkv.core.torch_settings import shielded
 from dkv.core.values import as_count, checked_keywords, is_number, shown
 from dkv.engine.batch_setup import BatchKey
 from dkv.engine.batches import Batches

@@ -14,10 +14,10 @@ from collections import abc
 
 import torch
 
+from dkv.core.canvas import SequenceState
 from dkv.core.loop import State, StepOutput, advance
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
-from dkv.core.sequence_state import SequenceState
 from dkv.engine.batch_setup import BatchBuffers, BatchKey, BatchSetup
 from dkv.engine.policy_calls import CallLimits
 from dkv.engine.request import Update

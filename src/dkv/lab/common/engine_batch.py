@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from dkv.core.loop import State, StepOutput
-from dkv.core.model import Model
+from dkv.core.model import Model, shielded
 from dkv.core.packing import Bucket
 from dkv.core.policy import rules_of
-from dkv.core.torch_settings import shielded
 from dkv.engine import sequence as engine_sequence
 from dkv.engine.batch_setup import BatchKey
 from dkv.engine.policy_calls import CallLimits, first_alike
