@@ -20,7 +20,7 @@ __all__ = ["alone", "ended", "finished", "same"]
 def alone(lm: dkv.DiffusionLM, request: dkv.Request) -> Generation:
     """The request as the only sequence of the core's loop."""
     settings = request.settings
-    sequence = Sequence(0, request, lm.model.config, lm.tokenizer, "", settings.cache, settings.decoder)
+    sequence = Sequence(0, request, lm.model.config, lm.tokenizer, settings.cache, settings.decoder)
     state = alone_state(lm, sequence)
     while (output := advance(state)) is not None:
         sequence.count(output.counts[0], sum(output.work), sum(output.lengths))

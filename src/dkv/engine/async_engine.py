@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dkv.core.values import checked_keywords
 from dkv.engine.engine import Engine
-from dkv.engine.request import Request, Status, Update
 from dkv.engine.request_errors import failure, where_of
+from dkv.engine.sequence import Request, Status, Update
 from dkv.errors import BusyError, DkvError, EngineError
 from dkv.outputs import Generation
 

@@ -11,11 +11,12 @@ from dkv.core.loop import State, StepOutput
 from dkv.core.model import Model, shielded
 from dkv.core.packing import Bucket
 from dkv.core.policy import rules_of
-from dkv.engine import sequence as engine_sequence
+from dkv.core.registry import first_alike
 from dkv.engine.batch_setup import BatchKey
-from dkv.engine.policy_calls import CallLimits, first_alike
-from dkv.engine.request import Request
+from dkv.engine.per_sequence import CallLimits
 from dkv.engine.running_batch import RunningBatch
+from dkv.engine.sequence import Request
+from dkv.engine.sequence import Sequence as RunningSequence
 from dkv.outputs import Generation
 from dkv.params import ResolvedParams
 from dkv.tokenizer import Tokenizer
@@ -51,7 +52,7 @@ class EngineBatch:
         settings = requests[0].settings
         policies, decoders = [r.settings.cache for r in requests], [r.settings.decoder for r in requests]
         sequences = [
-            engine_sequence.Sequence(
+            RunningSequence(
                 number,
                 request,
                 model.config,
@@ -114,7 +115,7 @@ class EngineBatch:
         """Every sequence's result, in the order of the requests, once all are done."""
         return [self._results.get(n) or self._result(one) for n, one in enumerate(self._sequences)]
 
-    def _result(self, sequence: engine_sequence.Sequence) -> Generation:
+    def _result(self, sequence: RunningSequence) -> Generation:
         return sequence.result(self._batch.response(sequence))
 
     def _see(self, output: StepOutput) -> None:
