@@ -16,8 +16,8 @@ from dataclasses import replace
 from itertools import groupby, product
 
 from dkv import DiffusionLM, Generation, load
-from dkv.lab.eval.suite import Problem, embedded
-from dkv.lab.eval.turns import as_prompt
+from dkv.lab.eval.questions import as_prompt
+from dkv.lab.eval.suites import Problem, embedded
 
 DECODERS = (
     "confidence",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dkv.cli import options
-from dkv.cli.console import is_terminal, printable, say_loading, stderr_console
+from dkv.cli.console import is_terminal, print_json, printable, say_loading, stderr_console
 from dkv.cli.guard import forgive_encoding
 from dkv.cli.prompt import read_prompt, read_stops
 from dkv.errors import SettingError
@@ -123,7 +123,7 @@ def _run(job: _Job, live: bool, svg: Path | None, as_json: bool) -> None:
     _report(lm, frames[-1].generation, as_json)
     _tell_warmth(lm)
     if svg is not None:
-        from dkv.cli.picture import save_picture
+        from dkv.cli.live import save_picture
 
         save_picture(svg, view, frames)
 
@@ -163,7 +163,7 @@ def _tell_warmth(lm: DiffusionLM) -> None:
 
 
 def _report(lm: DiffusionLM, generation: Generation | None, as_json: bool) -> None:
-    from dkv.cli.record import print_json, record_of, shown_text, summary_of
+    from dkv.cli.record import record_of, shown_text, summary_of
 
     if generation is None:
         raise RuntimeError("the stream ended without a result")

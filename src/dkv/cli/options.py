@@ -45,9 +45,14 @@ __all__ = [
     "Svg",
     "TensorParallel",
     "Workers",
+    "counted",
     "declared",
+    "named",
     "number",
+    "numbered",
     "place",
+    "placed",
+    "switch",
     "whole",
     "with_sampling_options",
 ]
@@ -78,19 +83,28 @@ def _option(name: str, meaning: str, panel: str | None, **more: Any) -> Any:
     return typer.Option(name, help=meaning, rich_help_panel=panel, **more)
 
 
-def _whole(name: str, meaning: str, panel: str | None = None) -> Any:
-    return _option(name, meaning, panel, parser=whole, metavar="N")
+def counted(name: str, meaning: str, panel: str | None = None, metavar: str = "N") -> Any:
+    """An option whose value is a whole number. panel: of the help, None = without one."""
+    return _option(name, meaning, panel, parser=whole, metavar=metavar)
 
 
-def _number(name: str, meaning: str, panel: str | None = None) -> Any:
-    return _option(name, meaning, panel, parser=number, metavar="X")
+def numbered(name: str, meaning: str, panel: str | None = None, metavar: str = "X") -> Any:
+    """An option whose value is a number."""
+    return _option(name, meaning, panel, parser=number, metavar=metavar)
 
 
-def _text(name: str, meaning: str, panel: str | None = None, metavar: str = "NAME") -> Any:
+def placed(name: str, meaning: str, panel: str | None = None, metavar: str = "PATH") -> Any:
+    """An option whose value is a path."""
+    return _option(name, meaning, panel, parser=place, metavar=metavar)
+
+
+def named(name: str, meaning: str, panel: str | None = None, metavar: str = "NAME") -> Any:
+    """An option whose value is a text."""
     return _option(name, meaning, panel, metavar=metavar)
 
 
-def _flag(name: str, meaning: str, panel: str | None = None) -> Any:
+def switch(name: str, meaning: str, panel: str | None = None) -> Any:
+    """An option that is given or not."""
     return _option(name, meaning, panel)
 
 
@@ -106,10 +120,11 @@ def declared(name: str, panel: str | None = None, served: bool = False) -> Any:
         meaning += f" Default: {unset}."
     meaning = re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda found: f"--{found[0].replace('_', '-')}", meaning)
     flags = f"--{dashed}/--no-{dashed}" if option.kind == "switch" else f"--{dashed}"
-    parsers: dict[str, Any] = {"whole": {"parser": whole}, "number": {"parser": number}}
-    metavar = {"whole": "N", "number": "X", "spec": "SPEC", "dtype": "NAME", "texts": "TEXT", "switch": None}
-    more = {"metavar": metavar[option.kind], **parsers.get(option.kind, {})}
-    return _option(flags, meaning, panel or option.group, **more)
+    makers = {"whole": counted, "number": numbered, "switch": switch}
+    if option.kind in makers:
+        return makers[option.kind](flags, meaning, panel or option.group)
+    metavar = {"spec": "SPEC", "dtype": "NAME", "texts": "TEXT"}[option.kind]
+    return named(flags, meaning, panel or option.group, metavar)
 
 
 def with_sampling_options(
@@ -158,17 +173,17 @@ PromptOrNone = Annotated[
 ]
 
 Model = Annotated[
-    str, _text("--model", "tiny (the embedded model), a directory, or a hub id (owner/name[@revision]).", _MODEL)
+    str, named("--model", "tiny (the embedded model), a directory, or a hub id (owner/name[@revision]).", _MODEL)
 ]
-Device = Annotated[str, _text("--device", "auto, cpu, cuda, ...", _MODEL)]
-Dtype = Annotated[str, _text("--dtype", "auto, float32, bfloat16, ...", _MODEL)]
-Quantize = Annotated[str | None, _text("--quantize", "Keep the layers' weights in 8 or 4 bits: int8, int4.", _MODEL)]
+Device = Annotated[str, named("--device", "auto, cpu, cuda, ...", _MODEL)]
+Dtype = Annotated[str, named("--dtype", "auto, float32, bfloat16, ...", _MODEL)]
+Quantize = Annotated[str | None, named("--quantize", "Keep the layers' weights in 8 or 4 bits: int8, int4.", _MODEL)]
 TensorParallel = Annotated[
     int,
-    _whole("--tensor-parallel", "Split the model over this many processes, each with a GPU if there are any.", _MODEL),
+    counted("--tensor-parallel", "Split the model over this many processes, each with a GPU if there are any.", _MODEL),
 ]
-Compile = Annotated[bool, _flag("--compile", "Build faster code for this machine first.", _MODEL)]
-CudaGraphs = Annotated[bool, _flag("--cuda-graphs", "Record forwards and replay them; GPU only.", _MODEL)]
+Compile = Annotated[bool, switch("--compile", "Build faster code for this machine first.", _MODEL)]
+CudaGraphs = Annotated[bool, switch("--cuda-graphs", "Record forwards and replay them; GPU only.", _MODEL)]
 
 GenLength = Annotated[int, declared("gen_length")]
 BlockLength = Annotated[int | None, declared("block_length")]
@@ -180,41 +195,37 @@ Decoder = Annotated[str | None, declared("decoder")]
 
 Caches = Annotated[
     list[str] | None,
-    _text("--cache", "A cache to compare; may be repeated. Default: none and dkv-decode.", CACHE, "SPEC"),
+    named("--cache", "A cache to compare; may be repeated. Default: none and dkv-decode.", CACHE, "SPEC"),
 ]
-Repeats = Annotated[int, _whole("--repeats", "Timed runs of each cache, in turn; medians are shown.", CACHE)]
+Repeats = Annotated[int, counted("--repeats", "Timed runs of each cache, in turn; medians are shown.", CACHE)]
 
 Chat = Annotated[
-    bool | None, _flag("--chat/--no-chat", "Use the chat template. Default: if the model has one.", _PROMPT)
+    bool | None, switch("--chat/--no-chat", "Use the chat template. Default: if the model has one.", _PROMPT)
 ]
 ParseSpecial = Annotated[
-    bool, _flag("--parse-special", "PROMPT is rendered already: control tokens in it count as such.", _PROMPT)
+    bool, switch("--parse-special", "PROMPT is rendered already: control tokens in it count as such.", _PROMPT)
 ]
-Ids = Annotated[bool, _flag("--ids", "PROMPT is token ids, separated by blanks or commas.", _PROMPT)]
+Ids = Annotated[bool, switch("--ids", "PROMPT is token ids, separated by blanks or commas.", _PROMPT)]
 
 Live = Annotated[
-    bool, _flag("--live", "Show the canvas while it denoises; the drawing counts in the time shown.", _OUTPUT)
+    bool, switch("--live", "Show the canvas while it denoises; the drawing counts in the time shown.", _OUTPUT)
 ]
-Svg = Annotated[
-    Path | None, _option("--svg", "Save a frame of the live view as a picture.", _OUTPUT, parser=place, metavar="PATH")
-]
-Json = Annotated[bool, _flag("--json", "Print one machine-readable JSON object.", _OUTPUT)]
+Svg = Annotated[Path | None, placed("--svg", "Save a frame of the live view as a picture.", _OUTPUT, "PATH")]
+Json = Annotated[bool, switch("--json", "Print one machine-readable JSON object.", _OUTPUT)]
 
 Input = Annotated[
     Path | None,
-    _option("--input", "Read JSON lines with prompt, messages or question.", _MANY, parser=place, metavar="FILE"),
+    placed("--input", "Read JSON lines with prompt, messages or question.", _MANY, "FILE"),
 ]
 Output = Annotated[
     Path | None,
-    _option(
-        "--output", "Write a JSON line for each answer; - is standard output.", _MANY, parser=place, metavar="FILE"
-    ),
+    placed("--output", "Write a JSON line for each answer; - is standard output.", _MANY, "FILE"),
 ]
-BatchSize = Annotated[int, _whole("--batch-size", "Prompts that are generated for at the same time.", _MANY)]
+BatchSize = Annotated[int, counted("--batch-size", "Prompts that are generated for at the same time.", _MANY)]
 SkipBad = Annotated[
-    bool, _flag("--skip-bad", "Answer a bad line with its error. Default: a bad line stops the job.", _MANY)
+    bool, switch("--skip-bad", "Answer a bad line with its error. Default: a bad line stops the job.", _MANY)
 ]
-Ray = Annotated[bool, _flag("--ray", "Spread the job over Ray workers, here or at RAY_ADDRESS.", _MANY)]
+Ray = Annotated[bool, switch("--ray", "Spread the job over Ray workers, here or at RAY_ADDRESS.", _MANY)]
 Workers = Annotated[
-    int | None, _whole("--workers", "Ray workers; each loads the model. Default: one per GPU, else 2.", _MANY)
+    int | None, counted("--workers", "Ray workers; each loads the model. Default: one per GPU, else 2.", _MANY)
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,7 @@ if TYPE_CHECKING:
     from dkv.outputs import Generation, Stats
     from dkv.params import ResolvedParams
 
-__all__ = ["print_json", "record_of", "share_of", "shown_text", "summary_of"]
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object to standard output. Escapes all but ASCII, so no encoding or control character can spoil it."""
-    print(json.dumps(value, indent=2))
+__all__ = ["record_of", "share_of", "shown_text", "summary_of"]
 
 
 def record_of(generation: Generation) -> dict[str, Any]:

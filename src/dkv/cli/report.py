@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import printable
+from dkv.cli.console import print_json, printable
 from dkv.errors import SettingError
 
 __all__ = ["report"]
@@ -29,7 +29,7 @@ def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json
     """Turn benchmark FILEs into one HTML page with plots."""
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise SettingError(f"out={str(out)!r} must be a file in a directory that exists")
-    from dkv.lab.bench.rows_file import read_rows
+    from dkv.lab.bench.rows import read_rows
 
     for path in files:
         if not path.exists():
@@ -41,8 +41,6 @@ def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json
 
     written = [str(path) for path in write_report(rows, out)]
     if as_json:
-        from dkv.cli.record import print_json
-
         print_json({"page": written[0], "plots": written[1:], "rows": len(rows)})
         return
     print(printable(f"{len(rows)} rows in {written[0]}, with {len(written) - 1} plots beside it"))

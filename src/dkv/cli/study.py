@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import printable, say_loading, stderr_console
+from dkv.cli.console import print_json, printable, say_loading, stderr_console
 from dkv.cli.live import keeping, region
 from dkv.storage.extras import module_of
 
 if TYPE_CHECKING:
     from dkv.lab.study.base import Effort, Study
     from dkv.lab.study.context import Kit
-    from dkv.lab.study.study_session import Finished, StudySession
+    from dkv.lab.study.study_page import Finished
+    from dkv.lab.study.study_session import StudySession
 
 __all__ = ["study"]
 
@@ -79,8 +80,6 @@ def study(
     with Kit(model, device, dtype, compile, seed=seed, out=out) as kit:
         finished = _run(studies, effort, kit, out)
     if as_json:
-        from dkv.cli.record import print_json
-
         print_json({"page": str(out / "index.html"), "studies": [_json(f) for f in finished]})
     else:
         _print(finished, out)
@@ -88,8 +87,6 @@ def study(
 
 def _list(studies: list[Study], as_json: bool) -> None:
     if as_json:
-        from dkv.cli.record import print_json
-
         print_json({"studies": [{"name": study.name, "claim": study.claim} for study in studies]})
         return
     for study in studies:

@@ -29,7 +29,16 @@ from dkv.params import DEFAULTS, OPTIONS, Option, Options
 from dkv.server.client_fields import DROPPED, NEUTRAL, is_neutral, refusal
 from dkv.tokenizer.chat import MESSAGE_TYPES, well_formed, well_formed_label
 
-__all__ = ["ChatBody", "CommonRequest", "CompletionBody", "Message", "StreamOptions", "TextPart", "with_options"]
+__all__ = [
+    "ChatBody",
+    "CommonRequest",
+    "CompletionBody",
+    "Message",
+    "StreamOptions",
+    "TextPart",
+    "with_options",
+    "with_unchecked_options",
+]
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -120,11 +129,20 @@ class StreamOptions(_Body):
 
 def with_options(body: type[B]) -> type[B]:
     """The body with a field for each option of a generation that is not there already in a form of its own."""
-    given = {name: option for name, option in OPTIONS.items() if option.served != "other"}
+    return _with_fields(body, _form)
+
+
+def with_unchecked_options(body: type[B]) -> type[B]:
+    """As `with_options`, with fields of which only the types are checked; `SamplingParams` checks the rest."""
+    types: dict[str, Any] = {"number": float, "whole": int, "switch": bool}
+    return _with_fields(body, lambda option: types.get(option.kind, str))
+
+
+def _with_fields(body: type[B], form: Callable[[Option], Any]) -> type[B]:
     made: dict[str, Any] = {
-        name: (_form(option) | None, Field(None, description=_description(name, option)))
-        for name, option in given.items()
-        if name not in body.model_fields
+        name: (form(option) | None, Field(None, description=_description(name, option)))
+        for name, option in OPTIONS.items()
+        if option.served != "other" and name not in body.model_fields
     }
     return create_model(body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **made)
 

@@ -18,7 +18,7 @@ from dkv.core.growth import BLOCK_LENGTH
 from dkv.core.registry import spec_of
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
-from dkv.params import DEFAULTS, SERVED, Options, ResolvedParams, SamplingParams
+from dkv.params import DEFAULTS, OPTIONS, SERVED, Options, ResolvedParams, SamplingParams
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
@@ -131,9 +131,12 @@ def steps_for(steps: int, gen_length: int, block_length: int) -> int:
 
 
 def told(defaults: Defaults, model: str) -> str:
-    """One line: how requests are answered that say nothing else."""
+    """One line: how requests are answered that say nothing else; without options that change nothing."""
     filled = defaults.fill({})
-    said = [f"{name}={value} ({filled.sources[name]})" for name, value in filled.options.items()]
+    options = dict[str, Any](filled.options)
+    neutral = {name for name in options if OPTIONS[name].neutral and options[name] == DEFAULTS[name]}
+    names = sorted(options.keys() - neutral, key=lambda name: ("cache", "decoder", *SERVED).index(name))
+    said = [f"{name}={options[name]} ({filled.sources[name]})" for name in names]
     advice = ""
     if defaults.tuned is None and set(filled.sources.values()) <= {"default"}:
         advice = f"; dkv tune --model {model} finds a faster cache and decoder"

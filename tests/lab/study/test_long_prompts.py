@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dkv.lab.common.plots import draw
-from dkv.lab.eval.suite import embedded
+from dkv.lab.eval.suites import embedded
 from dkv.lab.study.accuracy import NONE, Policy
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit

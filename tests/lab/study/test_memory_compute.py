@@ -9,7 +9,7 @@ import pytest
 
 from dkv.lab.bench.shapes import SHAPES
 from dkv.lab.common.plots import draw
-from dkv.lab.eval.turns import messages_of
+from dkv.lab.eval.questions import messages_of
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
 from dkv.lab.study.memory_compute import MemoryCompute, label_of

@@ -12,7 +12,7 @@ from dkv.lab.bench.columns import COLUMNS, Column, growth_lines
 from dkv.lab.bench.exponents import growths
 from dkv.lab.bench.rows import BenchRow
 from dkv.lab.common.html import Picture, document, picture, table
-from dkv.storage.atomic_file import write_whole
+from dkv.storage.atomic import write_whole
 from dkv.storage.extras import module_of
 
 __all__ = ["page", "write_report"]

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from dkv.errors import SettingError
-from dkv.lab.eval.questions import Question, digest
-from dkv.lab.eval.suite import EMBEDDED, Problem, Suite, embedded
-from dkv.lab.eval.turns import as_prompt
+from dkv.lab.eval.questions import Question, as_prompt, digest
+from dkv.lab.eval.suites import EMBEDDED, Problem, Suite, embedded
 from dkv.lab.tune.budget import Budget
 from dkv.lm import DiffusionLM
 from dkv.tiny import TASKS, load_eval

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from dkv.lab.common.charts import Chart, Panel, Series
 from dkv.lab.eval.statistics import Difference, Share
-from dkv.lab.eval.suite import EMBEDDED
+from dkv.lab.eval.suites import EMBEDDED
 from dkv.lab.study.accuracy import NONE, Accuracy, Policy, Pool, percent, pool, pools_of
 from dkv.lab.study.base import Record, Verdict
 from dkv.lab.study.verdicts import all_of, gained, kept

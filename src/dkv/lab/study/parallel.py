@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from dkv.lab.common.charts import Chart
-from dkv.lab.eval.suite import EMBEDDED
+from dkv.lab.eval.suites import EMBEDDED
 from dkv.lab.study.accuracy import NONE, Accuracy, Policy, Pool, pool, pools_of, share_panel, value_panel
 from dkv.lab.study.base import Record, Verdict
 from dkv.lab.study.verdicts import all_of, kept

@@ -12,7 +12,7 @@ from dkv.lab.tune.budget import Budget
 from dkv.lab.tune.race import Trial
 from dkv.lab.tune.tune_session import Attempt, Outcomes
 from dkv.lm import DiffusionLM
-from dkv.storage.atomic_file import write_whole
+from dkv.storage.atomic import write_whole
 from dkv.version import VERSION
 
 __all__ = ["draw", "front", "keep", "tradeoff"]

@@ -23,10 +23,10 @@ from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, Prompt
 from dkv.params import SERVED, Options
 from dkv.server.playground.events import Telling, error_event
 from dkv.server.playground.page_options import options_of
-from dkv.server.playground.stream import PlaygroundStream, RefusedError
 from dkv.server.prompt_threads import PromptThreads
-from dkv.server.schema import with_options
+from dkv.server.schema import with_unchecked_options
 from dkv.server.served_defaults import Defaults, steps_for
+from dkv.server.sse import EventStream, RefusedError
 
 if TYPE_CHECKING:
     from dkv import engine
@@ -39,7 +39,7 @@ _DRAWN = 1024
 """Cells: more cannot be looked through, and a browser draws each of them at each step."""
 
 
-@with_options
+@with_unchecked_options
 class _Asked(BaseModel):
     """The body of a run; the names are those of `lm.generate`, null is the server's default."""
 
@@ -94,7 +94,7 @@ def playground(
             asked = await _read(request, most)
             work = partial(_requested, lm, asked, max_prompt, known, options["gen_length"])
             wanted = await threads.run(work)
-            return PlaygroundStream(_told(service, tokenizer, wanted))
+            return EventStream(_told(service, tokenizer, wanted), done=False)
         except RefusedError as refusal:
             return refusal.response
 
@@ -179,7 +179,7 @@ def _arguments(asked: _Asked, defaults: Defaults, gen_length: int) -> Options:
 
 async def _told(
     service: engine.Service, tokenizer: Tokenizer, request: engine.Request
-) -> AsyncGenerator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any] | None, None]:
     """The events of one run. Raises RefusedError before the first."""
     telling, begun = Telling(tokenizer, request), False
     try:
