@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 import dkv
-from dkv.core.policy import Decoder, StatefulDecoder, Step, state_size_of
+from dkv.core.policy import Decoder, ReadsBlock, StatefulDecoder, Step, most, state_size_of
 from dkv.core.sampling import Predictions
-from dkv.decoders.base import ReadsBlock, most
 from dkv.engine.per_sequence import PerSequenceDecoder, PolicyCalls
 from dkv.models import Transformer
 from tests.support.engine_runs import alone, finished, same
