@@ -35,7 +35,7 @@ from dkv.models.saving import save
 from dkv.outputs import Frame, Generation
 from dkv.params import InfillOptions, Options, ResolvedParams, SamplingParams, drawn_seed, seed_of
 from dkv.tokenizer import Tokenizer
-from dkv.tokenizer.prompts import Prompt, encoded, listed
+from dkv.tokenizer.tokenizer import Prompt, encoded, listed
 
 __all__ = ["DiffusionLM"]
 

@@ -18,7 +18,7 @@ from dkv.engine.sequence import Request
 from dkv.errors import ContextError, PromptError, SettingError
 from dkv.outputs import Generation
 from dkv.tokenizer import Tokenizer
-from dkv.tokenizer.prompts import token_ids
+from dkv.tokenizer.tokenizer import token_ids
 
 __all__ = ["Infilling", "Part", "canvas_ids", "escape", "infilled", "region_of"]
 

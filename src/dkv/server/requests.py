@@ -18,7 +18,7 @@ from dkv.server.limits import Limits
 from dkv.server.prompt_threads import PromptThreads
 from dkv.server.schema import ChatBody, CommonRequest, CompletionBody
 from dkv.server.served_defaults import Defaults, Source, steps_for
-from dkv.tokenizer.prompts import encoded
+from dkv.tokenizer.tokenizer import encoded
 from dkv.version import VERSION
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from dkv.core.values import as_count, plain
 from dkv.errors import PromptError
 from dkv.lab.eval.questions import digest
 from dkv.layers.transformer import bucket_for
-from dkv.tokenizer.prompts import token_ids
+from dkv.tokenizer.tokenizer import token_ids
 
 __all__ = ["Likelihood", "Pair", "masked_log_probability", "maskings"]
 
