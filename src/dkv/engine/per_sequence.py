@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -299,7 +299,7 @@ def _joined_plan(parts: list[tuple[list[int], Plan]], step: Step, rules: Rules |
     live = step.canvas.live
     whole = Plan(live.clone()) if rules is None else Plan(live.clone(), rules=rules, forced=live.clone())
     for rows, part in parts:
-        values: dict[str, Tensor] = {}
+        values: dict[str, Any] = {}
         for name in _ABSENT:
             old, new = getattr(whole, name), getattr(part, name)
             if old is not None or new is not None:

@@ -24,15 +24,11 @@ from dkv.engine import Engine, Service, Status
 from dkv.errors import EngineError
 from dkv.loading import bound_memory, find_device, load
 from dkv.params import Options
-from dkv.server.admission import Admission
-from dkv.server.api_errors import ApiError, CatchAll, handle_errors
+from dkv.server.admission import Admission, Gate, Limits
+from dkv.server.api_errors import ApiError, handle_errors
 from dkv.server.app import build
-from dkv.server.auth import Auth
-from dkv.server.cors import ANY_ORIGIN, allow_origins
-from dkv.server.gate import Gate
-from dkv.server.limits import Limits
-from dkv.server.metrics import Meters, RequestMetrics
-from dkv.server.paths import Paths
+from dkv.server.metrics import Meters
+from dkv.server.middleware import ANY_ORIGIN, Auth, CatchAll, Paths, RequestMetrics, allow_origins
 from dkv.server.sse import event
 from dkv.storage.extras import module_of
 from dkv.version import VERSION
