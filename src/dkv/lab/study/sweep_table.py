@@ -107,7 +107,7 @@ SWEEPS = (
             "variant": [c.one for c in _VARIANTS.values()],
         },
         style="",
-        panels="time",
+        time="% of no cache",
     ),
     Sweep(
         name="delay",
@@ -256,7 +256,7 @@ SWEEPS = (
         categories=list(_COMPONENTS),
         lines={"": list(_COMPONENTS.values())},
         style="",
-        panels="seconds",
+        time="s an answer",
     ),
 )
 """In the order in which `all` runs them."""
