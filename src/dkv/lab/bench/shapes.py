@@ -25,16 +25,12 @@ def shape(width: int, layers: int, heads: int, mlp_width: int, vocab: int, conte
     )  # fmt: skip
 
 
+_DREAM = replace(
+    shape(3584, 28, 28, 18944, 152064, context=131072), family="dream", kv_heads=4, norm_eps=1e-6, rope_theta=1e6,
+    shift=1, default_decoder="entropy",
+)  # fmt: skip
 SHAPES: dict[str, ModelConfig] = {
-    "dream-7b": replace(
-        shape(3584, 28, 28, 18944, 152064, context=131072),
-        family="dream",
-        kv_heads=4,
-        norm_eps=1e-6,
-        rope_theta=1e6,
-        shift=1,
-        default_decoder="entropy",
-    ),  # fmt: skip
+    "dream-7b": _DREAM,
     "llada-8b": replace(shape(4096, 32, 32, 12288, 126464), rope_theta=5e5),
     "micro": shape(64, 2, 4, 96, 128),
     "small": shape(512, 8, 8, 1376, 2048),

@@ -142,8 +142,8 @@ def _copied(state: State) -> State:
 
 
 def _settled(sample: Sample, model: Model, memory: KVCache) -> float:
-    """Take a step on the model, again and again for a tenth of a second: the median, in seconds of the processor, by the
-    wall clock on any other device. What `memory` holds does not matter to the cost."""
+    """Take a step on the model, again and again for a tenth of a second: the median, in seconds of the processor, or of
+    the wall clock on another device. What `memory` holds does not matter to the cost."""
     times: list[float] = []
     while sum(times) < _ENOUGH:
         times.append(_timed(_real(sample.state, model, memory), model.device))
