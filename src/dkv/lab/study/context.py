@@ -50,6 +50,10 @@ class Kit:
             self._loaded[name] = load(name, device=self.device, dtype=self.dtype, compile=self.compile)
         return self._loaded[name]
 
+    def in_float32(self) -> Kit:
+        """The same with models of its own in float32."""
+        return Kit(self.model, self.device, "float32", self.compile, self.tell)
+
     def random_weights(self, shape: str) -> Transformer:
         """A model of a shape in float32, of which one is kept. Raises SpecError, and SettingError for the device."""
         if shape not in self._drawn:
