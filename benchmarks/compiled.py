@@ -32,7 +32,7 @@ from dkv.core.layer_rules import DENSE, RotaryPhase
 from dkv.core.model import ModelConfig
 from dkv.core.packing import PackedRows, pack
 from dkv.lab.bench.shapes import named_shape, random_model
-from dkv.layers.attention import attention
+from dkv.layers.parts import attention
 from dkv.layers.transformer import Rule, Transformer, TransformerBlock
 
 SLOTS = 768

@@ -29,9 +29,8 @@ import httpx
 import torch
 
 import dkv
-from dkv.layers.attention import attention
 from dkv.layers.cpu_linear import gated, linear
-from dkv.layers.feed_forward import SwiGLU
+from dkv.layers.parts import SwiGLU, attention
 from dkv.models import Transformer
 from dkv.tiny import TASKS, load_eval
 

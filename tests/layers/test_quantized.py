@@ -23,7 +23,7 @@ from dkv.errors import SettingError
 from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.layers import quantized
 from dkv.layers.cpu_linear import plain as usual
-from dkv.layers.feed_forward import SwiGLU
+from dkv.layers.parts import SwiGLU
 from dkv.layers.quantized import GROUP, KINDS, Int4Weight, Int8Weight, check_extra, pack, packed_bytes
 from dkv.layers.transformer import TransformerBlock
 from dkv.models import Transformer, llada

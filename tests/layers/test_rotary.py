@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dkv.layers.rotary import Rotary, paired, rotary_table, unpaired
+from dkv.layers.rotary import paired, unpaired
+from dkv.layers.transformer import Rotary, rotary_table
 from dkv.models import Transformer
 
 CPU = torch.device("cpu")

@@ -16,8 +16,7 @@ from dkv.core.layer_rules import DENSE
 from dkv.core.model import ModelConfig
 from dkv.core.packing import Visibility, pack
 from dkv.distributed.shard import Cut
-from dkv.layers.attention import AttentionWeights
-from dkv.layers.feed_forward import SwiGLUWeights
+from dkv.layers.parts import AttentionWeights, SwiGLUWeights
 from dkv.models import Transformer
 from dkv.models.weight_map import WeightMap, can_overflow
 from tests.support.checkpoints import write_checkpoint

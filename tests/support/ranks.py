@@ -15,7 +15,7 @@ from dkv.distributed.group import join
 from dkv.distributed.shard import Cut
 from dkv.errors import SettingError
 from dkv.layers.cpu_linear import plain
-from dkv.layers.feed_forward import SwiGLU
+from dkv.layers.parts import SwiGLU
 from dkv.layers.rotary import paired
 from dkv.models import Transformer, dream, llada
 

@@ -19,7 +19,7 @@ from dkv.accel.compile_report import CompileReport
 from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import RotaryPhase
 from dkv.core.packing import PackedRows, RowSelection
-from dkv.layers.attention import has_tiles
+from dkv.layers.parts import has_tiles
 from dkv.layers.transformer import Rule, TransformerBlock
 
 __all__ = ["Compiled"]

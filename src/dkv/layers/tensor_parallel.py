@@ -21,9 +21,8 @@ from dkv.core.model import ModelConfig
 from dkv.distributed.group import Team
 from dkv.distributed.shard import Cut
 from dkv.errors import SettingError
-from dkv.layers.cpu_linear import linear
 
-__all__ = ["embedding_summed", "lengths_summed", "linear_summed", "logits_gathered", "share_of"]
+__all__ = ["embedding_summed", "lengths_summed", "logits_gathered", "share_of"]
 
 
 def share_of(c: ModelConfig, team: Team) -> ModelConfig:
@@ -36,14 +35,6 @@ def share_of(c: ModelConfig, team: Team) -> ModelConfig:
         )
     mlp = Cut(0, team.rank, team.ranks).span(c.mlp_width)[1]
     return replace(c, heads=c.heads // team.ranks, kv_heads=c.kv_heads // team.ranks, mlp_width=mlp)
-
-
-def linear_summed(x: Tensor, weight: Tensor, bias: Tensor | None, team: Team | None) -> Tensor:
-    """x [N, C] times weight [O, C], plus bias [O]: [N, O]; with a team, of which each rank has some of C, the sum."""
-    if team is None:
-        return linear(x, weight, bias)
-    product = team.sum(linear(x, weight))
-    return product if bias is None else product.add_(bias)
 
 
 def lengths_summed(new: Tensor, old: Tensor, team: Team) -> Sequence[Tensor]:

@@ -20,14 +20,23 @@ from dkv.core.model import ModelConfig
 from dkv.core.packing import Bucket, PackedRows, Visibility, exact
 from dkv.core.sampling import ArgmaxWithLogprob
 from dkv.distributed.group import Team
-from dkv.layers.attention import SelfAttention
 from dkv.layers.cpu_linear import linear
-from dkv.layers.feed_forward import FeedForward
 from dkv.layers.ops import Passes
-from dkv.layers.rotary import Rotary
+from dkv.layers.parts import FeedForward, SelfAttention
 from dkv.layers.tensor_parallel import embedding_summed, logits_gathered
 
-__all__ = ["Rule", "Run", "Transformer", "TransformerBlock", "bucket_for", "dense", "eager", "sixteenths"]
+__all__ = [
+    "Rotary",
+    "Rule",
+    "Run",
+    "Transformer",
+    "TransformerBlock",
+    "bucket_for",
+    "dense",
+    "eager",
+    "rotary_table",
+    "sixteenths",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +149,48 @@ def eager(
     for block, memory in zip(blocks, memories, strict=True):
         x = rule(block, x, at, turn, memory)
     return x
+
+
+def rotary_table(
+    head_dim: int, positions: int, theta: float, device: torch.device, rotary_dim: int | None = None
+) -> Tensor:
+    """cos and sin of every position and pair of channels, [positions, head_dim / 2, 2] float32; 1 and 0 of the pairs
+    beyond rotary_dim, which are not rotated."""
+    rotated = head_dim if rotary_dim is None else rotary_dim
+    rate = 1.0 / theta ** (torch.arange(0, rotated, 2, dtype=torch.float32, device=device) / rotated)
+    rate = F.pad(rate, (0, (head_dim - rotated) // 2))
+    angle = torch.arange(positions, dtype=torch.float32, device=device)[:, None] * rate
+    return torch.stack((angle.cos(), angle.sin()), dim=-1)
+
+
+class Rotary:
+    """The rotary table of a model, made as far as its longest memory so far needs: a context of 131,072 positions, or
+    a damaged config that asks for billions, costs nothing until it is used.
+
+    Lengths double up to the context. Shorter tables are kept, since a captured graph may still read one; all of them
+    together are less than twice as long as the last.
+    """
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        self._config, self._device = config, device
+        self._tables: list[Tensor] = []
+
+    @property
+    def table(self) -> Tensor:
+        """[positions, head_dim / 2, 2] float32, for as many positions as `reach` was asked for."""
+        return self._tables[-1]
+
+    def reach(self, positions: int) -> None:
+        """Make sure of the table for `positions`."""
+        if self._tables and len(self.table) >= positions:
+            return
+        c, doubled = self._config, 1 << (positions - 1).bit_length()
+        length = max(positions, min(doubled, c.context + 1))
+        self._tables.append(rotary_table(c.head_dim, length, c.rope_theta, self._device, c.rotary_dim))
+
+    def turn(self, slots: Tensor) -> RotaryPhase:
+        """The rotation of rows that sit in `slots` [N]."""
+        return RotaryPhase(self.table.index_select(0, slots).unsqueeze(1))
 
 
 @dataclass(frozen=True)

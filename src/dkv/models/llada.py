@@ -12,8 +12,7 @@ from dkv.checkpoints.config_fields import MOST_LAYERS, Fields
 from dkv.checkpoints.config_keys import check_switches, merge_aliases, other_names, rope_theta
 from dkv.core.model import ModelConfig
 from dkv.errors import CheckpointError, UnsupportedModelError
-from dkv.layers.attention import AttentionWeights
-from dkv.layers.feed_forward import SwiGLUWeights
+from dkv.layers.parts import AttentionWeights, SwiGLUWeights
 from dkv.models.weight_map import WeightMap
 
 __all__ = ["ARCHITECTURES", "configure", "weight_map"]

@@ -20,14 +20,12 @@ from dkv.core.packing import Visibility
 from dkv.distributed.group import Team
 from dkv.distributed.shard import Cut
 from dkv.errors import UnsupportedModelError
-from dkv.layers.attention import AttentionWeights
 from dkv.layers.cpu_linear import laid_out, plain
-from dkv.layers.feed_forward import FeedForwardWeights
 from dkv.layers.parameters import Parameter
+from dkv.layers.parts import AttentionWeights, FeedForwardWeights
 from dkv.layers.quantized import packed_bytes
-from dkv.layers.rotary import Rotary
 from dkv.layers.tensor_parallel import share_of
-from dkv.layers.transformer import Transformer, TransformerBlock
+from dkv.layers.transformer import Rotary, Transformer, TransformerBlock
 
 __all__ = ["TensorSource", "WeightMap", "can_overflow"]
 

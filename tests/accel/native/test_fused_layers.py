@@ -18,9 +18,8 @@ from dkv.accel.native.fused_layers import Known, Whole, whole
 from dkv.accel.native.rowwise_ops import Native
 from dkv.core.loop import State
 from dkv.core.packing import pack
-from dkv.layers.attention import has_tiles
 from dkv.layers.cpu_linear import laid_out
-from dkv.layers.feed_forward import SwiGLU
+from dkv.layers.parts import SwiGLU, has_tiles
 from dkv.layers.transformer import TransformerBlock, eager
 from dkv.models import Transformer, load_model
 from tests.support.checkpoints import config_of, dream_config_of, write_checkpoint

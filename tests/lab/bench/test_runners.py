@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dkv.lab.bench.flops import flops
 from dkv.lab.bench.runners import Autoregressive, autoregressive_work
-from dkv.layers.attention import attention
 from dkv.layers.cpu_linear import linear
+from dkv.layers.parts import attention
 from dkv.models import Transformer
 from tests.support.counting import counting
 

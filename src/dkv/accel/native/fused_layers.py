@@ -25,9 +25,8 @@ from dkv.core.drift import ROUNDING
 from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import RotaryPhase
 from dkv.core.packing import CellStrides, Grouping, PackedRows, RowSelection
-from dkv.layers.attention import SelfAttention, has_tiles
 from dkv.layers.cpu_linear import Gates
-from dkv.layers.feed_forward import SwiGLU
+from dkv.layers.parts import SelfAttention, SwiGLU, has_tiles
 from dkv.layers.transformer import Rule, Transformer, TransformerBlock, dense, eager
 from dkv.layers.v_verify import Verify
 

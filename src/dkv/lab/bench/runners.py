@@ -17,8 +17,8 @@ from dkv.lab.bench.flops import LayerWork, Work, work_of
 from dkv.lab.bench.grid import AUTOREGRESSIVE, Cell, settings_of
 from dkv.lab.common.agreement import agreement
 from dkv.lab.common.engine_batch import EngineBatch, batch_of
-from dkv.layers.attention import SelfAttention
 from dkv.layers.cpu_linear import linear
+from dkv.layers.parts import SelfAttention
 from dkv.layers.transformer import Transformer
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation

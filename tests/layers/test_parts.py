@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dkv.layers.attention import attention
+from dkv.layers.parts import attention
 
 LARGEST = 32
 

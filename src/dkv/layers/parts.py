@@ -1,14 +1,15 @@
-"""The attention part of a block: bidirectional, with rotary positions, over every slot that may be read.
+"""The parts of a block: bidirectional attention with rotary positions, and a gated feed-forward.
 
 Queries may share keys (grouped queries), projections may have biases, and queries and keys may be normed head by head.
-N carried rows, C model width, H query and G key/value heads, D head size, B sequences, T slots.
+N carried rows, C model width, F width of the feed-forward's hidden layer, H query and G key/value heads, D head size,
+B sequences, T slots.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,12 +21,21 @@ from dkv.core.layer_rules import RotaryPhase
 from dkv.core.model import ModelConfig
 from dkv.core.packing import PackedRows
 from dkv.distributed.group import Team
-from dkv.layers.cpu_linear import laid_out, linear
+from dkv.layers.cpu_linear import Gates, gated, laid_out, laid_out_gates, linear
 from dkv.layers.ops import COMPOSED, Passes
 from dkv.layers.parameters import Parameter
-from dkv.layers.tensor_parallel import lengths_summed, linear_summed
+from dkv.layers.tensor_parallel import lengths_summed
 
-__all__ = ["AttentionWeights", "SelfAttention", "attention", "has_tiles"]
+__all__ = [
+    "AttentionWeights",
+    "FeedForward",
+    "FeedForwardWeights",
+    "SelfAttention",
+    "SwiGLU",
+    "SwiGLUWeights",
+    "attention",
+    "has_tiles",
+]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -44,6 +54,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 def has_tiles() -> bool:
     """Whether the processor multiplies tiles of bfloat16."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
+def linear_summed(x: Tensor, weight: Tensor, bias: Tensor | None, team: Team | None) -> Tensor:
+    """x [N, C] times weight [O, C], plus bias [O]: [N, O]; with a team, of which each rank has some of C, the sum."""
+    if team is None:
+        return linear(x, weight, bias)
+    product = team.sum(linear(x, weight))
+    return product if bias is None else product.add_(bias)
 
 
 def _spread(x: Tensor, numbers: Tensor) -> Tensor:
@@ -164,3 +182,72 @@ class AttentionWeights:
     def part(self, c: ModelConfig, team: Team | None, guarded: bool, **tensors: Any) -> SelfAttention:
         """The part, or one rank's share of it (c: that rank's sizes), of what `parameters` names."""
         return SelfAttention(c, **tensors, team=team, guarded=guarded)
+
+
+class FeedForward(Protocol):
+    """A feed-forward part."""
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """Of normed rows h [N, C], without the residual: [N, C]."""
+        ...
+
+
+class FeedForwardWeights(Protocol):
+    """What a checkpoint calls the weights of a kind of feed-forward part."""
+
+    def parameters(self, c: ModelConfig) -> dict[str, Parameter]:
+        """Each tensor of the part, by the name that `part` takes it under."""
+        ...
+
+    def part(self, c: ModelConfig, team: Team | None, **tensors: Any) -> FeedForward:
+        """The part, or one rank's share of it (c: that rank's sizes), of what `parameters` names."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SwiGLU:
+    """(silu(h gate') * (h up')) down' (Shazeer, arXiv 2002.05202)."""
+
+    gate_up_weight: Tensor | Gates
+    """[2 F, C] gate above up."""
+    down_weight: Tensor
+    """[C, F]."""
+    gate_up_bias: Tensor | None = None
+    """[2 F]."""
+    down_bias: Tensor | None = None
+    """[C]."""
+    team: Team | None = None
+    """The ranks that share F; None = it is whole."""
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """Of normed rows h [N, C], without the residual: [N, C]."""
+        hidden = gated(h, self.gate_up_weight, self.gate_up_bias)
+        return linear_summed(hidden, self.down_weight, self.down_bias, self.team)
+
+
+@dataclass(frozen=True)
+class SwiGLUWeights:
+    """What a checkpoint calls the weights of a SwiGLU."""
+
+    gate: str
+    up: str
+    down: str
+    biases: tuple[str, str, str] | None = None
+    """Of gate, up and down; None = there are none."""
+
+    def parameters(self, c: ModelConfig) -> dict[str, Parameter]:
+        """Each tensor of the part."""
+        hidden, width = c.mlp_width, c.width
+        fields = {
+            "gate_up_weight": Parameter({self.gate: (hidden, width), self.up: (hidden, width)}, 0, laid_out_gates),
+            "down_weight": Parameter({self.down: (width, hidden)}, 1, laid_out),
+        }
+        if self.biases is not None:
+            gate, up, down = self.biases
+            fields["gate_up_bias"] = Parameter({gate: (hidden,), up: (hidden,)}, 0)
+            fields["down_bias"] = Parameter({down: (width,)})
+        return fields
+
+    def part(self, c: ModelConfig, team: Team | None, **tensors: Any) -> SwiGLU:
+        """The part of what `parameters` names."""
+        return SwiGLU(**tensors, team=team)
