@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import UnionType
 
-from dkv.checkpoints.fingerprint import fingerprint
+from dkv.checkpoints.weight_files import fingerprint
 from dkv.errors import SettingError
 
 __all__ = ["AUTO", "Tuned", "find_tuned", "kept_for", "tuned_path"]

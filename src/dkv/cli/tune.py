@@ -77,7 +77,7 @@ def tune(
     from dkv.lab.common.lab_prompts import suites_of
     from dkv.lab.tune.budget import Budget
     from dkv.lab.tune.chosen import draw, keep
-    from dkv.lab.tune.search_space import CACHES, DECODERS
+    from dkv.lab.tune.race import CACHES, DECODERS
     from dkv.lab.tune.tune_session import TuneSession, TuningPlan
 
     budget = (

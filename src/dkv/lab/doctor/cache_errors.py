@@ -22,13 +22,12 @@ _AGES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass
 class Reads:
-    """Of one sequence. decided: tokens of the text that no cache fixed, flipped: those of them where the cache's choice
-    is another; rows: positions that both read, kl: the sum there of KL(no cache || cache), in nats."""
+    """What one sequence read, summed up over steps."""
 
-    decided: int = 0
-    flipped: int = 0
-    rows: int = 0
-    kl: float = 0.0
+    decided: int = 0  # tokens of the text that no cache fixed
+    flipped: int = 0  # those of them where the cache's choice is another
+    rows: int = 0  # positions that both read
+    kl: float = 0.0  # the sum there of KL(no cache || cache), in nats
 
 
 @dataclass

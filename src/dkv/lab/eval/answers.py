@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dkv.accel.compile_report import compiled_as
-from dkv.checkpoints.fingerprint import fingerprint
-from dkv.lab.eval.measured import ExampleOutcome, TaskOutcomes
+from dkv.checkpoints.weight_files import fingerprint
+from dkv.lab.eval.eval_table import ExampleOutcome, TaskOutcomes
 from dkv.lab.eval.questions import Question, Setting, as_prompt, batches, digest
 from dkv.lab.eval.suites import Problem, Suite
 from dkv.lm import DiffusionLM

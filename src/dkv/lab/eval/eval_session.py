@@ -11,8 +11,8 @@ from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
 from dkv.lab.eval.answers import ANSWERS, Asker, common_of, gather, missing, run, warm_up
+from dkv.lab.eval.eval_table import ResultRow, TaskOutcomes, pooled, summaries
 from dkv.lab.eval.lm_harness import Tasks
-from dkv.lab.eval.measured import ResultRow, TaskOutcomes, pooled, summaries
 from dkv.lab.eval.questions import Setting
 from dkv.lab.eval.suites import EMBEDDED, Suite, embedded, gsm8k, humaneval
 from dkv.lm import DiffusionLM

@@ -17,8 +17,8 @@ from typing import Any
 
 from dkv.errors import SettingError
 from dkv.lab.eval.answers import ANSWERS, Asker, key_of
+from dkv.lab.eval.eval_table import ExampleOutcome, TaskOutcomes
 from dkv.lab.eval.harness import HarnessModel
-from dkv.lab.eval.measured import ExampleOutcome, TaskOutcomes
 from dkv.lab.eval.questions import Setting
 from dkv.lab.eval.suites import EMBEDDED
 from dkv.lm import DiffusionLM

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from dkv.accel.compile_report import compiled_as
-from dkv.checkpoints.fingerprint import fingerprint
+from dkv.checkpoints.weight_files import fingerprint
 from dkv.lab.eval.answers import Asker
 from dkv.lm import DiffusionLM
 from dkv.loading import find_device, find_dtype, find_model, load
