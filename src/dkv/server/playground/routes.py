@@ -191,7 +191,7 @@ async def _told(
     except DkvError as error:
         if not begun:
             raise _refused(error) from None
-        yield error_event(_line(error))
+        yield error_event(error.public if isinstance(error, RequestError) else str(error))
 
 
 def _refused(error: DkvError) -> RefusedError:
@@ -200,8 +200,3 @@ def _refused(error: DkvError) -> RefusedError:
     if isinstance(error, RequestError):
         return RefusedError(500, error.public)
     return RefusedError(503 if isinstance(error, EngineError) else 400, str(error))
-
-
-def _line(error: DkvError) -> str:
-    """An error as clients may see it."""
-    return error.public if isinstance(error, RequestError) else str(error)
