@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from dkv.cli import options
 from dkv.cli.console import print_json, say_loading
 from dkv.errors import SettingError
@@ -23,54 +21,38 @@ _CACHES = (
 
 
 def _numbers(name: str, meaning: str) -> Any:
-    return typer.Option(name, metavar="N,N,...", help=meaning)
+    return options.named(name, meaning, None, "N,N,...")
 
 
 _Shape = Annotated[
     str | None,
-    typer.Option(
-        "--shape", metavar="SPEC", help="Random weights of this shape instead: llada-8b,layers=2 and the like."
-    ),
+    options.named("--shape", "Random weights of this shape instead: llada-8b,layers=2 and the like.", None, "SPEC"),
 ]
 _Caches = Annotated[
     list[str] | None,
-    typer.Option("--cache", metavar="SPEC", help="Cache; may be repeated. Default: one of each. none always runs."),
+    options.named("--cache", "Cache; may be repeated. Default: one of each. none always runs.", None, "SPEC"),
 ]
-_Block = Annotated[int, typer.Option("--block-length", parser=options.whole, metavar="N", help="Tokens per block.")]
+_Block = Annotated[int, options.counted("--block-length", "Tokens per block.")]
 _Decoder = Annotated[
-    str | None, typer.Option("--decoder", metavar="SPEC", help="Unmasking rule. Default: the model family's own.")
+    str | None, options.named("--decoder", "Unmasking rule. Default: the model family's own.", None, "SPEC")
 ]
-_Seed = Annotated[
-    int,
-    typer.Option("--seed", parser=options.whole, metavar="N", help="Seed of the prompts and of all random choices."),
-]
+_Seed = Annotated[int, options.counted("--seed", "Seed of the prompts and of all random choices.")]
 _Stop = Annotated[
     bool,
-    typer.Option(
-        "--stop-at-eos/--fill", help="End with the text, or fill the canvas so that every cache takes every step."
+    options.switch(
+        "--stop-at-eos/--fill", "End with the text, or fill the canvas so that every cache takes every step."
     ),
 ]
 _Baseline = Annotated[
-    str | None, typer.Option("--baseline", metavar="ar", help="ar: also run the same weights token by token.")
+    str | None, options.named("--baseline", "ar: also run the same weights token by token.", None, "ar")
 ]
 _Repeats = Annotated[
-    int,
-    typer.Option(
-        "--repeats",
-        parser=options.whole,
-        metavar="N",
-        help="Timed runs of each. 0 only counts operations; no model is run.",
-    ),
+    int, options.counted("--repeats", "Timed runs of each. 0 only counts operations; no model is run.")
 ]
-_Dtypes = Annotated[str, typer.Option("--dtype", metavar="NAME,...", help="auto, float32, bfloat16, ...")]
+_Dtypes = Annotated[str, options.named("--dtype", "auto, float32, bfloat16, ...", None, "NAME,...")]
 _Out = Annotated[
     Path,
-    typer.Option(
-        "--out",
-        parser=options.place,
-        metavar="FILE",
-        help="The results are added to this file; what is in it is not run again.",
-    ),
+    options.placed("--out", "The results are added to this file; what is in it is not run again.", None, "FILE"),
 ]
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from rich.table import Table
-from rich.text import Text
-
-from dkv.cli.console import printable, stdout_console
+from dkv.cli.console import print_table
 from dkv.lab.bench.columns import COLUMNS, growth_lines
 from dkv.lab.bench.exponents import growths
 from dkv.lab.bench.rows import BenchRow
@@ -28,17 +25,9 @@ def print_tables(rows: Sequence[BenchRow]) -> None:
         print(f"{cell.model}, {cell.numbers}, prompt {cell.prompt}, gen {cell.gen}, batch {cell.batch}")
         lines = [[column.text(row) for column in columns] for row in group]
         kept = [number for number in range(len(columns)) if any(line[number] for line in lines)]
-        _print([columns[n].title for n in kept], ([line[n] for n in kept] for line in lines))
+        titles = [columns[n].title for n in kept]
+        print_table(titles, ([line[n] for n in kept] for line in lines), titles[:1])
     titles, found = growth_lines(growths(rows))
     if found:
         print("growth of the whole cost with the length")
-        _print(titles, found)
-
-
-def _print(titles: Iterable[str], lines: Iterable[Sequence[str]]) -> None:
-    table = Table()
-    for number, title in enumerate(titles):
-        table.add_column(title, justify="right" if number else "left", overflow="fold")
-    for line in lines:
-        table.add_row(*(Text(printable(text)) for text in line))
-    stdout_console().print(table)
+        print_table(titles, found, titles[:1])

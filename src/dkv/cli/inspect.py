@@ -16,11 +16,9 @@ _Path = Annotated[
     str,
     typer.Argument(metavar="PATH", help="A directory, a config.json, tiny, or a hub id.", show_default=False),
 ]
-_PromptLength = Annotated[
-    int, typer.Option("--prompt-length", parser=options.whole, metavar="N", help="Prompt tokens to reckon memory for.")
-]
-_Batch = Annotated[int, typer.Option("--batch", parser=options.whole, metavar="N", help="Sequences at a time.")]
-_Dtype = Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto (as stored), float32, bfloat16, ...")]
+_PromptLength = Annotated[int, options.counted("--prompt-length", "Prompt tokens to reckon memory for.")]
+_Batch = Annotated[int, options.counted("--batch", "Sequences at a time.")]
+_Dtype = Annotated[str, options.named("--dtype", "auto (as stored), float32, bfloat16, ...")]
 
 
 def inspect(
