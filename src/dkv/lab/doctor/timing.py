@@ -98,5 +98,6 @@ def cost_of(none: Steps, cache: Steps) -> Cost:
     shared = sum((r - middle) * (s - height) for r, s in zip(rows, seconds, strict=True))
     per_row = max(shared / spread, 0.0) if spread else 0.0
     fixed = max(height - per_row * middle, 0.0)
-    means = (fmean(values) for values in (cache.seconds, cache.rows, none.seconds, none.rows))
-    return Cost(fixed, per_row, *means, len(rows))
+    return Cost(
+        fixed, per_row, fmean(cache.seconds), fmean(cache.rows), fmean(none.seconds), fmean(none.rows), len(rows)
+    )
