@@ -69,8 +69,11 @@ def times(spec: str, kinds: list[str], rows: int, repeats: int) -> list[str]:
     lines = []
     for batch in (1, 8):
         for cache in ("none", "dkv-decode"):
-            cell = Cell(spec, "cpu", str(dtype).removeprefix("torch."), cache, rows, rows, rows, rows, batch,
-                        "confidence", 0, False, "", torch.get_num_threads(), repeats)  # fmt: skip
+            cell = Cell(
+                model=spec, device="cpu", dtype=str(dtype).removeprefix("torch."), cache=cache, prompt=rows, gen=rows,
+                block=rows, steps=rows, batch=batch, decoder="confidence", seed=0, stop_at_eos=False, baseline="",
+                threads=torch.get_num_threads(), repeats=repeats,
+            )  # fmt: skip
             prompts = [[1 + (i + b) % 1000 for i in range(rows)] for b in range(batch)]
             spent = dict.fromkeys(lms, 0.0)
             for _ in range(repeats):

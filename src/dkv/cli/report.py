@@ -24,7 +24,7 @@ def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json
     """Turn benchmark FILEs into one HTML page with plots."""
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise SettingError(f"out={str(out)!r} must be a file in a directory that exists")
-    from dkv.lab.bench.rows_file import read_rows
+    from dkv.lab.bench.rows import read_rows
 
     for path in files:
         if not path.exists():

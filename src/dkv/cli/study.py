@@ -17,7 +17,8 @@ from dkv.storage.extras import module_of
 if TYPE_CHECKING:
     from dkv.lab.study.base import Effort, Study
     from dkv.lab.study.context import Kit
-    from dkv.lab.study.study_session import Finished, StudySession
+    from dkv.lab.study.study_page import Finished
+    from dkv.lab.study.study_session import StudySession
 
 __all__ = ["study"]
 

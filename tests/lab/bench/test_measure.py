@@ -12,9 +12,9 @@ import torch
 
 import dkv
 from dkv.core.loop import StepOutput
-from dkv.lab.bench.energy import find_meter
 from dkv.lab.bench.flops import Work, flops
 from dkv.lab.bench.grid import AUTOREGRESSIVE, Cell, settings_of
+from dkv.lab.bench.instruments import find_meter
 from dkv.lab.bench.measure import interleave, measure_group
 from dkv.lab.bench.replay import replay
 from dkv.lab.bench.roofline import Rates

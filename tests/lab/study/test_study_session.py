@@ -14,7 +14,8 @@ from dkv.errors import SettingError
 from dkv.lab.common.charts import Chart, Panel, Series
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
-from dkv.lab.study.study_session import Finished, StudySession
+from dkv.lab.study.study_page import Finished
+from dkv.lab.study.study_session import StudySession
 
 
 class Squares:

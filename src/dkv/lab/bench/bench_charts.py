@@ -10,6 +10,7 @@ from dkv.lab.bench.exponents import growths
 from dkv.lab.bench.grid import AUTOREGRESSIVE, REFERENCE
 from dkv.lab.bench.rows import BenchRow, RepeatSpread, spread_of
 from dkv.lab.common.charts import Bar, Chart, Panel, Series, with_unit
+from dkv.lab.common.grouping import grouped
 
 __all__ = ["Plot", "plots_of"]
 
@@ -26,9 +27,7 @@ class Plot:
 def plots_of(rows: Sequence[BenchRow]) -> Iterator[Plot]:
     """For each model, dtype and batch: throughput, growth of the cost, what of the FLOPs saved became time, distance
     from the roofline, operations, and memory; those for which there is something to show."""
-    groups: dict[str, list[BenchRow]] = {}  # by all settings but the lengths and the cache
-    for row in rows:
-        groups.setdefault(replace(row.cell.point, prompt=0, gen=0, block=0, steps=0).key, []).append(row)
+    groups = grouped(rows, lambda row: replace(row.cell.point, prompt=0, gen=0, block=0, steps=0))
     for number, group in enumerate(groups.values()):
         cell = group[0].cell
         where = f"{cell.model}, {cell.numbers}, batch {cell.batch}"
@@ -41,19 +40,13 @@ def plots_of(rows: Sequence[BenchRow]) -> Iterator[Plot]:
 
 def _by_cache(rows: Sequence[BenchRow]) -> Mapping[str, list[BenchRow]]:
     """Rows by cache, in the order in which they come."""
-    found: dict[str, list[BenchRow]] = {}
-    for row in rows:
-        found.setdefault(row.cell.cache, []).append(row)
-    return found
+    return grouped(rows, lambda row: row.cell.cache)
 
 
 def _by_prompt(rows: Sequence[BenchRow], title: str, panel: Callable[[Sequence[BenchRow]], Panel]) -> Chart:
     """A panel for each prompt length, side by side."""
-    prompts = sorted({row.cell.prompt for row in rows})
-    panels = [
-        replace(panel([row for row in rows if row.cell.prompt == prompt]), title=f"prompt {prompt}")
-        for prompt in prompts
-    ]
+    prompts = sorted(grouped(rows, lambda row: row.cell.prompt).items())
+    panels = [replace(panel(some), title=f"prompt {prompt}") for prompt, some in prompts]
     panels[1:] = [replace(one, y="") for one in panels[1:]]
     columns = min(len(prompts), 3)
     return Chart(title, panels, columns, size=(4.6 if columns > 1 else 6.9, 3.6), shared=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dkv.lab.bench.exponents import Growth
-from dkv.lab.bench.fit import Exponent
+from dkv.lab.bench.exponents import Exponent, Growth
 from dkv.lab.bench.rows import BenchRow, RepeatSpread
 from dkv.lab.common.charts import digits_of, with_unit
 

@@ -48,8 +48,9 @@ def picture(shown: Picture) -> str:
     )
 
 
-def table(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Titles and lines of text; it scrolls where it is too wide."""
+def table(titles: Sequence[str], lines: Iterable[Sequence[str]], wrapped: bool = False) -> str:
+    """Titles and lines of text; it scrolls where it is too wide. wrapped: long texts go on in further lines."""
     head = "".join(f"<th>{escape(title)}</th>" for title in titles)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in line) + "</tr>" for line in lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    kind = "wide wrapped" if wrapped else "wide"
+    return f'<div class="{kind}"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from dkv.caches import make_cache
 from dkv.core.registry import spec_of
 from dkv.lab.common.charts import Chart, Ends, Panel, Series
+from dkv.lab.common.grouping import grouped
 from dkv.lab.eval.answers import gather, missing, run, warm_up
 from dkv.lab.eval.eval_table import ExampleOutcome
 from dkv.lab.eval.questions import Setting, digest
@@ -94,11 +95,10 @@ def cells_of(policies: Sequence[Policy], effort: Effort, tasks: Sequence[str] = 
 
 def measured(kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
     """Cells on the models that they name (`model`; else the studied one), each as soon as its last batch is there."""
-    alike: dict[str, list[Cell]] = {}
-    for cell in cells:
-        alike.setdefault(digest({name: cell.get(name) for name in ("model", "task", "count")}), []).append(cell)
-    for group in alike.values():
-        yield from gathered(kit, embedded(group[0]["task"], group[0]["count"]), group)
+    for (_, task, count), group in grouped(
+        cells, lambda cell: (cell.get("model"), cell["task"], cell["count"])
+    ).items():
+        yield from gathered(kit, embedded(task, count), group)
 
 
 def gathered(kit: Kit, suite: Suite, cells: Sequence[Cell], result: Summary | None = None) -> Iterator[Record]:
@@ -144,7 +144,7 @@ class Pool:
 
     right: tuple[bool, ...]
     said: tuple[str, ...]
-    rows_share: float
+    rows_share: float  # of no cache's
     tokens: int
     tokens_per_second: float
     cpu_seconds: float
@@ -181,18 +181,16 @@ def pooled(records: Sequence[Record]) -> Pool:
 
 def pools_of(records: Sequence[Record]) -> dict[Policy, Pool]:
     """All that was measured, by policy."""
-    found: dict[Policy, list[Record]] = {}
-    for record in records:
-        found.setdefault(Policy(record.cell["cache"], record.cell["decoder"]), []).append(record)
+    found = grouped(records, lambda record: Policy(record.cell["cache"], record.cell["decoder"]))
     return {policy: pooled(some) for policy, some in found.items()}
 
 
 def pool(records: Sequence[Record], policy: Policy) -> Pool:
     """All that was measured of a policy. Raises KeyError where nothing was."""
-    found = [record for record in records if policy.fields.items() <= record.cell.items()]
-    if not found:
+    found = pools_of(records)
+    if policy not in found:
         raise KeyError(policy.label)
-    return pooled(found)
+    return found[policy]
 
 
 Pools = Sequence[Pool | None]

@@ -8,14 +8,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
-from dkv.errors import PromptError
 from dkv.lab.common.charts import Chart, Panel
+from dkv.lab.common.grouping import grouped
 from dkv.lab.eval.eval_table import ExampleOutcome
 from dkv.lab.eval.statistics import Difference, Share
 from dkv.lab.eval.suites import Suite, embedded
 from dkv.lab.study.accuracy import gathered, result_of, share_series, value_panel
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
+from dkv.lab.study.runs import tokenizer_of
 from dkv.lab.study.verdicts import Mean, all_of, kept
 from dkv.tokenizer import Tokenizer
 
@@ -88,12 +89,9 @@ class Diversity:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Draw what the answers' file lacks."""
-        for temperature in dict.fromkeys(cell["temperature"] for cell in cells):
-            tokenizer, mine = kit.lm().tokenizer, _at(cells, temperature)
-            if tokenizer is None:
-                raise PromptError("prompt: this checkpoint has no tokenizer, and the tasks are texts")
+        for temperature, mine in grouped(cells, lambda cell: cell["temperature"]).items():
             suite = sampled(embedded(mine[0]["task"], mine[0]["count"]), temperature)
-            yield from gathered(kit, suite, mine, partial(by_prompt, tokenizer))
+            yield from gathered(kit, suite, mine, partial(by_prompt, tokenizer_of(kit.lm())))
 
     def chart(self, records: Sequence[Record]) -> Chart:
         """Four panels over the caches, a series for each temperature."""
@@ -128,7 +126,3 @@ class Diversity:
         return Verdict(
             all_of((kept(passed), kept(spread, _NARROWER))), f"{where}: pass@8 {passed}; distinct-2 {spread}."
         )
-
-
-def _at(cells: Sequence[Cell], temperature: float) -> list[Cell]:
-    return [cell for cell in cells if cell["temperature"] == temperature]

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dkv.lab.bench.fit import Exponent, fit_exponent
+from dkv.lab.bench.exponents import Exponent, fit_exponent
 from dkv.lab.bench.shapes import SHAPES
 from dkv.lab.common.charts import Chart, Panel, Series, with_unit
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.runs import settings_for
-from dkv.lab.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, side_by_side
-from dkv.lab.study.steps import Outline, compose, outline
+from dkv.lab.study.steps import SHAPE, Outline, compose, held_bytes, outline, rounds_at, side_by_side
 from dkv.layers.transformer import Transformer
 
 __all__ = ["GREW", "LengthCurve", "LengthStudy", "lines_of"]
@@ -107,13 +106,10 @@ class LengthStudy:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Count, sample, compose. Raises what making the model raises."""
-        models: dict[str, Transformer] = {}
         bases: dict[tuple[int, int, int], Outline] = {}
         for cell in cells:
             kit.tell(f"{cell['cache']} at {cell['positions']:,} positions, {cell['gen']:,} of them response")
-            if cell["shape"] not in models:
-                models = {cell["shape"]: random_weights(cell["shape"], kit.device)}
-            model, size = models[cell["shape"]], (cell["positions"], cell["gen"], cell["block"])
+            model, size = kit.random_weights(cell["shape"]), (cell["positions"], cell["gen"], cell["block"])
             if size not in bases:
                 bases = {size: _outline(model, {**cell, "cache": "none"})}
             yield Record(cell, _result(model, cell, bases[size]))

@@ -17,14 +17,14 @@ from typing import Any
 
 from dkv.lab.common.agreement import agreement
 from dkv.lab.common.charts import Bar, Chart, Panel, Series
+from dkv.lab.common.grouping import grouped
 from dkv.lab.eval.statistics import Difference, Share
 from dkv.lab.study.accuracy import percent
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.fidelity import Held, examples_of, follow, free
 from dkv.lab.study.runs import settings_for
-from dkv.lab.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, side_by_side
-from dkv.lab.study.steps import Sample, compose, outline
+from dkv.lab.study.steps import SHAPE, Sample, compose, held_bytes, outline, rounds_at, side_by_side
 from dkv.layers.transformer import Transformer
 from dkv.tiny import TASKS, Example
 
@@ -118,13 +118,10 @@ class LengthParams:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Cost cell by cell; the fidelity of all settings together, prompt by prompt. Raises what loading raises."""
-        models: dict[str, Transformer] = {}
         for cell in cells:
             if cell["part"] == "cost":
                 kit.tell(f"rho {cell['rho']:g} at {cell['positions']:,} positions")
-                if cell["shape"] not in models:
-                    models = {cell["shape"]: random_weights(cell["shape"], kit.device)}
-                yield Record(cell, _cost(models[cell["shape"]], cell))
+                yield Record(cell, _cost(kit.random_weights(cell["shape"]), cell))
         yield from _fidelity(kit, [cell for cell in cells if cell["part"] == "fidelity"])
 
     def chart(self, records: Sequence[Record]) -> Chart:
@@ -196,10 +193,8 @@ def _cost(model: Transformer, cell: Cell) -> dict[str, Any]:
 
 def _fidelity(kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
     """Cells that ask the same prompts together: no cache is run once for all of them."""
-    groups: dict[tuple[str, int, int], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell["task"], cell["least"], cell["count"]), []).append(cell)
-    for (task, least, count), group in groups.items():
+    alike = grouped(cells, lambda cell: (cell["task"], cell["least"], cell["count"]))
+    for (task, least, count), group in alike.items():
         found: list[list[tuple[bool, bool, bool, float, Held]]] = [[] for _ in group]
         examples = examples_of(kit.lm(), task, least, count)
         for number, example in enumerate(examples):

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from dkv.errors import PromptError
 from dkv.lab.common.charts import Chart
+from dkv.lab.common.grouping import grouped
 from dkv.lab.eval.statistics import Difference
 from dkv.lab.eval.suites import EMBEDDED, Problem, Suite, embedded
 from dkv.lab.study.accuracy import NONE, Policy, accuracy_chart, gathered, pool, pools_of
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
+from dkv.lab.study.runs import tokenizer_of
 from dkv.lab.study.verdicts import all_of, kept
 
 __all__ = ["LongPrompts", "between"]
@@ -29,9 +30,7 @@ _LOSS = 0.05
 def between(kit: Kit, suite: Suite, low: int, high: int, count: int) -> Suite:
     """The first `count` problems whose prompts have at least `low` tokens and fewer than `high`, all messages together,
     without a chat template. Raises PromptError where there is no tokenizer."""
-    tokenizer = kit.lm().tokenizer
-    if tokenizer is None:
-        raise PromptError("prompt: this checkpoint has no tokenizer, and the tasks are texts")
+    tokenizer = tokenizer_of(kit.lm())
     found: list[Problem] = []
     for problem in suite.problems:
         prompt = problem.question.prompt
@@ -70,16 +69,13 @@ class LongPrompts:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Range by range; of a range without prompts the lists are empty."""
-        for low, high in dict.fromkeys(tuple(cell["tokens"]) for cell in cells):
-            mine = [cell for cell in cells if cell["tokens"] == [low, high]]
+        for (low, high), mine in grouped(cells, lambda cell: tuple(cell["tokens"])).items():
             suite = between(kit, embedded(self._task), low, high, mine[0]["count"])
             yield from gathered(kit, suite, mine)
 
     def chart(self, records: Sequence[Record]) -> Chart:
         """A series for each policy over the ranges."""
-        ranges: dict[tuple[int, int], list[Record]] = {}
-        for record in records:
-            ranges.setdefault(tuple(record.cell["tokens"]), []).append(record)
+        ranges = grouped(records, lambda record: tuple(record.cell["tokens"]))
         counts = {ends: max(len(record.result["right"]) for record in some) for ends, some in ranges.items()}
         known = {ends: pools_of(some) if counts[ends] else {} for ends, some in ranges.items()}
         series = {p.label: [known[ends].get(p) for ends in ranges] for p in pools_of(records)}

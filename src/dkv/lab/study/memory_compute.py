@@ -19,8 +19,8 @@ import torch
 from dkv.caches import make_cache
 from dkv.core.cache_size import cache_bytes
 from dkv.core.dtypes import DTYPES
+from dkv.lab.bench.instruments import peak_bytes
 from dkv.lab.bench.measure import interleave
-from dkv.lab.bench.peak import peak_bytes
 from dkv.lab.bench.roofline import weight_bytes
 from dkv.lab.bench.shapes import SHAPES
 from dkv.lab.common.charts import Bar, Chart, Ends, Panel, with_unit
@@ -28,7 +28,7 @@ from dkv.lab.eval.statistics import Difference, Share
 from dkv.lab.study.accuracy import percent
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
-from dkv.lab.study.fidelity import OneRun, free
+from dkv.lab.study.fidelity import free, one_run
 from dkv.lm import DiffusionLM
 from dkv.loading import load
 from dkv.outputs import Generation
@@ -181,7 +181,7 @@ def _beside(lm: DiffusionLM, example: Example, cell: Cell) -> list[tuple[Generat
     """No cache and the cell's on one prompt, step about: what they generated, and seconds of the processor (of the wall
     clock on another device)."""
     sides = (_BASE, (cell["cache"], cell["cache_dtype"]))
-    runs = [OneRun(lm, example.asked, example.gen_length, *side) for side in sides]
+    runs = [one_run(lm, example.asked, example.gen_length, *side) for side in sides]
     spent = interleave(runs, None, lm.model.device)
     cpu = lm.model.device.type == "cpu"
     return [
@@ -193,10 +193,10 @@ def _peak(lm: DiffusionLM, cell: Cell) -> int | None:
     """Bytes held at the highest by the first step of a sequence that fills the model's context or 2,048 positions."""
     config = lm.model.config
     size = min(_PEAK, config.context) - 64
-    start = OneRun(lm, [0] * size, 64, "none")  # what is allocated once and for all
+    start = one_run(lm, [0] * size, 64, "none")  # what is allocated once and for all
     start.step()
     del start
-    return peak_bytes(lambda: OneRun(lm, [0] * size, 64, cell["cache"], cell["cache_dtype"]).step(), lm.model.device)
+    return peak_bytes(lambda: one_run(lm, [0] * size, 64, cell["cache"], cell["cache_dtype"]).step(), lm.model.device)
 
 
 def _cost(over: float, saved: float, found: Mapping[str, Any]) -> str:

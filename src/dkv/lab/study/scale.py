@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from dkv.lab.common.charts import Chart
+from dkv.lab.common.grouping import grouped
 from dkv.lab.study.accuracy import NONE, Policy, accuracy_chart, cells_of, measured, pool, pools_of
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
@@ -49,8 +50,7 @@ class Scale:
     def chart(self, records: Sequence[Record]) -> Chart:
         """A series for each model over the caches."""
         series = {}
-        for model in _models(records):
-            mine = _of(records, model)
+        for model, mine in _by_model(records).items():
             result, known = mine[0].result, pools_of(mine)
             label = f"{model} ({result['family']}, {result['layers']} layers of {result['width']})"
             series[label] = [known[policy] for policy in _POLICIES]
@@ -59,18 +59,13 @@ class Scale:
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class."""
-        models = _models(records)
-        found = {m: pool(_of(records, m), _MAIN).less(pool(_of(records, m), NONE)) for m in models}
+        found = {name: pool(mine, _MAIN).less(pool(mine, NONE)) for name, mine in _by_model(records).items()}
         told = "; ".join(f"{model}: {difference}" for model, difference in found.items())
         sentence = f"dkv-decode at refresh 4 against no cache, {told}."
-        if len(models) < 2:
+        if len(found) < 2:
             return Verdict(None, f"There is only one model here. {sentence}")
         return Verdict(all_of(kept(difference) for difference in found.values()), sentence)
 
 
-def _models(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(record.cell["model"] for record in records))
-
-
-def _of(records: Sequence[Record], model: str) -> list[Record]:
-    return [record for record in records if record.cell["model"] == model]
+def _by_model(records: Sequence[Record]) -> dict[str, list[Record]]:
+    return grouped(records, lambda record: record.cell["model"])

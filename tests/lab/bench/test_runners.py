@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dkv.lab.bench.autoregressive import Autoregressive, autoregressive_work
 from dkv.lab.bench.flops import flops
+from dkv.lab.bench.runners import Autoregressive, autoregressive_work
 from dkv.layers.cpu_linear import linear
 from dkv.layers.transformer import attention
 from dkv.models import Transformer

@@ -1,10 +1,14 @@
-"""Joules from counters as Linux shows them."""
+"""Joules from counters as Linux shows them, and the high-water mark of some work."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from dkv.lab.bench.energy import find_meter
+import pytest
+import torch
+
+from dkv.lab.bench.instruments import find_meter, peak_bytes
 from tests.support.powercap import zone
 
 
@@ -31,3 +35,18 @@ def test_none_where_there_is_none_or_it_cannot_be_read(tmp_path: Path) -> None:
     assert find_meter(tmp_path) is None
     zone(tmp_path, "intel-rapl:0", "package-0", None)
     assert find_meter(tmp_path) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_what_was_held_for_a_moment_counts() -> None:
+    cpu = torch.device("cpu")
+    assert (peak_bytes(lambda: torch.ones(10_000_000).sum(), cpu) or 0) > 39_000_000
+    # Earlier work does not.
+    assert (peak_bytes(lambda: torch.ones(10).sum(), cpu) or 0) < 20_000_000
+
+
+def test_unknown_where_the_kernel_does_not_say(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    ran: list[int] = []
+    monkeypatch.setattr("dkv.lab.bench.instruments._STATUS", tmp_path)
+    assert peak_bytes(lambda: ran.append(1), torch.device("cpu")) is None
+    assert ran == [1]
