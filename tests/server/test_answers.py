@@ -12,9 +12,9 @@ import pytest
 import dkv
 from dkv.engine import Request, Update
 from dkv.errors import BusyError, EngineError
+from dkv.params import SERVED
 from dkv.server.choices import answer
 from dkv.server.requests import Backend
-from dkv.server.served_defaults import NAMES
 from tests.support.fake_service import FakeService, app_of, error_of, events_of, post
 
 
@@ -35,8 +35,9 @@ def test_a_chat_completion_has_openais_shape(lm: dkv.DiffusionLM) -> None:
                 "settings": {
                     "cache": "none", "decoder": "confidence", "block_length": 64, "steps": 64, "grow": True,
                     "temperature": 0.0, "top_p": None, "top_k": None, "cfg_scale": 0.0,
+                    "eos_penalty": 0.0, "repetition_penalty": 1.0,
                 },
-                "sources": dict.fromkeys(NAMES, "default"),
+                "sources": dict.fromkeys(SERVED, "default"),
             },
         }
     ]  # fmt: skip

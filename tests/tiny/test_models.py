@@ -36,7 +36,7 @@ def test_it_writes_functions_that_work(name: str) -> None:
     """The easiest task, in a few examples: far above what a damaged model reaches, which is nothing."""
     examples = load_eval("code")[:4]
     lm = dkv.load(name, device="cpu", dtype="float32")
-    results = lm.generate([e.prompt for e in examples], examples[0].gen_length, cache="none")
+    results = lm.generate([e.prompt for e in examples], gen_length=examples[0].gen_length, cache="none")
     right = [TASKS["code"].check(e, r.text or "") for e, r in zip(examples, results, strict=True)]
     assert sum(right) >= 2
 

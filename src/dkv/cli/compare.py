@@ -13,6 +13,7 @@ from dkv.cli.console import print_json, print_table, printable, say_loading, std
 from dkv.cli.live import telling
 from dkv.cli.prompt import read_prompt, read_stops
 from dkv.errors import SettingError
+from dkv.params import OPTIONS
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
@@ -43,23 +44,13 @@ class TimedCache:
         return self.generation.stats.new_tokens / self.seconds if self.seconds else 0.0
 
 
+@options.with_sampling_options([name for name in OPTIONS if name != "cache"])
 def compare(
     prompt: options.Prompt,
     cache: options.Caches = None,
     repeats: options.Repeats = 1,
     model: options.Model = "tiny",
-    gen_length: options.GenLength = 128,
-    block_length: options.BlockLength = None,
-    steps: options.Steps = None,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    cfg_scale: options.CfgScale = 0.0,
-    seed: options.Seed = None,
-    decoder: options.Decoder = None,
-    stop_at_eos: options.StopAtEos = True,
-    cache_dtype: options.CacheDtype = None,
-    stop: options.Stop = None,
+    sampling: Any = None,
     chat: options.Chat = None,
     ids: options.Ids = False,
     device: options.Device = "auto",
@@ -72,11 +63,8 @@ def compare(
 
     All use the same seed. Agreement is the share of tokens that are the first cache's.
     """
-    arguments = dict[str, Any](
-        gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,
-        top_k=top_k, cfg_scale=cfg_scale, seed=secrets.randbits(32) if seed is None else seed, decoder=decoder,
-        stop_at_eos=stop_at_eos, cache_dtype=cache_dtype, stop=read_stops(stop), chat=chat,
-    )  # fmt: skip
+    seed = secrets.randbits(32) if sampling["seed"] is None else sampling["seed"]
+    arguments = {**sampling, "seed": seed, "stop": read_stops(sampling["stop"]), "chat": chat}
     if repeats < 1:
         raise SettingError(f"repeats={repeats} must be a whole number of at least 1")
     given = read_prompt(prompt, ids)

@@ -22,25 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["generate"]
 
 
+@options.with_sampling_options()
 def generate(
     prompt: options.PromptOrNone = None,
     model: options.Model = "tiny",
-    gen_length: options.GenLength = 128,
-    block_length: options.BlockLength = None,
-    steps: options.Steps = None,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    cfg_scale: options.CfgScale = 0.0,
-    seed: options.Seed = None,
-    cache: options.Cache = "dkv-decode",
-    decoder: options.Decoder = None,
-    stop_at_eos: options.StopAtEos = True,
-    cache_dtype: options.CacheDtype = None,
-    stop: options.Stop = None,
-    eos_penalty: options.EosPenalty = 0.0,
-    min_tokens: options.MinTokens = 0,
-    grow: options.Grow = False,
+    sampling: Any = None,
     chat: options.Chat = None,
     parse_special: options.ParseSpecial = False,
     ids: options.Ids = False,
@@ -65,12 +51,7 @@ def generate(
     The text goes to standard output, a line of counts to standard error. With --input, what is finished stays, and the
     same command goes on from there.
     """
-    arguments = dict[str, Any](
-        gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,
-        top_k=top_k, cfg_scale=cfg_scale, seed=seed, cache=cache, decoder=decoder, stop_at_eos=stop_at_eos,
-        cache_dtype=cache_dtype, stop=read_stops(stop), eos_penalty=eos_penalty, min_tokens=min_tokens, grow=grow,
-        chat=chat, parse_special=parse_special,
-    )  # fmt: skip
+    arguments = {**sampling, "stop": read_stops(sampling["stop"]), "chat": chat, "parse_special": parse_special}
     if input is not None:
         from dkv.cli.batch import run_batch
 

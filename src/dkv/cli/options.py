@@ -3,18 +3,20 @@ errors name argument, value and fix."""
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dkv.params import CACHE, DEFAULTS, OPTIONS
 from dkv.storage.regular_file import expanded
 
 __all__ = [
     "BatchSize",
     "BlockLength",
-    "Cache",
-    "CacheDtype",
     "Caches",
     "CfgScale",
     "Chat",
@@ -23,14 +25,12 @@ __all__ = [
     "Decoder",
     "Device",
     "Dtype",
-    "EosPenalty",
     "GenLength",
     "Grow",
     "Ids",
     "Input",
     "Json",
     "Live",
-    "MinTokens",
     "Model",
     "Output",
     "ParseSpecial",
@@ -42,15 +42,11 @@ __all__ = [
     "Seed",
     "SkipBad",
     "Steps",
-    "Stop",
-    "StopAtEos",
     "Svg",
-    "Temperature",
     "TensorParallel",
-    "TopK",
-    "TopP",
     "Workers",
     "counted",
+    "declared",
     "named",
     "number",
     "numbered",
@@ -58,6 +54,7 @@ __all__ = [
     "placed",
     "switch",
     "whole",
+    "with_sampling_options",
 ]
 
 
@@ -111,16 +108,61 @@ def switch(name: str, meaning: str, panel: str | None = None) -> Any:
     return _option(name, meaning, panel)
 
 
+def declared(name: str, panel: str | None = None, served: bool = False) -> Any:
+    """How typer reads an option of `dkv.SamplingParams`. panel: None = as it is grouped there; served: whether it is a
+    server's, for requests that do not choose their own."""
+    option, dashed = OPTIONS[name], name.replace("_", "-")
+    meaning = option.help
+    unset = (option.served_unset if served else "") or option.unset
+    if option.kind == "texts":
+        meaning = f"{meaning.removesuffix('.')}; may be repeated."
+    elif unset and (served or DEFAULTS[name] is None):
+        meaning += f" Default: {unset}."
+    meaning = re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda found: f"--{found[0].replace('_', '-')}", meaning)
+    flags = f"--{dashed}/--no-{dashed}" if option.kind == "switch" else f"--{dashed}"
+    makers = {"whole": counted, "number": numbered, "switch": switch}
+    if option.kind in makers:
+        return makers[option.kind](flags, meaning, panel or option.group)
+    metavar = {"spec": "SPEC", "dtype": "NAME", "texts": "TEXT"}[option.kind]
+    return named(flags, meaning, panel or option.group, metavar)
+
+
+def with_sampling_options(
+    names: Iterable[str] = OPTIONS, panel: str | None = None, served: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with an option for each of these fields of `dkv.SamplingParams`, in place of its parameter `sampling`,
+    which gets them by name. panel, served: as `declared` has them; a server's are None where they are not given."""
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = list(inspect.signature(command, eval_str=True).parameters.values())
+        place = next(number for number, each in enumerate(parameters) if each.name == "sampling")
+        parameters[place : place + 1] = [_parameter(name, panel, served) for name in names]
+
+        def run(**given: Any) -> None:
+            sampling = {name: given.pop(name) for name in names}
+            command(sampling=sampling, **given)
+
+        run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return wrap
+
+
+def _parameter(name: str, panel: str | None, served: bool) -> inspect.Parameter:
+    kinds: dict[str, Any] = {"whole": int, "number": float, "switch": bool, "texts": list[str]}
+    default = None if served else DEFAULTS[name]
+    kind = kinds.get(OPTIONS[name].kind, str)
+    annotation: Any = Annotated[kind if default is not None else kind | None, declared(name, panel, served)]
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
+
+
 # The panels of the help, in the order in which commands name their options.
 _MODEL = "Model"
-_LENGTH = "Length and end of the text"
-_SAMPLING = "Sampling"
-_CACHE = "Cache and decoder"
 _PROMPT = "How the prompt is read"
 _OUTPUT = "What is shown"
 _MANY = "Many prompts, with --input"
-
-_AS_LONG = "Default: the same as --gen-length."
 
 Prompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from standard input.", show_default=False)
@@ -143,45 +185,19 @@ TensorParallel = Annotated[
 Compile = Annotated[bool, switch("--compile", "Build faster code for this machine first.", _MODEL)]
 CudaGraphs = Annotated[bool, switch("--cuda-graphs", "Record forwards and replay them; GPU only.", _MODEL)]
 
-GenLength = Annotated[int, counted("--gen-length", "Positions of the response: the length of the canvas.", _LENGTH)]
-BlockLength = Annotated[
-    int | None, counted("--block-length", f"Positions per block; blocks are decoded in turn. {_AS_LONG}", _LENGTH)
-]
-Steps = Annotated[int | None, counted("--steps", f"Denoising steps for the whole response. {_AS_LONG}", _LENGTH)]
-Grow = Annotated[
-    bool, switch("--grow/--no-grow", "Begin with one block and add blocks as needed, up to --gen-length.", _LENGTH)
-]
-Stop = Annotated[list[str] | None, named("--stop", "End the text before this one; may be repeated.", _LENGTH, "TEXT")]
-StopAtEos = Annotated[
-    bool, switch("--stop-at-eos/--no-stop-at-eos", "End as soon as all before the end-of-text is decided.", _LENGTH)
-]
-EosPenalty = Annotated[
-    float, numbered("--eos-penalty", "Subtract this from the logits of the tokens that end a text.", _LENGTH)
-]
-MinTokens = Annotated[
-    int, counted("--min-tokens", "Do not let the text end within this many first positions.", _LENGTH)
-]
+GenLength = Annotated[int, declared("gen_length")]
+BlockLength = Annotated[int | None, declared("block_length")]
+Steps = Annotated[int | None, declared("steps")]
+Grow = Annotated[bool, declared("grow")]
+CfgScale = Annotated[float, declared("cfg_scale")]
+Seed = Annotated[int | None, declared("seed")]
+Decoder = Annotated[str | None, declared("decoder")]
 
-Temperature = Annotated[float, numbered("--temperature", "0 takes the most likely token.", _SAMPLING)]
-TopP = Annotated[float | None, numbered("--top-p", "Sample from this share of the probability.", _SAMPLING)]
-TopK = Annotated[int | None, counted("--top-k", "Sample from this many tokens.", _SAMPLING)]
-CfgScale = Annotated[float, numbered("--cfg-scale", "Strength of classifier-free guidance; 0 is none.", _SAMPLING)]
-Seed = Annotated[
-    int | None, counted("--seed", "Seed of all random choices. Default: one is drawn and reported.", _SAMPLING)
-]
-
-Cache = Annotated[str, named("--cache", "The cache; `dkv caches` lists them.", _CACHE, "SPEC")]
 Caches = Annotated[
     list[str] | None,
-    named("--cache", "A cache to compare; may be repeated. Default: none and dkv-decode.", _CACHE, "SPEC"),
+    named("--cache", "A cache to compare; may be repeated. Default: none and dkv-decode.", CACHE, "SPEC"),
 ]
-Decoder = Annotated[
-    str | None, named("--decoder", "The unmasking rule. Default: that of the model's family.", _CACHE, "SPEC")
-]
-CacheDtype = Annotated[
-    str | None, named("--cache-dtype", "The dtype of cached keys and values. Default: the model's.", _CACHE)
-]
-Repeats = Annotated[int, counted("--repeats", "Timed runs of each cache, in turn; medians are shown.", _CACHE)]
+Repeats = Annotated[int, counted("--repeats", "Timed runs of each cache, in turn; medians are shown.", CACHE)]
 
 Chat = Annotated[
     bool | None, switch("--chat/--no-chat", "Use the chat template. Default: if the model has one.", _PROMPT)

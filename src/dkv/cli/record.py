@@ -9,7 +9,7 @@ from dkv.core.registry import spec_of
 
 if TYPE_CHECKING:
     from dkv.outputs import Generation, Stats
-    from dkv.params import SamplingParams
+    from dkv.params import ResolvedParams
 
 __all__ = ["record_of", "share_of", "shown_text", "summary_of"]
 
@@ -38,7 +38,7 @@ def share_of(stats: Stats) -> float:
     return stats.rows_computed / stats.rows_total if stats.rows_total else 0.0
 
 
-def _settings(settings: SamplingParams) -> dict[str, Any]:
+def _settings(settings: ResolvedParams) -> dict[str, Any]:
     """The settings by name, cache and decoder as specs."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     return {**values, "cache": spec_of(settings.cache), "decoder": spec_of(settings.decoder)}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from dkv.core.keywords import checked_keywords
+from dkv.params import Options
 from dkv.server.admission import Admission
 from dkv.server.api_errors import CatchAll, handle_errors
 from dkv.server.auth import Auth
@@ -23,7 +24,7 @@ from dkv.server.model_list import models
 from dkv.server.paths import Paths
 from dkv.server.playground import playground
 from dkv.server.requests import Backend, served_name
-from dkv.server.served_defaults import Choices, Defaults
+from dkv.server.served_defaults import Defaults
 from dkv.version import installed_version
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def build(
     gate: Gate | None = None,
     parse_special: bool = False,
     origins: Sequence[str] = ANY_ORIGIN,
-    settings: Choices | None = None,
+    settings: Options | None = None,
 ) -> FastAPI:
     """An ASGI application that serves `lm` through `service`, which it starts and stops with its lifespan.
 

@@ -8,7 +8,6 @@ from fastapi import APIRouter
 
 from dkv.server.api_errors import ApiError
 from dkv.server.requests import Backend
-from dkv.server.served_defaults import Choices
 
 __all__ = ["models"]
 
@@ -38,12 +37,12 @@ def _card(backend: Backend) -> dict[str, Any]:
     from dkv.caches import known_caches
     from dkv.decoders import known_decoders
 
-    filled = backend.defaults.fill(Choices())
+    filled = backend.defaults.fill({})
     details = {
         "context": backend.lm.model.config.context,
         "max_prompt": backend.limits.max_prompt,
         "max_tokens": backend.limits.max_tokens,
-        "default_tokens": backend.limits.tokens(bool(filled.choices.grow)),
+        "default_tokens": backend.limits.tokens(bool(filled.options["grow"])),
         "settings": filled.record,
         "sources": filled.sources,
         "caches": list(known_caches()),

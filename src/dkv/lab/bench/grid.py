@@ -13,7 +13,7 @@ from dkv.core.registry import spec_of
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
 from dkv.layers.quantized import check_kind
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams, SamplingParams
 
 __all__ = ["AUTOREGRESSIVE", "REFERENCE", "Cell", "Grid", "settings_of"]
 
@@ -118,20 +118,10 @@ class Grid(_Common):
         return Cell(**common, dtype=dtype, cache=cache, prompt=prompt, gen=gen, block=block, steps=gen, batch=batch)
 
 
-def settings_of(cell: Cell) -> SamplingParams:
+def settings_of(cell: Cell) -> ResolvedParams:
     """The generation of a cell. Raises SettingError and SpecError."""
-    return SamplingParams(
-        gen_length=cell.gen,
-        block_length=cell.block,
-        steps=cell.steps,
-        temperature=0.0,
-        top_p=None,
-        top_k=None,
-        cfg_scale=0.0,
-        seed=cell.seed,
-        cache=make_cache(REFERENCE if cell.cache == AUTOREGRESSIVE else cell.cache),
-        decoder=make_decoder(cell.decoder),
-        stop_at_eos=cell.stop_at_eos,
-        cache_dtype=None,
-        stop=(),
+    cache = make_cache(REFERENCE if cell.cache == AUTOREGRESSIVE else cell.cache)
+    params = SamplingParams(
+        gen_length=cell.gen, block_length=cell.block, steps=cell.steps, stop_at_eos=cell.stop_at_eos
     )
+    return params.resolve(cache, make_decoder(cell.decoder), cell.seed)

@@ -19,14 +19,14 @@ from dkv.engine.request import Request
 from dkv.engine.running_batch import RunningBatch
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 from dkv.tokenizer import Tokenizer
 from dkv.version import installed_version
 
 __all__ = ["EngineBatch", "batch_of", "requests_of"]
 
 
-def requests_of(prompts: Sequence[Sequence[int]], seeds: Sequence[int], settings: SamplingParams) -> list[Request]:
+def requests_of(prompts: Sequence[Sequence[int]], seeds: Sequence[int], settings: ResolvedParams) -> list[Request]:
     """Requests for prompts (token ids) under the same settings, of which only the end is asked for."""
     return [
         Request(tuple(ids), settings, seed, number, deltas=False)
@@ -37,7 +37,7 @@ def requests_of(prompts: Sequence[Sequence[int]], seeds: Sequence[int], settings
 def batch_of(
     lm: DiffusionLM,
     prompts: Sequence[Sequence[int]],
-    settings: SamplingParams,
+    settings: ResolvedParams,
     seeds: Sequence[int] | None = None,
     *,
     leave: bool = False,

@@ -17,7 +17,7 @@ from dkv.lab.eval.questions import Setting
 from dkv.lab.eval.suites import EMBEDDED, Suite, embedded, gsm8k, humaneval
 from dkv.lm import DiffusionLM
 from dkv.loading import load
-from dkv.server.served_defaults import Choices, Defaults
+from dkv.server.served_defaults import Defaults
 from dkv.storage.jsonl import Store
 
 __all__ = ["CACHES", "FEW", "EvalOptions", "EvalSession"]
@@ -115,10 +115,10 @@ class EvalOptions:
         """No cache and one token a step on a whole canvas, and what a server gives a request that says nothing. Raises
         SettingError."""
         known = Defaults.of(lm)
-        chosen = known.fill(Choices()).choices
+        chosen = known.fill({}).options
         served = Setting(
-            str(chosen.decoder), str(chosen.cache), self.cfg_scale, chosen.block_length,
-            gen_length=_SERVED, grow=bool(chosen.grow),
+            str(chosen["decoder"]), str(chosen["cache"]), self.cfg_scale, chosen.get("block_length"),
+            gen_length=_SERVED, grow=chosen["grow"],
         )  # fmt: skip
         return [Setting(known.decoder, "none", self.cfg_scale, gen_length=self.gen_length), served]
 

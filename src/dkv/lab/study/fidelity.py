@@ -18,7 +18,7 @@ from dkv.lab.study.runs import ids_of, settings_for
 from dkv.lab.study.side_by_side import Lockstep, Prompts
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 from dkv.tiny import Example, load_eval
 
 __all__ = ["Held", "examples_of", "follow", "free", "one_run"]
@@ -75,5 +75,5 @@ def _ids(lm: DiffusionLM, prompt: str | Turns) -> list[int]:
     return ids_of(lm, [prompt])[0]
 
 
-def _settings(lm: DiffusionLM, gen: int, cache: str) -> SamplingParams:
+def _settings(lm: DiffusionLM, gen: int, cache: str) -> ResolvedParams:
     return settings_for(cache, gen, gen, lm.model.config.default_decoder)

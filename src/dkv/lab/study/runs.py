@@ -10,7 +10,7 @@ from dkv.decoders import make_decoder
 from dkv.errors import PromptError
 from dkv.lab.eval.questions import Turns, as_prompt
 from dkv.lm import DiffusionLM
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams, SamplingParams
 from dkv.tokenizer import Tokenizer
 
 __all__ = ["ids_of", "settings_for", "tokenizer_of"]
@@ -18,23 +18,10 @@ __all__ = ["ids_of", "settings_for", "tokenizer_of"]
 
 def settings_for(
     cache: str | CachePolicy, gen: int, block: int, decoder: str = "confidence", stop_at_eos: bool = False
-) -> SamplingParams:
+) -> ResolvedParams:
     """One token a step in blocks of `block`. Raises SpecError for an unknown cache or decoder."""
-    return SamplingParams(
-        gen_length=gen,
-        block_length=block,
-        steps=gen,
-        temperature=0.0,
-        top_p=None,
-        top_k=None,
-        cfg_scale=0.0,
-        seed=0,
-        cache=make_cache(cache) if isinstance(cache, str) else cache,
-        decoder=make_decoder(decoder),
-        stop_at_eos=stop_at_eos,
-        cache_dtype=None,
-        stop=(),
-    )
+    params = SamplingParams(gen_length=gen, block_length=block, stop_at_eos=stop_at_eos)
+    return params.resolve(make_cache(cache) if isinstance(cache, str) else cache, make_decoder(decoder), 0)
 
 
 def ids_of(lm: DiffusionLM, asked: Sequence[str | Turns]) -> list[list[int]]:

@@ -22,7 +22,7 @@ from dkv.lab.common.engine_batch import EngineBatch, batch_of
 from dkv.lab.study.layer_probes import Observe
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 
 __all__ = ["Beside", "Lockstep", "Prompts", "run_of"]
 
@@ -33,7 +33,7 @@ class Prompts:
 
     ids: list[list[int]]
     seeds: list[int]
-    settings: SamplingParams
+    settings: ResolvedParams
 
 
 @dataclass(frozen=True)

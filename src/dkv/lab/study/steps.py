@@ -33,7 +33,7 @@ from dkv.lab.bench.instruments import peak_bytes
 from dkv.lab.bench.replay import silent_run
 from dkv.lab.bench.roofline import synchronize
 from dkv.layers.transformer import Transformer, bucket_for
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 
 __all__ = [
     "SHAPE", "Outline", "Points", "Sample", "StepKind", "compose", "held_bytes", "outline", "points_of", "rounds_at",
@@ -107,7 +107,7 @@ Points = Mapping[StepKind, Sequence[tuple[int, float]]]
 """Of each kind the operations and the seconds of the steps taken, by operations."""
 
 
-def outline(config: ModelConfig, settings: SamplingParams, prompt: int) -> Outline:
+def outline(config: ModelConfig, settings: ResolvedParams, prompt: int) -> Outline:
     """The steps of one generation after `prompt` tokens, its canvas filled."""
     run = silent_run(config, settings, prompt)
     found, kept = Outline(config), dict[StepKind, dict[int, State]]()
