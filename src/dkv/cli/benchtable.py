@@ -23,8 +23,8 @@ def print_tables(rows: Sequence[BenchRow]) -> None:
         print(f"{cell.model}, {cell.numbers}, prompt {cell.prompt}, gen {cell.gen}, batch {cell.batch}")
         lines = [[column.text(row) for column in columns] for row in group]
         kept = [number for number in range(len(columns)) if any(line[number] for line in lines)]
-        titles = [columns[n].title for n in kept]
-        print_table(titles, ([line[n] for n in kept] for line in lines), titles[:1])
+        shown = [columns[n].title for n in kept]
+        print_table(shown, ([line[n] for n in kept] for line in lines), shown[:1])
     titles, found = growth_lines(growths(rows))
     if found:
         print("growth of the whole cost with the length")
