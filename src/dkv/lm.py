@@ -336,7 +336,7 @@ def _rule(decoder: str | Decoder) -> Decoder:
     decoder = plain_fields(decoder)
     if not isinstance(decoder, Decoder):
         raise SettingError(
-            f"decoder={decoder!r} is neither a spec nor a Decoder; it needs rank, wanted and commit", "decoder"
+            f"decoder={decoder!r} is neither a spec nor a Decoder; it needs commit_order, query and commit", "decoder"
         )
     return decoder
 

@@ -2,15 +2,15 @@
 files and the playground are derived from it.
 
 `SamplingParams` is what a user asks for, checked at once; `ResolvedParams` is what runs, with every default filled in,
-and is recorded with each result. To add an option: a field of `SamplingParams` and a key of `Options` or
-`InfillOptions` here, and what reads it, such as a logits processor.
+and is recorded with each result. To add an option: a row of `OPTIONS`, a field of `SamplingParams` and a key
+of `Options` or `InfillOptions` here, and what reads it, such as a logits processor.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from dkv.core.values import ArrayLike, plain
@@ -72,16 +72,17 @@ class Options(InfillOptions, total=False):
     grow: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Option:
     """What is known of an option beside its name, type and default."""
 
     kind: Literal["whole", "number", "switch", "spec", "dtype", "texts"]
     """What values it has."""
-    help: str
-    """What it does, in one line."""
     group: str
     """The heading that it is listed under."""
+    help: str
+    """What it does, in one line."""
+    _: KW_ONLY
     unset: str = ""
     """What None, the default, means."""
     neutral: str = ""
@@ -123,162 +124,104 @@ class Option:
         return f"lie in {'(' if self.exclusive else '['}{self.least:g}, {self.most:g}]"
 
 
-_Kind = Literal["whole", "number", "switch", "spec", "dtype", "texts"]
+OPTIONS: Mapping[str, Option] = {
+    "gen_length": Option(
+        "whole", LENGTH, "Positions of the response: the length of the canvas.", least=1, served="other"
+    ),
+    "block_length": Option(
+        "whole", LENGTH, "Positions per block; blocks are decoded in turn.", least=1, unset="the same as gen_length",
+        served_unset="as tuned, else 64 on a growing canvas",
+    ),
+    "steps": Option(
+        "whole", LENGTH, "Denoising steps for the whole response.", least=1, unset="the same as gen_length",
+        served_unset="one a token",
+    ),
+    "grow": Option(
+        "switch", LENGTH, "Begin with one block and add blocks as needed, up to gen_length.",
+        served_unset="true without steps",
+    ),
+    "stop": Option("texts", LENGTH, "End the text before this one.", served="request"),
+    "stop_at_eos": Option("switch", LENGTH, "End as soon as all before the end-of-text is decided.", served="other"),
+    "eos_penalty": Option(
+        "number", LENGTH, "Subtract this from the logits of the tokens that end a text.", neutral="0: no penalty"
+    ),
+    "min_tokens": Option(
+        "whole", LENGTH, "Do not let the text end within this many first positions.",
+        unset="0, or all positions of a hole", served="request",
+    ),
+    "temperature": Option(
+        "number", SAMPLING, "Randomness of the sampled tokens; 0 takes the most likely token.",
+        neutral="0: the most likely token",
+    ),
+    "top_p": Option(
+        "number", SAMPLING, "Sample from this share of the probability.", exclusive=True, most=1, unset="no filter",
+        neutral="leave it out for no filter",
+    ),
+    "top_k": Option("whole", SAMPLING, "Sample from this many tokens.", least=1, unset="no filter"),
+    "repetition_penalty": Option(
+        "number", SAMPLING, "Divide by this the logits of tokens that the canvas holds; 1 is none.", least=1 / LARGEST,
+        neutral="1: no penalty",
+    ),
+    "cfg_scale": Option(
+        "number", SAMPLING, "Strength of classifier-free guidance; 0 is none.", neutral="0: no guidance"
+    ),
+    "seed": Option(
+        "whole", SAMPLING, "Seed of all random choices.", unset="one is drawn and reported", served="request"
+    ),
+    "cache": Option(
+        "spec", CACHE, "The cache; `dkv caches` lists them.",
+        served_unset="the one that `dkv tune` found, else none",
+    ),
+    "decoder": Option(
+        "spec", CACHE, "The unmasking rule.", unset="that of the model's family",
+        served_unset="the one that `dkv tune` found, else that of the model's family",
+    ),
+    "cache_dtype": Option(
+        "dtype", CACHE, "The dtype of cached keys and values.", unset="the model's", served="other"
+    ),
+}  # fmt: skip
+"""Every option by name, in the order in which it is listed."""
 
-
-def _about(kind: _Kind, group: str, help_line: str, **more: Any) -> dict[str, Option]:
-    return {"option": Option(kind=kind, group=group, help=help_line, **more)}
+SERVED = tuple(name for name, option in OPTIONS.items() if option.served == "default")
+"""Those that a server's operator may set for requests that do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """The options of a generation. Numbers of numpy and torch become Python's. Raises SettingError naming the option,
-    its value and the fix; cache and decoder are looked up when a model runs them."""
+    """The options of a generation; `OPTIONS` says what each does. Numbers of numpy and torch become Python's.
 
-    gen_length: int = field(
-        default=128,
-        metadata=_about(
-            "whole", LENGTH, "Positions of the response: the length of the canvas.", least=1, served="other"
-        ),
-    )
-    block_length: int | None = field(
-        default=None,
-        metadata=_about(
-            "whole",
-            LENGTH,
-            "Positions per block; blocks are decoded in turn.",
-            least=1,
-            unset="the same as gen_length",
-            served_unset="as tuned, else 64 on a growing canvas",
-        ),
-    )
-    steps: int | None = field(
-        default=None,
-        metadata=_about(
-            "whole",
-            LENGTH,
-            "Denoising steps for the whole response.",
-            least=1,
-            unset="the same as gen_length",
-            served_unset="one a token",
-        ),
-    )
-    grow: bool = field(
-        default=False,
-        metadata=_about(
-            "switch",
-            LENGTH,
-            "Begin with one block and add blocks as needed, up to gen_length.",
-            served_unset="true without steps",
-        ),
-    )
-    stop: str | Sequence[str] | None = field(
-        default=None,
-        metadata=_about("texts", LENGTH, "End the text before this one.", served="request"),
-    )
-    stop_at_eos: bool = field(
-        default=True,
-        metadata=_about("switch", LENGTH, "End as soon as all before the end-of-text is decided.", served="other"),
-    )
-    eos_penalty: float = field(
-        default=0.0,
-        metadata=_about(
-            "number", LENGTH, "Subtract this from the logits of the tokens that end a text.", neutral="0: no penalty"
-        ),
-    )
-    min_tokens: int | None = field(
-        default=None,
-        metadata=_about(
-            "whole",
-            LENGTH,
-            "Do not let the text end within this many first positions.",
-            unset="0, or all positions of a hole",
-            served="request",
-        ),
-    )
-    temperature: float = field(
-        default=0.0,
-        metadata=_about(
-            "number",
-            SAMPLING,
-            "Randomness of the sampled tokens; 0 takes the most likely token.",
-            neutral="0: the most likely token",
-        ),
-    )
-    top_p: float | None = field(
-        default=None,
-        metadata=_about(
-            "number",
-            SAMPLING,
-            "Sample from this share of the probability.",
-            exclusive=True,
-            most=1,
-            neutral="leave it out for no filter",
-            unset="no filter",
-        ),
-    )
-    top_k: int | None = field(
-        default=None,
-        metadata=_about("whole", SAMPLING, "Sample from this many tokens.", least=1, unset="no filter"),
-    )
-    repetition_penalty: float = field(
-        default=1.0,
-        metadata=_about(
-            "number",
-            SAMPLING,
-            "Divide by this the logits of tokens that the canvas holds; 1 is none.",
-            least=1 / LARGEST,
-            neutral="1: no penalty",
-        ),
-    )
-    cfg_scale: float = field(
-        default=0.0,
-        metadata=_about(
-            "number", SAMPLING, "Strength of classifier-free guidance; 0 is none.", neutral="0: no guidance"
-        ),
-    )
-    seed: int | Sequence[int] | ArrayLike | None = field(
-        default=None,
-        metadata=_about(
-            "whole", SAMPLING, "Seed of all random choices.", unset="one is drawn and reported", served="request"
-        ),
-    )
-    """One for each prompt, or the first prompt's, from which the others count up."""
-    cache: str | CachePolicy = field(
-        default="dkv-decode",
-        metadata=_about(
-            "spec",
-            CACHE,
-            "The cache; `dkv caches` lists them.",
-            served_unset="the one that `dkv tune` found, else none",
-        ),
-    )
-    """A spec, an object, or "auto": cache and decoder as `dkv tune` found them."""
-    decoder: str | Decoder | None = field(
-        default=None,
-        metadata=_about(
-            "spec",
-            CACHE,
-            "The unmasking rule.",
-            unset="that of the model's family",
-            served_unset="the one that `dkv tune` found, else that of the model's family",
-        ),
-    )
-    cache_dtype: str | None = field(
-        default=None,
-        metadata=_about("dtype", CACHE, "The dtype of cached keys and values.", unset="the model's", served="other"),
-    )
+    seed: one for each prompt, or the first prompt's, from which the others count up; cache, decoder: specs or objects,
+    cache "auto" = both as `dkv tune` found them. Raises SettingError naming the option, its value and the fix; specs
+    are looked up when a model runs them.
+    """
+
+    gen_length: int = 128
+    block_length: int | None = None
+    steps: int | None = None
+    grow: bool = False
+    stop: str | Sequence[str] | None = None
+    stop_at_eos: bool = True
+    eos_penalty: float = 0.0
+    min_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
+    cfg_scale: float = 0.0
+    seed: int | Sequence[int] | ArrayLike | None = None
+    cache: str | CachePolicy = "dkv-decode"
+    decoder: str | Decoder | None = None
+    cache_dtype: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _texts(self.stop))
         object.__setattr__(self, "seed", _seeds(self.seed))
-        for each in fields(SamplingParams):
-            option: Option = each.metadata["option"]
-            if option.kind in ("whole", "number", "switch"):
-                value = plain(getattr(self, each.name))
-                object.__setattr__(self, each.name, value)
-                if each.name != "seed" and (value is not None or each.default is not None):
-                    option.check(each.name, value)
+        for name, option in OPTIONS.items():
+            if option.kind in ("whole", "number", "switch") and name != "seed":
+                value = plain(getattr(self, name))
+                object.__setattr__(self, name, value)
+                if value is not None or DEFAULTS[name] is not None:
+                    option.check(name, value)
         self._check_lengths()
         if self.min_tokens is not None and self.min_tokens > self.gen_length:
             raise _refused(
@@ -310,7 +253,7 @@ class SamplingParams:
 
     def resolve(self, cache: CachePolicy, decoder: Decoder, seed: int | tuple[int, ...]) -> ResolvedParams:
         """Everything filled in, for a generation with this cache, decoder and seed or seeds. Raises SettingError."""
-        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(SamplingParams)}
+        values: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS}
         values |= {
             "block_length": self.gen_length if self.block_length is None else self.block_length,
             "steps": self.gen_length if self.steps is None else self.steps,
@@ -353,12 +296,8 @@ class ResolvedParams(SamplingParams):
         return list(self.seed)
 
 
-OPTIONS: Mapping[str, Option] = {each.name: each.metadata["option"] for each in fields(SamplingParams)}
-"""Every option by name, in the order in which it is listed."""
 DEFAULTS: Mapping[str, Any] = {each.name: each.default for each in fields(SamplingParams)}
-"""Their defaults."""
-SERVED = tuple(name for name, option in OPTIONS.items() if option.served == "default")
-"""Those that a server's operator may set for requests that do not."""
+"""The options' defaults."""
 
 
 def drawn_seed() -> int:
