@@ -37,13 +37,12 @@ from dkv.accel.malloc import keep_freed
 from dkv.accel.native.fused_layers import Whole, whole
 from dkv.accel.native.rowwise_ops import Native, native
 from dkv.caches import make_cache
-from dkv.core.canvas import lay_out
+from dkv.core.canvas import SequenceState, lay_out
 from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import DENSE, RotaryPhase
 from dkv.core.loop import Schedule, State, StepOutput, advance
 from dkv.core.packing import PackedRows, pack
 from dkv.core.sampling import Sampling
-from dkv.core.sequence_state import SequenceState
 from dkv.decoders import make_decoder
 from dkv.layers.ops import COMPOSED, Passes
 from dkv.layers.transformer import Transformer, TransformerBlock, bucket_for, dense

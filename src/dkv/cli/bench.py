@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from dkv.cli import options
-from dkv.cli.console import print_json, say_loading
+from dkv.cli.console import print_json, print_table, say_loading
+from dkv.cli.options import counted, named, placed, switch
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
@@ -20,39 +21,33 @@ _CACHES = (
 )  # fmt: skip
 
 
-def _numbers(name: str, meaning: str) -> Any:
-    return options.named(name, meaning, None, "N,N,...")
+_SHOWN = ("cache", "tokens/s", "s/step", "CPU speed-up", "FLOPs saved", "agreement", "of roofline", "of AR", "J/token")
+"""The columns that fit a terminal; the page of `dkv report` has them all."""
 
-
+_LIST = "N,N,..."
 _Shape = Annotated[
     str | None,
-    options.named("--shape", "Random weights of this shape instead: llada-8b,layers=2 and the like.", None, "SPEC"),
+    named("--shape", "Random weights of this shape instead: llada-8b,layers=2 and the like.", metavar="SPEC"),
 ]
 _Caches = Annotated[
     list[str] | None,
-    options.named("--cache", "Cache; may be repeated. Default: one of each. none always runs.", None, "SPEC"),
+    named("--cache", "Cache; may be repeated. Default: one of each. none always runs.", metavar="SPEC"),
 ]
-_Block = Annotated[int, options.counted("--block-length", "Tokens per block.")]
-_Decoder = Annotated[
-    str | None, options.named("--decoder", "Unmasking rule. Default: the model family's own.", None, "SPEC")
-]
-_Seed = Annotated[int, options.counted("--seed", "Seed of the prompts and of all random choices.")]
+_Prompts = Annotated[str, named("--prompt-length", "Lengths of the prompt, in tokens.", metavar=_LIST)]
+_Gens = Annotated[str, named("--gen-length", "Lengths of the response; it takes as many steps.", metavar=_LIST)]
+_Batches = Annotated[str, named("--batch", "Numbers of sequences in a batch.", metavar=_LIST)]
+_Block = Annotated[int, counted("--block-length", "Tokens per block.")]
+_Decoder = Annotated[str | None, named("--decoder", "Unmasking rule. Default: the model family's own.", metavar="SPEC")]
+_Seed = Annotated[int, counted("--seed", "Seed of the prompts and of all random choices.")]
 _Stop = Annotated[
     bool,
-    options.switch(
-        "--stop-at-eos/--fill", "End with the text, or fill the canvas so that every cache takes every step."
-    ),
+    switch("--stop-at-eos/--fill", "End with the text, or fill the canvas so that every cache takes every step."),
 ]
-_Baseline = Annotated[
-    str | None, options.named("--baseline", "ar: also run the same weights token by token.", None, "ar")
-]
-_Repeats = Annotated[
-    int, options.counted("--repeats", "Timed runs of each. 0 only counts operations; no model is run.")
-]
-_Dtypes = Annotated[str, options.named("--dtype", "auto, float32, bfloat16, ...", None, "NAME,...")]
+_Baseline = Annotated[str | None, named("--baseline", "ar: also run the same weights token by token.", metavar="ar")]
+_Repeats = Annotated[int, counted("--repeats", "Timed runs of each. 0 only counts operations; no model is run.")]
+_Dtypes = Annotated[str, named("--dtype", "auto, float32, bfloat16, ...", metavar="NAME,...")]
 _Out = Annotated[
-    Path,
-    options.placed("--out", "The results are added to this file; what is in it is not run again.", None, "FILE"),
+    Path, placed("--out", "The results are added to this file; what is in it is not run again.", metavar="FILE")
 ]
 
 
@@ -60,11 +55,9 @@ def bench(
     model: options.Model = "tiny",
     shape: _Shape = None,
     cache: _Caches = None,
-    prompt_length: Annotated[str, _numbers("--prompt-length", "Lengths of the prompt, in tokens.")] = "64,256",
-    gen_length: Annotated[
-        str, _numbers("--gen-length", "Lengths of the response; it takes as many steps.")
-    ] = "32,64,128",
-    batch: Annotated[str, _numbers("--batch", "Numbers of sequences in a batch.")] = "1",
+    prompt_length: _Prompts = "64,256",
+    gen_length: _Gens = "32,64,128",
+    batch: _Batches = "1",
     dtype: _Dtypes = "auto",
     quantize: options.Quantize = None,
     compile: options.Compile = False,  # noqa: A002 - named as its option
@@ -91,7 +84,6 @@ def bench(
     import torch
 
     from dkv.cli.benchrun import run
-    from dkv.cli.benchtable import print_tables
     from dkv.lab.bench.bench_session import BenchSession
     from dkv.lab.bench.grid import Grid
     from dkv.loading import find_device, find_dtype
@@ -121,7 +113,7 @@ def bench(
     if as_json:
         _print_json(out, session.rows)
         return
-    print_tables(session.rows)
+    _print_tables(session.rows)
     print(f"{len(session.rows)} rows in {out}; `dkv report {out}` makes a page of them")
 
 
@@ -139,6 +131,24 @@ def _whole_numbers(name: str, text: str) -> list[int]:
         if not (part.isascii() and part.isdigit() and int(part)):
             raise SettingError(f"{name}={text!r}: {part!r} is not a whole number of at least 1; write {name}=64,256")
     return [int(part) for part in parts]
+
+
+def _print_tables(rows: list[BenchRow]) -> None:
+    """A table for each point of the grid, then the exponents."""
+    from dkv.lab.bench.columns import COLUMNS, growth_lines
+    from dkv.lab.bench.exponents import growths
+    from dkv.lab.common.grouping import grouped
+
+    columns = [column for column in COLUMNS if column.title in _SHOWN]
+    for group in grouped(rows, lambda row: row.cell.point).values():
+        cell = group[0].cell
+        print(f"{cell.model}, {cell.numbers}, prompt {cell.prompt}, gen {cell.gen}, batch {cell.batch}")
+        known = [column for column in columns if any(column.text(row) for row in group)]
+        print_table([c.title for c in known], ([c.text(row) for c in known] for row in group), left=("cache",))
+    titles, found = growth_lines(growths(rows))
+    if found:
+        print("growth of the whole cost with the length")
+        print_table(titles, found, left=("cache",))
 
 
 def _print_json(out: Path, rows: list[BenchRow]) -> None:

@@ -30,7 +30,7 @@ _Names = Annotated[
     typer.Argument(metavar="[NAME...]", help="Studies, or all. Default: list them.", show_default=False),
 ]
 _Quick = Annotated[bool, options.switch("--quick", f"Fewer settings, {_QUICK} examples: all in minutes.")]
-_Out = Annotated[Path, options.placed("--out", "Results, plots, index.html; what is there is kept.", None, "DIR")]
+_Out = Annotated[Path, options.placed("--out", "Results, plots, index.html; what is there is kept.", metavar="DIR")]
 _Count = Annotated[
     int | None, options.counted("--count", f"Examples of each task under each setting. Default: {_COUNT}.")
 ]

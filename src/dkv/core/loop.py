@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.canvas import Canvas
+from dkv.core.canvas import Canvas, SequenceState
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
@@ -32,7 +32,6 @@ from dkv.core.sampling import (
     unmasked_argmax,
     with_mask_token,
 )
-from dkv.core.sequence_state import SequenceState
 from dkv.errors import AuditError, RequestError
 
 __all__ = ["Schedule", "State", "StepOutput", "advance", "finish", "not_finite"]

@@ -16,7 +16,7 @@ from dkv.lab.eval.suites import Problem, Suite
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
 from dkv.storage.jsonl import Store, StoreFormat
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = [
     "ANSWERS", "Asker", "ask_missing", "common_of", "gather", "key_of", "missing", "record_of", "run",
@@ -38,7 +38,7 @@ def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
         "quantize": lm.quantize,
         **compiled_as(lm.compiled),
         "seed": seed,
-        "version": installed_version(),
+        "version": VERSION,
     }
 
 
