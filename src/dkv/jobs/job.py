@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dkv.accel.compile_report import compiled_as
 from dkv.checkpoints.fingerprint import fingerprint
 from dkv.distributed.ray_cluster import cluster
 from dkv.errors import PromptError, SettingError
@@ -22,7 +21,7 @@ from dkv.jobs.records import Record
 from dkv.jobs.results import Results, begun_with
 from dkv.jobs.source import Source, SourceLine
 from dkv.layers.quantized import check_kind
-from dkv.loading import check_model, find_device, find_dtype, find_model, load
+from dkv.loading import check_model, compiled_as, find_device, find_dtype, find_model, load
 from dkv.version import installed_version
 
 __all__ = ["Job", "JobOptions"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dkv.accel.malloc import give_back
+from dkv.loading import release_memory
 
 __all__ = ["peak_bytes"]
 
@@ -23,7 +23,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
         before = torch.cuda.memory_allocated(device)
         work()
         return int(torch.cuda.max_memory_allocated(device)) - before
-    give_back()  # what the C library keeps from earlier work would hide what this one needs
+    release_memory()  # what the C library keeps from earlier work would hide what this one needs
     started = _reset()
     work()
     return None if started is None else max(_resident("VmHWM") - started, 0)

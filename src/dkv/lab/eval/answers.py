@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dkv.accel.compile_report import compiled_as
 from dkv.checkpoints.fingerprint import fingerprint
 from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.questions import Question, batches, digest
 from dkv.lab.eval.turns import as_prompt
 from dkv.lm import DiffusionLM
+from dkv.loading import compiled_as
 from dkv.outputs import Generation
 from dkv.storage.jsonl import Store, StoreFormat
 from dkv.version import installed_version

@@ -9,11 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dkv.accel.compile_report import compiled_as
 from dkv.checkpoints.fingerprint import fingerprint
 from dkv.lab.eval.answers import Asker
 from dkv.lm import DiffusionLM
-from dkv.loading import find_device, find_dtype, find_model, load
+from dkv.loading import compiled_as, find_device, find_dtype, find_model, load
 from dkv.storage.jsonl import Store, StoreFormat
 from dkv.version import installed_version
 
