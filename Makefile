@@ -160,7 +160,9 @@ results: setup
 	$(BIN)/dkv eval --out $(RESULTS)/eval/answers.tiny.jsonl --markdown $(EVAL) > $(RESULTS)/eval/table.md
 	$(BIN)/dkv eval --served --count 120 --out $(RESULTS)/eval/answers.served.jsonl --markdown > $(RESULTS)/eval/served.md
 	$(BIN)/dkv study all --out $(RESULTS)/study --count 30
+	gunzip -kf $(RESULTS)/speed/*.jsonl.gz
 	$(BIN)/dkv study parallel fill --compile --out $(RESULTS)/speed --count 120
+	gzip -9nkf $(RESULTS)/speed/fill.jsonl $(RESULTS)/speed/parallel.jsonl
 
 check: setup
 	$(BIN)/ruff check .

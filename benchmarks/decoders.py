@@ -16,8 +16,8 @@ from dataclasses import replace
 from itertools import groupby, product
 
 from dkv import DiffusionLM, Generation, load
-from dkv.lab.eval.suite import Problem, embedded
-from dkv.lab.eval.turns import as_prompt
+from dkv.lab.eval.questions import as_prompt
+from dkv.lab.eval.suites import Problem, embedded
 
 DECODERS = (
     "confidence",
@@ -46,7 +46,7 @@ def row(lm: DiffusionLM, every: Sequence[Problem], decoder: str, cache: str, blo
         for start in range(0, len(alike), batch):
             part = alike[start : start + batch]
             prompts = [as_prompt(p.question.prompt, lm.tokenizer, p.question.chat) for p in part]
-            made += lm.generate(prompts, length, block, decoder=decoder, cache=cache, seed=0)
+            made += lm.generate(prompts, gen_length=length, block_length=block, decoder=decoder, cache=cache, seed=0)
     right = sum(p.check(g.text or "") for p, g in zip(every, made, strict=True))
     forwards, rows = sum(g.stats.forwards for g in made), sum(g.stats.rows_computed for g in made)
     return f"| `{decoder}` | `{cache}` | {forwards / len(every):.1f} | {rows / len(every):.0f} | {right}/{len(every)} |"

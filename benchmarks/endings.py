@@ -45,7 +45,12 @@ def growth(lm: DiffusionLM, examples: Sequence[Example], decoder: str, cache: st
     """One line per layout of a canvas of 192 positions."""
     base: list[bool] = []
     for name, (block, grow) in LAYOUTS.items():
-        made = [lm.generate(e.prompt, 192, block, decoder=decoder, cache=cache, grow=grow, seed=0)[0] for e in examples]
+        made = [
+            lm.generate(e.prompt, gen_length=192, block_length=block, decoder=decoder, cache=cache, grow=grow, seed=0)[
+                0
+            ]
+            for e in examples
+        ]
         found = right(examples, made)
         base = base or found
         rows, forwards = sum(g.stats.rows_computed for g in made), sum(g.stats.forwards for g in made)
@@ -61,7 +66,7 @@ def flood(lm: DiffusionLM, examples: Sequence[Example], decoder: str, cache: str
     for length in (64, 128, 256):
         for penalty in penalties:
             made = [
-                lm.generate(e.prompt, length, decoder=decoder, cache=cache, eos_penalty=penalty, seed=0)[0]
+                lm.generate(e.prompt, gen_length=length, decoder=decoder, cache=cache, eos_penalty=penalty, seed=0)[0]
                 for e in examples
             ]
             found = right(examples, made)

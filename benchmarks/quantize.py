@@ -20,9 +20,9 @@ from dkv.lab.bench.measure import interleave
 from dkv.lab.bench.runners import runner_of
 from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.lab.eval.answers import ANSWERS, Asker, common_of, warm_up
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.questions import Setting
 from dkv.lab.eval.statistics import Difference, Share
-from dkv.lab.eval.suite import Suite, embedded
+from dkv.lab.eval.suites import Suite, embedded
 from dkv.layers.quantized import KINDS
 from dkv.loading import find_dtype
 from dkv.models.llada import NAMES
@@ -69,8 +69,11 @@ def times(spec: str, kinds: list[str], rows: int, repeats: int) -> list[str]:
     lines = []
     for batch in (1, 8):
         for cache in ("none", "dkv-decode"):
-            cell = Cell(spec, "cpu", str(dtype).removeprefix("torch."), cache, rows, rows, rows, rows, batch,
-                        "confidence", 0, False, "", torch.get_num_threads(), repeats)  # fmt: skip
+            cell = Cell(
+                model=spec, device="cpu", dtype=str(dtype).removeprefix("torch."), cache=cache, prompt=rows, gen=rows,
+                block=rows, steps=rows, batch=batch, decoder="confidence", seed=0, stop_at_eos=False, baseline="",
+                threads=torch.get_num_threads(), repeats=repeats,
+            )  # fmt: skip
             prompts = [[1 + (i + b) % 1000 for i in range(rows)] for b in range(batch)]
             spent = dict.fromkeys(lms, 0.0)
             for _ in range(repeats):

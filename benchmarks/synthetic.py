@@ -101,7 +101,7 @@ def measure(directory: Path, dtype: str, gen_length: int, cache: str) -> dict[st
     done.set()
     thread.join()
     weights = sum(tensor.nbytes for _, tensor in _tensors(lm))
-    (result,) = lm.generate([list(range(64))], gen_length, cache=cache, stop_at_eos=False, seed=0)
+    (result,) = lm.generate([list(range(64))], gen_length=gen_length, cache=cache, stop_at_eos=False, seed=0)
     return {
         "directory": directory.name,
         "load_seconds": round(loaded, 2),

@@ -27,7 +27,7 @@ def prompts(count: int) -> list[str]:
 def test_refreshing_at_every_step_is_no_cache(tiny: dkv.DiffusionLM) -> None:
     """50 prompts, token for token, with the end-of-text honoured and the traces equal."""
     runs = [
-        tiny.generate(prompts(50), 32, cache=cache, seed=0, trace=True, batch_size=10)
+        tiny.generate(prompts(50), gen_length=32, cache=cache, seed=0, trace=True, batch_size=10)
         for cache in ("none", "dkv-decode:refresh=1")
     ]
     for plain, cached in zip(*runs, strict=True):
@@ -43,7 +43,8 @@ def test_sixteen_ragged_prompts_in_any_company(cache: str, temperature: float, t
     assert len({len(p) for p in chosen}) > 8
     runs = [
         [r.token_ids for r in tiny.generate(
-            chosen, 24, 12, cache=cache, temperature=temperature, seed=list(range(16)), batch_size=size
+            chosen, gen_length=24, block_length=12, cache=cache, temperature=temperature, seed=list(range(16)),
+            batch_size=size,
         )]
         for size in (16, 4, 1)
     ]  # fmt: skip
@@ -53,7 +54,9 @@ def test_sixteen_ragged_prompts_in_any_company(cache: str, temperature: float, t
 def test_the_delays_differ(tiny: dkv.DiffusionLM) -> None:
     """All run; between them, something comes out differently."""
     runs = [
-        tiny.generate(prompts(20), 32, cache=f"dkv-decode:refresh=16,delay={delay}", seed=0, trace=True, batch_size=10)
+        tiny.generate(
+            prompts(20), gen_length=32, cache=f"dkv-decode:refresh=16,delay={delay}", seed=0, trace=True, batch_size=10
+        )
         for delay in (0, 1, 2)
     ]
     traces = [[result.trace for result in run] for run in runs]
@@ -63,7 +66,9 @@ def test_the_delays_differ(tiny: dkv.DiffusionLM) -> None:
 def test_greedy_with_the_same_order_computes_little(tiny: dkv.DiffusionLM) -> None:
     """The order is the same with and without the cache; with refresh 1 so are the tokens."""
     runs = {
-        cache: tiny.generate(prompts(10), 32, cache=cache, decoder="random", seed=1, trace=True, stop_at_eos=False)
+        cache: tiny.generate(
+            prompts(10), gen_length=32, cache=cache, decoder="random", seed=1, trace=True, stop_at_eos=False
+        )
         for cache in ("none", "dkv-greedy:refresh=1", "dkv-greedy:refresh=8,window=4")
     }
     plain, exact, cached = runs.values()

@@ -47,7 +47,9 @@ class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def run(lm: dkv.DiffusionLM, **options: Any) -> tuple[dkv.Generation, Work]:
     with Work() as work:
-        (result,) = lm.generate([[1, 2, 3]], 8, stop_at_eos=False, **{"seed": 1, "block_length": 4, **options})
+        (result,) = lm.generate(
+            [[1, 2, 3]], gen_length=8, stop_at_eos=False, **{"seed": 1, "block_length": 4, **options}
+        )
     return result, work
 
 
@@ -109,7 +111,7 @@ def test_a_setting_at_the_edges(lm: dkv.DiffusionLM, usual: Work, field: str, de
     more = {} if field == "temperature" else {"temperature": 0.5}
     for value in NUMBERS:
         options = {"decoder": decoder, **more, field: value}
-        line = refusal(lambda options=options: lm.request([1, 2, 3], 8, **{"block_length": 4, **options}))  # type: ignore[misc]
+        line = refusal(lambda options=options: lm.request([1, 2, 3], gen_length=8, **{"block_length": 4, **options}))  # type: ignore[misc]
         if line is not None:
             assert is_short(line, field)
             continue
@@ -121,18 +123,18 @@ def test_a_setting_at_the_edges(lm: dkv.DiffusionLM, usual: Work, field: str, de
 @pytest.mark.parametrize("value", NUMBERS, ids=range(len(NUMBERS)))
 def test_a_length_at_the_edges(lm: dkv.DiffusionLM, value: Any) -> None:
     if value == 1:
-        assert len(lm.generate([[1]], value)[0].token_ids) == 1
+        assert len(lm.generate([[1]], gen_length=value)[0].token_ids) == 1
         return
     with pytest.raises((dkv.SettingError, dkv.PromptError)) as caught:
-        lm.generate([[1]], value)
+        lm.generate([[1]], gen_length=value)
     assert len(str(caught.value)) < 400
 
 
 def test_steps_have_an_end(lm: dkv.DiffusionLM) -> None:
-    assert lm.generate([[1]], 2, steps=32)[0].stats.forwards <= 32
+    assert lm.generate([[1]], gen_length=2, steps=32)[0].stats.forwards <= 32
     for steps in (33, (1 << 31) - 1):
         with pytest.raises(SettingError, match=f"steps={steps} must be at most 16 for each of gen_length=2 positions"):
-            lm.generate([[1]], 2, steps=steps)
+            lm.generate([[1]], gen_length=2, steps=steps)
 
 
 LONG = [

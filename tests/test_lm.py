@@ -117,7 +117,9 @@ def test_a_dream_checkpoint_as_published(tmp_path: Path) -> None:
     dream = dkv.load(directory, device="cpu", dtype="float32", audit=True)
     facts = dream.model.config
     assert (facts.family, facts.mask_id, facts.eos_ids, facts.pad_id) == ("dream", MASK, (257, 260), 257)
-    (result,) = dream.generate([{"role": "system", "content": ""}, {"role": "user", "content": "Hi"}], 6, seed=0)
+    (result,) = dream.generate(
+        [{"role": "system", "content": ""}, {"role": "user", "content": "Hi"}], gen_length=6, seed=0
+    )
     assert bytes(i for i in result.prompt_ids if i < 256) == b"system\n\nuser\nHi\nassistant\n"
     assert [i for i in result.prompt_ids if i >= 256] == [258, 260, 258, 260, 258]
 
@@ -170,7 +172,13 @@ def test_a_given_order_is_by_prompt_in_every_batch(bare_lm: dkv.DiffusionLM) -> 
     order = RandomOrder([[[1, 3, 2], [4, 3, 2], [2, 1, 3]]])
     for batch_size in (1, 2, 3):
         results = bare_lm.generate(
-            [[7], [7, 7], [7]], 3, decoder=order, batch_size=batch_size, trace=True, stop_at_eos=False, seed=0
+            [[7], [7, 7], [7]],
+            gen_length=3,
+            decoder=order,
+            batch_size=batch_size,
+            trace=True,
+            stop_at_eos=False,
+            seed=0,
         )
         orders = [[step[0][0] for step in result.trace or []] for result in results]
         assert orders == [[0, 2, 1], [2, 1, 0], [1, 0, 2]]
@@ -218,9 +226,9 @@ def test_a_results_seed_alone_makes_it_again(bare_lm: dkv.DiffusionLM, seed: int
 
 def test_a_seed_that_leaves_no_room_for_the_last_prompt(bare_lm: dkv.DiffusionLM) -> None:
     most = (1 << 62) - 2
-    assert [result.seed for result in bare_lm.generate([[1]] * 2, 1, seed=most)] == [most, most + 1]
+    assert [result.seed for result in bare_lm.generate([[1]] * 2, gen_length=1, seed=most)] == [most, most + 1]
     with pytest.raises(dkv.SettingError, match=rf"seed={most} plus 2, for 3 prompts, must be below 2\*\*62"):
-        bare_lm.generate([[1]] * 3, 1, seed=most)
+        bare_lm.generate([[1]] * 3, gen_length=1, seed=most)
 
 
 def test_objects_do_for_specs(bare_lm: dkv.DiffusionLM) -> None:
@@ -243,7 +251,7 @@ def test_filters_reach_the_sampler(bare_lm: dkv.DiffusionLM) -> None:
 
 def test_the_cache_dtype_reaches_the_memory(bare_lm: dkv.DiffusionLM) -> None:
     """Keys and values in bfloat16 are another, slightly worse run: confidences move, and little."""
-    exact, coarse = (list(bare_lm.stream([1, 2, 3], 12, seed=0, cache_dtype=d)) for d in (None, "bfloat16"))
+    exact, coarse = (list(bare_lm.stream([1, 2, 3], gen_length=12, seed=0, cache_dtype=d)) for d in (None, "bfloat16"))
     assert exact[0].token_ids
     assert coarse[-1].generation is not None
     assert coarse[-1].generation.settings.cache_dtype == "bfloat16"
@@ -280,7 +288,9 @@ def test_bfloat16_runs_under_every_policy(bare: Path) -> None:
     lm = dkv.load(bare, device="cpu", dtype="bfloat16", audit=True)
     assert lm.model.dtype == torch.bfloat16
     for cache in POLICIES:
-        for result in lm.generate([[1, 2], [3]], 6, cache=cache, decoder="random", seed=0, stop_at_eos=False):
+        for result in lm.generate(
+            [[1, 2], [3]], gen_length=6, cache=cache, decoder="random", seed=0, stop_at_eos=False
+        ):
             assert len(result.token_ids) == 6
             assert MASK not in result.token_ids
 

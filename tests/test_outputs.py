@@ -61,8 +61,9 @@ def test_stopping_early_loses_nothing(
     temperature: float,
 ) -> None:
     options: dict[str, Any] = {"cache": cache, "decoder": decoder, "temperature": temperature, "seed": 5}
-    early = ending.generate(prompts, *schedule, **options)
-    late = ending.generate(prompts, *schedule, stop_at_eos=False, **options)
+    options |= zip(("gen_length", "block_length", "steps"), schedule, strict=True)
+    early = ending.generate(prompts, **options)
+    late = ending.generate(prompts, stop_at_eos=False, **options)
     for one, other in zip(early, late, strict=True):
         assert one.text == other.text
         assert one.finish_reason == other.finish_reason
@@ -149,7 +150,9 @@ def test_a_stop_text_after_the_end_does_not_count(model: Transformer, tokenizer:
 
 
 def test_what_made_it_is_recorded(bare_lm: dkv.DiffusionLM) -> None:
-    first, second = bare_lm.generate([[1, 2], [3]], 8, 4, 4, seed=[4, 9], temperature=0.5, cache="dkv-pd:refresh=2")
+    first, second = bare_lm.generate(
+        [[1, 2], [3]], gen_length=8, block_length=4, steps=4, seed=[4, 9], temperature=0.5, cache="dkv-pd:refresh=2"
+    )
     assert (first.prompt_ids, second.prompt_ids) == ([1, 2], [3])
     assert (first.seed, second.seed) == (4, 9)
     settings_ = first.settings
@@ -161,7 +164,9 @@ def test_what_made_it_is_recorded(bare_lm: dkv.DiffusionLM) -> None:
 
 
 def test_statistics_and_trace(bare_lm: dkv.DiffusionLM) -> None:
-    (result,) = bare_lm.generate([[1, 2]], 8, cache="dkv-decode:refresh=100,warmup=1", trace=True, stop_at_eos=False)
+    (result,) = bare_lm.generate(
+        [[1, 2]], gen_length=8, cache="dkv-decode:refresh=100,warmup=1", trace=True, stop_at_eos=False
+    )
     stats = result.stats
     assert stats.forwards == 8
     assert stats.rows_total == 8 * 10
@@ -176,10 +181,10 @@ def test_statistics_and_trace(bare_lm: dkv.DiffusionLM) -> None:
 def test_statistics_are_of_each_sequence(ending: dkv.DiffusionLM) -> None:
     """In company as alone, but for the seconds."""
     prompts = [[n] * (n % 3 + 1) for n in range(12)]
-    together = ending.generate(prompts, 8, 4, trace=True, seed=0)
+    together = ending.generate(prompts, gen_length=8, block_length=4, trace=True, seed=0)
     assert len({r.stats.forwards for r in together}) > 1
     for result, prompt in zip(together, prompts, strict=True):
-        (alone,) = ending.generate([prompt], 8, 4, trace=True, seed=0)
+        (alone,) = ending.generate([prompt], gen_length=8, block_length=4, trace=True, seed=0)
         assert alone.trace == result.trace
         assert (alone.stats.forwards, alone.stats.rows_computed, alone.stats.rows_total, alone.stats.new_tokens) == (
             result.stats.forwards, result.stats.rows_computed, result.stats.rows_total, result.stats.new_tokens,
@@ -189,13 +194,26 @@ def test_statistics_are_of_each_sequence(ending: dkv.DiffusionLM) -> None:
 def test_a_pause_in_the_schedule_is_no_end(bare_lm: dkv.DiffusionLM) -> None:
     """More steps than tokens: the time runs on to the last block, and idle steps are no forwards."""
     (result,) = bare_lm.generate(
-        [[1, 2]], 4, 2, 12, cache="dkv-greedy:refresh=100", decoder="random", stop_at_eos=False, trace=True
+        [[1, 2]],
+        gen_length=4,
+        block_length=2,
+        steps=12,
+        cache="dkv-greedy:refresh=100",
+        decoder="random",
+        stop_at_eos=False,
+        trace=True,
     )
     assert MASK not in result.token_ids
     assert EOS not in result.token_ids
     assert result.stats.forwards == 6  # of each block: two that decode, one that settles
     assert result.stats.rows_total == 6 * 6
-    (frames,) = [list(bare_lm.stream([1, 2], 4, 2, 12, cache="dkv-greedy:refresh=100", decoder="random"))]
+    (frames,) = [
+        list(
+            bare_lm.stream(
+                [1, 2], gen_length=4, block_length=2, steps=12, cache="dkv-greedy:refresh=100", decoder="random"
+            )
+        )
+    ]
     assert len(frames) == 12
 
 
@@ -206,8 +224,8 @@ def test_the_last_frame_is_what_generate_gives(
     cache: str, ending: dkv.DiffusionLM, prompt: list[int], temperature: float
 ) -> None:
     options: dict[str, Any] = {"cache": cache, "temperature": temperature, "seed": 3}
-    frames = list(ending.stream(prompt, 8, 4, **options))
-    (result,) = ending.generate([prompt], 8, 4, **options)
+    frames = list(ending.stream(prompt, gen_length=8, block_length=4, **options))
+    (result,) = ending.generate([prompt], gen_length=8, block_length=4, **options)
     last = frames[-1].generation
     assert last is not None
     assert (last.token_ids, last.text, last.finish_reason) == (result.token_ids, result.text, result.finish_reason)
@@ -217,7 +235,9 @@ def test_the_last_frame_is_what_generate_gives(
 
 
 def test_frames_tell_what_is_fixed_what_is_a_guess_and_what_was_computed(bare_lm: dkv.DiffusionLM) -> None:
-    frames = list(bare_lm.stream([1, 2], 6, 3, cache="dkv-decode:refresh=100", stop_at_eos=False))
+    frames = list(
+        bare_lm.stream([1, 2], gen_length=6, block_length=3, cache="dkv-decode:refresh=100", stop_at_eos=False)
+    )
     assert [frame.step for frame in frames] == list(range(6))
     for number, frame in enumerate(frames):
         assert sum(frame.committed) == number + 1

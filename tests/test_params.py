@@ -1,13 +1,28 @@
-"""Every argument that cannot be honoured: a SettingError of one line with the argument, its value and the fix."""
+"""The list of options, and every argument that cannot be honoured: a SettingError of one line with the argument, its
+value and the fix."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import fields, replace
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import dkv
+from dkv.cli.commands import app
 from dkv.errors import PromptError, SettingError, SpecError
+from dkv.jobs.job_line import ARGUMENTS
+from dkv.params import DEFAULTS, OPTIONS, SERVED, InfillOptions, Options, ResolvedParams, SamplingParams
+from dkv.server.playground.page_options import numbers
+from dkv.server.schema import ChatBody, CompletionBody
+
+NUMBERS = {each["name"] for each in numbers()}
+NOT_FOR_HOLES = {"gen_length", "stop", "stop_at_eos", "grow"}
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"gen_length": 0}, "gen_length=0 must be a whole number of at least 1"),
@@ -182,3 +197,100 @@ def test_unknown_devices(device: Any, bare: Any) -> None:
 def test_unknown_dtypes(dtype: str, bare: Any) -> None:
     with pytest.raises(SettingError, match=f"dtype='{dtype}' is unknown; known: auto, .*bfloat16"):
         dkv.load(bare, dtype=dtype)
+
+
+def test_the_options_are_the_fields_and_the_keywords() -> None:
+    names = [each.name for each in fields(SamplingParams)]
+    assert list(OPTIONS) == list(DEFAULTS) == names
+    assert set(Options.__annotations__) == set(names)
+    assert set(InfillOptions.__annotations__) == set(names) - NOT_FOR_HOLES
+    assert set(SERVED) < set(names)
+    assert {each.name for each in fields(ResolvedParams)} == set(names)
+
+
+def test_the_options_have_the_same_types_as_the_fields() -> None:
+    """But for a canvas that is given whole, no option is None that has another default."""
+    values = Options.__annotations__ | InfillOptions.__annotations__
+    for each in fields(SamplingParams):
+        assert each.type == values[each.name].__forward_arg__
+
+
+def test_every_option_says_what_it_does() -> None:
+    for name, option in OPTIONS.items():
+        assert option.help.endswith("."), name
+        assert (DEFAULTS[name] is None) <= bool(option.unset or option.kind == "texts"), name
+
+
+def test_defaults_are_honoured_and_the_constructor_checks_at_once() -> None:
+    assert SamplingParams() == SamplingParams(**{name: value for name, value in DEFAULTS.items() if value is not None})
+    with pytest.raises(SettingError, match="gen_length=0"):
+        SamplingParams(gen_length=0)
+    with pytest.raises(SettingError, match="grow=True needs block_length"):
+        SamplingParams(grow=True)
+
+
+def test_errors_carry_argument_value_and_fix() -> None:
+    with pytest.raises(SettingError) as caught:
+        SamplingParams(gen_length=10, block_length=4)
+    error = caught.value
+    assert (error.argument, error.value, error.fix) == ("gen_length", 10, "use gen_length=12, or block_length=5")
+    assert str(error).endswith(f"; {error.fix}")
+
+
+def test_params_are_as_good_as_keywords_and_keywords_win(bare_lm: dkv.DiffusionLM) -> None:
+    params = dkv.SamplingParams(gen_length=8, block_length=4, temperature=0.8, seed=3, cache="none")
+    said = {"gen_length": 8, "block_length": 4, "temperature": 0.8, "seed": 3, "cache": "none"}
+    one, other = bare_lm.generate([1, 2], params), bare_lm.generate([1, 2], **said)  # type: ignore[arg-type]
+    assert one[0].token_ids == other[0].token_ids
+    assert one[0].settings == other[0].settings
+    (third,) = bare_lm.generate([1, 2], params, seed=4)
+    assert third.seed == 4
+    assert third.settings == replace(one[0].settings, seed=4)
+    assert [*bare_lm.stream([1, 2], params)][-1].generation.token_ids == one[0].token_ids  # type: ignore[union-attr]
+    assert bare_lm.request([1, 2], params).settings == one[0].settings
+
+
+def test_what_a_generation_carries_makes_it_again(bare_lm: dkv.DiffusionLM) -> None:
+    (made,) = bare_lm.generate([1, 2], gen_length=8, temperature=0.8)
+    (again,) = bare_lm.generate([1, 2], made.settings)
+    assert again.token_ids == made.token_ids
+
+
+@pytest.mark.parametrize("params", [64, "fast", {"gen_length": 8}])
+def test_params_of_another_kind_are_refused(params: Any, bare_lm: dkv.DiffusionLM) -> None:
+    with pytest.raises(SettingError, match=r"params=.* must be dkv.SamplingParams; give "):
+        bare_lm.generate([1, 2], params)
+
+
+@pytest.mark.slow
+def test_mypy_sees_misspelt_and_mistyped_options(tmp_path: Any) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text(
+        'import dkv\nlm = dkv.load("tiny")\nlm.generate("a", gen_lenght=8)\nlm.stream("a", steps="many")\n'
+        'lm.generate("a", gen_length=8, cache="none")\n',
+        "utf-8",
+    )
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", str(wrong)], capture_output=True, text=True, check=False
+    )
+    lines = [line.split(":")[1] for line in found.stdout.splitlines() if ": error:" in line]
+    assert lines == ["3", "4"], found.stdout
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_is_offered_everywhere(name: str) -> None:
+    """In Python, on the command line, by the server, in batch files and on the playground's page."""
+    assert name in Options.__annotations__
+    assert f"--{name.replace('_', '-')}" in _help("generate")
+    assert name in ARGUMENTS
+    assert (name in ChatBody.model_fields) >= (OPTIONS[name].served != "other")
+    assert (name in CompletionBody.model_fields) >= (OPTIONS[name].served != "other")
+    assert (f"--{name.replace('_', '-')}" in _help("serve")) >= (name in SERVED)
+    page = files("dkv.server.playground").joinpath("page.html").read_text("utf-8")
+    offered = f'id="{name}"' in page or name in NUMBERS
+    assert offered >= (OPTIONS[name].kind in ("whole", "number"))
+
+
+@cache
+def _help(command: str) -> str:
+    return CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output

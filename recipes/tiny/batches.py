@@ -14,8 +14,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from dkv.tiny.tasks import ALL
 from recipes.tiny.curriculum import STAGES, Stage, stage_at
+from recipes.tiny.tasks import ALL
 from recipes.tiny.tiny_tokenizer import END, as_chat, special_id
 
 Row = tuple[list[int], int]  # token ids with end-of-text padding, start of the response

@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import torch
 
-from dkv.tiny import load_eval
-from dkv.tiny.tasks import EVALUATED, Example, Task
+from dkv.tiny import Example, load_eval
+from recipes.tiny.tasks import EVALUATED, Generator
 
 TRAINING = 20_000
 WIDTH = 4096
@@ -53,7 +53,7 @@ def asked(example: Example) -> str:
     return "\n".join(text for _, text in example.messages)
 
 
-def score(task: Task, examples: list[Example], count: int = TRAINING, seed: int = 7) -> float:
+def score(task: Generator, examples: list[Example], count: int = TRAINING, seed: int = 7) -> float:
     """The share of `examples` that the nearest of `count` training examples answers."""
     rng = random.Random(seed)
     known = [task.training(rng) for _ in range(count)]

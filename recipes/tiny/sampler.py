@@ -8,8 +8,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from dkv.tiny.tasks import Example, Task
+from dkv.tiny import Example, Task
 from recipes.tiny.network import Network
+from recipes.tiny.tasks import Generator
 from recipes.tiny.tiny_tokenizer import END, MASK, as_chat, special_id
 
 
@@ -58,7 +59,7 @@ def accuracy(
     return right / len(examples)
 
 
-def quick_set(task: Task, count: int, seed: int = 11) -> list[Example]:
+def quick_set(task: Generator, count: int, seed: int = 11) -> list[Example]:
     """Examples of the evaluation side for the training log: not the frozen set, which only the end may see."""
     rng = random.Random(f"quick {seed} {task.name}")
     return [task.evaluation(rng) for _ in range(count)]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dkv.tiny.tasks import ALL
+from recipes.tiny.tasks import ALL
 
 VOCABULARY = 1792
 MASK, END, START = "<|mdm_mask|>", "<|endoftext|>", "<|startoftext|>"

@@ -23,7 +23,6 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from dkv.tiny import MODEL_DIR
-from dkv.tiny.tasks import EVALUATED
 from recipes.tiny.batches import Batch, draw_masks, make_chunk
 from recipes.tiny.curriculum import CURRICULA, Stage, learning_rate
 from recipes.tiny.export import export
@@ -31,6 +30,7 @@ from recipes.tiny.graft import graft
 from recipes.tiny.network import Network, Shape, initialise
 from recipes.tiny.optimisers import Adam, Muon
 from recipes.tiny.sampler import accuracy, quick_set
+from recipes.tiny.tasks import EVALUATED
 from recipes.tiny.tiny_tokenizer import MASK, load, special_id
 
 SIZES = ("width", "layers", "heads", "hidden", "kv_heads", "shift")

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
     from dkv.loading import load
     from dkv.outputs import Frame, Generation, Stats
+    from dkv.params import SamplingParams
 
 __all__ = [
     "AuditError",
@@ -63,6 +64,7 @@ __all__ = [
     "RankError",
     "Request",
     "RequestError",
+    "SamplingParams",
     "Service",
     "SettingError",
     "SpecError",
@@ -86,6 +88,7 @@ _HOME = {
     "Infilling": "dkv.engine.infill",
     "Plan": "dkv.core.policy",
     "Request": "dkv.engine",
+    "SamplingParams": "dkv.params",
     "Service": "dkv.engine",
     "Stats": "dkv.outputs",
     "Status": "dkv.engine",

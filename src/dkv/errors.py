@@ -16,10 +16,13 @@
     `-- AuditError         a policy or a decoder broke its contract (only under audit)
 
 Messages are one line: the argument, the value, the fix. The command line prints them and exits with 2. Programs read
-the argument's name from the field `argument`, not from the message.
+the fields `argument`, `value` and `fix`, not the message.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
 
 __all__ = [
     "AuditError",
@@ -36,6 +39,7 @@ __all__ = [
     "SettingError",
     "SpecError",
     "UnsupportedModelError",
+    "message_with",
 ]
 
 
@@ -44,11 +48,15 @@ class DkvError(Exception):
 
 
 class SettingError(DkvError, ValueError):
-    """An argument has a value that cannot be honoured. argument: its name; None where the error is of none alone."""
+    """An argument has a value that cannot be honoured.
 
-    def __init__(self, message: str, argument: str | None = None) -> None:
+    argument: its name, None where the error is of none alone; value: as it was given, where that is known; fix: what to
+    do instead, as the message ends with it, None where the message says it another way.
+    """
+
+    def __init__(self, message: str, argument: str | None = None, value: object = None, fix: str | None = None) -> None:
         super().__init__(message)
-        self.argument = argument
+        self.argument, self.value, self.fix = argument, value, fix
 
 
 class SpecError(SettingError):
@@ -122,3 +130,10 @@ class RankError(DkvError):
 
 class AuditError(DkvError):
     """Attention was about to read a slot that was never computed, or a token to be fixed that was never read."""
+
+
+def message_with(error: SettingError | PromptError, names: Mapping[str, str]) -> str:
+    """The error's line for a client that calls arguments by other names. names: theirs, by ours."""
+    if not names:
+        return str(error)
+    return re.sub("|".join(rf"\b{name}\b" for name in names), lambda found: names[found[0]], str(error))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from rich.console import Console
 from rich.progress import Progress
@@ -16,11 +17,12 @@ from dkv.caches import make_cache
 from dkv.checkpoints.safetensors_writer import parse_size
 from dkv.checkpoints.tuned_settings import AUTO, find_tuned
 from dkv.core.dtypes import named_dtype
-from dkv.core.keywords import checked_keywords
+from dkv.core.keywords import checked_keywords, checked_options
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
 from dkv.core.policy import CachePolicy, Decoder
 from dkv.core.values import ArrayLike, as_count, plain, plain_fields
+from dkv.core.wording import shown
 from dkv.decoders import make_decoder
 from dkv.engine import Engine, Request
 from dkv.engine.infill import Infilling, Part, canvas_ids, infilled, region_of
@@ -29,7 +31,7 @@ from dkv.layers.tensor_parallel import ShardedTransformer
 from dkv.models import Transformer
 from dkv.models.saving import save
 from dkv.outputs import Frame, Generation
-from dkv.params import SamplingParams, drawn_seed, seed_of, texts_of
+from dkv.params import InfillOptions, Options, ResolvedParams, SamplingParams, drawn_seed, seed_of
 from dkv.tokenizer import Tokenizer
 from dkv.tokenizer.prompts import Prompt, encoded, listed
 
@@ -83,57 +85,35 @@ class DiffusionLM:
         """Give free memory of this process back to the system, where the C library can."""
         self.backend.release_memory()
 
-    @checked_keywords
+    @checked_options(Options)
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        gen_length: int = 128,
-        block_length: int | None = None,
-        steps: int | None = None,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        cfg_scale: float = 0.0,
-        seed: int | Sequence[int] | ArrayLike | None = None,
-        cache: str | CachePolicy = "dkv-decode",
-        decoder: str | Decoder | None = None,
-        stop_at_eos: bool = True,
-        cache_dtype: str | None = None,
-        stop: str | Sequence[str] | None = None,
+        params: SamplingParams | None = None,
+        *,
+        batch_size: int = 32,
+        chat: bool | None = None,
+        parse_special: bool = False,
         trace: bool = False,
         progress: bool = False,
-        chat: bool | None = None,
-        batch_size: int = 32,
-        eos_penalty: float = 0.0,
-        min_tokens: int = 0,
-        grow: bool = False,
-        parse_special: bool = False,
+        **options: Unpack[Options],
     ) -> list[Generation]:
-        """Generate a response of `gen_length` positions for each prompt; results come in the order of the prompts.
+        """Generate a response for each prompt; results come in the order of the prompts.
 
         prompts: a text, a list of token ids, a conversation (a list of {"role": ..., "content": ...} messages, the
         user's last), or a list of those. A text goes through the chat template if there is one (chat=False: as it is),
-        a conversation always. block_length: tokens per block, None = gen_length. steps: denoising steps over the
-        whole response, None = gen_length. seed: prompt i has seed + i, or give one for each; None draws one for each.
-        A result's own `seed`, for its prompt alone, makes it again. cache, decoder: specs or objects; decoder None =
-        the family's own; cache "auto" = both as `dkv tune` found them. stop_at_eos: finish a sequence once all before
-        its first end-of-text is decided (the text is the same); False fills the canvas. cache_dtype: of keys and
-        values, None = the model's. batch_size: prompts per batch; in float32 it never changes a sequence's tokens.
-        eos_penalty: taken from the logits of the tokens that end a text when a token is chosen; min_tokens: the first
-        positions of the response, at which none of them is chosen; grow: begin with one block, and add the next one
-        only when it is complete without an end of the text, up to gen_length (docs/lengths.md); parse_special: a text
+        a conversation always. params, options: how to generate, by the fields of `dkv.SamplingParams`, such as
+        gen_length=64; an option wins over the same field of params. A result's own `seed`, for its prompt alone, makes
+        it again. batch_size: prompts per batch; in float32 it never changes a sequence's tokens. parse_special: a text
         is rendered already: no chat template, and the strings of control tokens in it are those tokens
-        (docs/prompts.md).
+        (docs/prompts.md). trace: keep what each step committed. progress: show a bar on standard error.
 
         Raises SettingError, SpecError and PromptError, each one line naming the argument, its value and the fix; and
         RequestError where a policy or a decoder fails on the way, or logits are not finite.
         """
         each = listed(prompts)
-        settings = self._settings(
-            gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
-            cache_dtype, stop, eos_penalty, min_tokens, grow, len(each),
-        )  # fmt: skip
-        ids_of = [self._encode(p, chat, settings, parse_special) for p in each]
+        settings = self._resolve(_merged(params, options), len(each))
+        ids_of = [self._encode(prompt, chat, settings.gen_length, parse_special) for prompt in each]
         seeds = settings.seeds(len(ids_of))
         engine, results = (
             Engine(self, active=as_count("batch_size", batch_size), waiting=len(ids_of)),
@@ -153,145 +133,77 @@ class DiffusionLM:
                         tell(1)
         return [results[number] for number in numbers]
 
-    @checked_keywords
+    @checked_options(Options)
     def stream(
         self,
         prompt: Prompt,
-        gen_length: int = 128,
-        block_length: int | None = None,
-        steps: int | None = None,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        cfg_scale: float = 0.0,
-        seed: int | None = None,
-        cache: str | CachePolicy = "dkv-decode",
-        decoder: str | Decoder | None = None,
-        stop_at_eos: bool = True,
-        cache_dtype: str | None = None,
-        stop: str | Sequence[str] | None = None,
-        trace: bool = False,
+        params: SamplingParams | None = None,
+        *,
         chat: bool | None = None,
-        eos_penalty: float = 0.0,
-        min_tokens: int = 0,
-        grow: bool = False,
         parse_special: bool = False,
+        trace: bool = False,
+        **options: Unpack[Options],
     ) -> Iterator[Frame]:
         """Generate for one prompt, a Frame a step; the last one carries the Generation. Arguments as in `generate`."""
-        request = self.request(
-            prompt, gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder,
-            stop_at_eos, cache_dtype, stop, trace, chat, frames=True, eos_penalty=eos_penalty, min_tokens=min_tokens,
-            grow=grow, parse_special=parse_special,
-        )  # fmt: skip
+        params = _merged(params, options)
+        request = self.request(prompt, params, chat=chat, parse_special=parse_special, trace=trace, frames=True)
         engine = Engine(self, active=1)
         engine.add(request)
         return _frames(engine)
 
-    @checked_keywords
+    @checked_options(Options)
     def request(
         self,
         prompt: Prompt,
-        gen_length: int = 128,
-        block_length: int | None = None,
-        steps: int | None = None,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        cfg_scale: float = 0.0,
-        seed: int | None = None,
-        cache: str | CachePolicy = "dkv-decode",
-        decoder: str | Decoder | None = None,
-        stop_at_eos: bool = True,
-        cache_dtype: str | None = None,
-        stop: str | Sequence[str] | None = None,
-        trace: bool = False,
+        params: SamplingParams | None = None,
+        *,
         chat: bool | None = None,
-        frames: bool = False,
-        eos_penalty: float = 0.0,
-        min_tokens: int = 0,
-        grow: bool = False,
         parse_special: bool = False,
+        trace: bool = False,
+        frames: bool = False,
         attend: Callable[[], None] | None = None,
+        **options: Unpack[Options],
     ) -> Request:
-        """One prompt and its settings, checked, for an Engine or a Service. Arguments and errors as in `generate`;
+        """One prompt and its options, checked, for an Engine or a Service. Arguments and errors as in `generate`;
         frames: whether each update carries a Frame; attend: called again and again while the prompt is encoded, so that
         it can end the work by raising."""
-        settings = self._settings(
-            gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, stop_at_eos,
-            cache_dtype, stop, eos_penalty, min_tokens, grow,
-        )  # fmt: skip
-        if cache_dtype is not None:
-            named_dtype("cache_dtype", cache_dtype)
-        return Request(
-            tuple(self._encode(prompt, chat, settings, parse_special, attend)),
-            settings,
-            settings.seeds(1)[0],
-            0,
-            trace,
-            frames,
-        )
+        settings = self._resolve(_merged(params, options))
+        ids = self._encode(prompt, chat, settings.gen_length, parse_special, attend)
+        return Request(tuple(ids), settings, settings.seeds(1)[0], 0, trace, frames)
 
-    @checked_keywords
+    @checked_options(InfillOptions)
     def infill(
         self,
         prefix: str | Sequence[int] | ArrayLike,
         suffix: str | Sequence[int] | ArrayLike,
         gen_length: int = 32,
-        block_length: int | None = None,
-        steps: int | None = None,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        cfg_scale: float = 0.0,
-        seed: int | None = None,
-        cache: str | CachePolicy = "dkv-decode",
-        decoder: str | Decoder | None = None,
-        cache_dtype: str | None = None,
+        *,
         trace: bool = False,
-        eos_penalty: float = 0.0,
-        min_tokens: int | None = None,
+        **options: Unpack[InfillOptions],
     ) -> Generation:
         """Fill the `gen_length` positions between two texts, or lists of token ids; no chat template is used.
 
-        min_tokens: None = gen_length, so that no end-of-text is chosen; nothing else would end a hole. Other arguments
-        and errors as in `generate`.
+        options: fields of `dkv.SamplingParams` but gen_length, stop, stop_at_eos and grow. min_tokens: None =
+        gen_length, so that no end-of-text is chosen; nothing else would end a hole. Errors as in `generate`.
         """
-        gen_length, block_length = as_count("gen_length", gen_length), plain(block_length)
+        gen_length, block_length = as_count("gen_length", gen_length), plain(options.get("block_length"))
         if type(block_length) is int and block_length > 0 and gen_length % block_length:
-            raise SettingError(f"gen_length={gen_length} must be a multiple of block_length={block_length}")
-        return self.infill_canvas(
-            [prefix, gen_length, suffix], block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache,
-            decoder, cache_dtype, trace, eos_penalty, min_tokens,
-        ).generation  # fmt: skip
+            raise SettingError(
+                f"gen_length={gen_length} must be a multiple of block_length={block_length}", "gen_length", gen_length
+            )
+        return self.infill_canvas([prefix, gen_length, suffix], trace=trace, **options).generation
 
-    @checked_keywords
+    @checked_options(InfillOptions)
     def infill_canvas(
-        self,
-        canvas: str | Sequence[Part],
-        block_length: int | None = None,
-        steps: int | None = None,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        cfg_scale: float = 0.0,
-        seed: int | None = None,
-        cache: str | CachePolicy = "dkv-decode",
-        decoder: str | Decoder | None = None,
-        cache_dtype: str | None = None,
-        trace: bool = False,
-        eos_penalty: float = 0.0,
-        min_tokens: int | None = None,
+        self, canvas: str | Sequence[Part], *, trace: bool = False, **options: Unpack[InfillOptions]
     ) -> Infilling:
         """Fill the holes of a canvas: a text with `{mask}` or `{mask:12}` in it, or a list of texts (read literally),
         whole numbers (holes of so many positions) and lists of token ids. See `dkv.engine.infill` and docs/lengths.md.
 
         Blocks divide what lies between the first hole's start and the last one's end. steps: None = one for each
-        position to fill. Other arguments and errors as in `infill`.
+        position to fill. Other options and errors as in `infill`.
         """
-        request = self.infill_request(
-            canvas, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, cache_dtype, trace,
-            eos_penalty, min_tokens,
-        )  # fmt: skip
+        request = self.infill_request(canvas, trace=trace, **options)
         engine = Engine(self, active=1)
         engine.add(replace(request, deltas=False))
         while updates := engine.step():
@@ -301,39 +213,25 @@ class DiffusionLM:
                 return infilled(request, updates[0].generation, self.tokenizer)
         raise RuntimeError("the engine stopped without a result")
 
-    @checked_keywords
+    @checked_options(InfillOptions)
     def infill_request(
         self,
         canvas: str | Sequence[Part],
-        block_length: int | None = None,
-        steps: int | None = None,
-        temperature: float = 0.0,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        cfg_scale: float = 0.0,
-        seed: int | None = None,
-        cache: str | CachePolicy = "dkv-decode",
-        decoder: str | Decoder | None = None,
-        cache_dtype: str | None = None,
+        *,
         trace: bool = False,
-        eos_penalty: float = 0.0,
-        min_tokens: int | None = None,
         frames: bool = False,
+        **options: Unpack[InfillOptions],
     ) -> Request:
         """A canvas with holes, checked, for an Engine or a Service; `dkv.engine.infill.infilled` reads its result.
-        Arguments
-        and errors as in `infill_canvas`; frames: whether each update carries a Frame."""
+        Arguments and errors as in `infill_canvas`; frames: whether each update carries a Frame."""
         ids = canvas_ids(canvas, self.tokenizer, self.model.config)
-        block_length = plain(block_length)
+        block_length = plain(options.get("block_length"))
         start, gen_length = region_of(ids, block_length)
-        if steps is None and block_length in (None, gen_length):
-            steps = ids.count(None)
-        settings = self._settings(
-            gen_length, block_length, steps, temperature, top_p, top_k, cfg_scale, seed, cache, decoder, False,
-            cache_dtype, None, eos_penalty, gen_length if min_tokens is None else min_tokens, False,
-        )  # fmt: skip
-        if cache_dtype is not None:
-            named_dtype("cache_dtype", cache_dtype)
+        if options.get("steps") is None and block_length in (None, gen_length):
+            options["steps"] = ids.count(None)
+        if options.get("min_tokens") is None:
+            options["min_tokens"] = gen_length
+        settings = self._resolve(SamplingParams(gen_length=gen_length, stop_at_eos=False, **options))
         prompt = tuple(token for token in ids[:start] if token is not None)
         return Request(prompt, settings, settings.seeds(1)[0], 0, trace, frames, given=tuple(ids[start:]))
 
@@ -371,62 +269,36 @@ class DiffusionLM:
     def __getstate__(self) -> object:
         raise SettingError(f"model={self.name!r}: a loaded model is not pickled; dkv.load it where it is needed")
 
-    def _settings(
-        self,
-        gen_length: int,
-        block_length: int | None,
-        steps: int | None,
-        temperature: float,
-        top_p: float | None,
-        top_k: int | None,
-        cfg_scale: float,
-        seed: int | Sequence[int] | ArrayLike | None,
-        cache: str | CachePolicy,
-        decoder: str | Decoder | None,
-        stop_at_eos: bool,
-        cache_dtype: str | None,
-        stop: str | Sequence[str] | None,
-        eos_penalty: float,
-        min_tokens: int,
-        grow: bool,
-        prompts: int = 1,
-    ) -> SamplingParams:
+    def _resolve(self, params: SamplingParams, prompts: int = 1) -> ResolvedParams:
+        """The parameters with this model's defaults, for so many prompts. Raises SettingError and SpecError."""
+        cache, decoder = params.cache, params.decoder
         if isinstance(cache, str) and cache == AUTO:
             tuned = find_tuned(self.directory, self.name, self.quantize)
             cache, decoder = tuned.cache, tuned.decoder if decoder is None else decoder
-        if plain(grow) is True and block_length is None:
-            raise SettingError(
-                "grow=True needs block_length, by how many positions to grow at a time, such as 32", "block_length"
-            )
-        return SamplingParams(
-            gen_length=gen_length,
-            block_length=gen_length if block_length is None else block_length,
-            steps=gen_length if steps is None else steps,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            cfg_scale=cfg_scale,
-            seed=seed_of(seed, self._draw, prompts),
-            cache=_policy(cache),
-            decoder=_rule(self.model.config.default_decoder if decoder is None else decoder),
-            stop_at_eos=stop_at_eos,
-            cache_dtype=cache_dtype,
-            stop=texts_of(stop),
-            eos_penalty=eos_penalty,
-            min_tokens=min_tokens,
-            grow=grow,
-        )
+        if params.cache_dtype is not None:
+            named_dtype("cache_dtype", params.cache_dtype)
+        rule = _rule(self.model.config.default_decoder if decoder is None else decoder)
+        return params.resolve(_policy(cache), rule, seed_of(params, self._draw, prompts))
 
     def _encode(
         self,
         prompt: Prompt,
         chat: bool | None,
-        settings: SamplingParams,
+        gen_length: int,
         parse_special: bool,
         attend: Callable[[], None] | None = None,
     ) -> list[int]:
-        config = self.model.config
-        return encoded(prompt, chat, settings.gen_length, self.tokenizer, config, parse_special, attend)
+        return encoded(prompt, chat, gen_length, self.tokenizer, self.model.config, parse_special, attend)
+
+
+def _merged(params: SamplingParams | None, options: Options) -> SamplingParams:
+    """The parameters of a call: `params` with the options on top. Raises SettingError."""
+    if params is None:
+        return SamplingParams(**options)
+    if not isinstance(params, SamplingParams):
+        fix = f"give gen_length={params}" if type(params) is int else "give options by name"
+        raise SettingError(f"params={shown(params)} must be dkv.SamplingParams; {fix}", "params", params, fix)
+    return params.with_options(options)
 
 
 def _frames(engine: Engine) -> Iterator[Frame]:
@@ -455,7 +327,7 @@ def _rule(decoder: str | Decoder) -> Decoder:
     decoder = plain_fields(decoder)
     if not isinstance(decoder, Decoder):
         raise SettingError(
-            f"decoder={decoder!r} is neither a spec nor a Decoder; it needs rank, wanted and commit", "decoder"
+            f"decoder={decoder!r} is neither a spec nor a Decoder; it needs commit_order, query and commit", "decoder"
         )
     return decoder
 

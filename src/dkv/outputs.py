@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 
 __all__ = ["Frame", "Generation", "Stats"]
 
@@ -45,7 +45,7 @@ class Generation:
     """"stop" or "length"."""
     stats: Stats
     """What it cost."""
-    settings: SamplingParams
+    settings: ResolvedParams
     """The parameters that made it, with every default filled in."""
     seed: int
     """The sequence's own seed."""

@@ -1,110 +1,281 @@
-"""The arguments of a generation, checked once and recorded with every result."""
+"""The options of a generation: the only list of them. Python's keywords, the command line, the server's fields, batch
+files and the playground are derived from it.
+
+`SamplingParams` is what a user asks for, checked at once; `ResolvedParams` is what runs, with every default filled in,
+and is recorded with each result. To add an option: a row of `OPTIONS`, a field of `SamplingParams` and a key
+of `Options` or `InfillOptions` here, and what reads it, such as a logits processor.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from dkv.core.policy import CachePolicy, Decoder
 from dkv.core.values import ArrayLike, plain
 from dkv.core.wording import LARGEST, is_number, shown
 from dkv.errors import SettingError
 
-__all__ = ["SamplingParams", "drawn_seed", "seed_of", "texts_of"]
+if TYPE_CHECKING:  # the command line reads the options without torch
+    from dkv.core.policy import CachePolicy, Decoder
+
+__all__ = [
+    "CACHE",
+    "DEFAULTS",
+    "OPTIONS",
+    "SERVED",
+    "InfillOptions",
+    "Option",
+    "Options",
+    "ResolvedParams",
+    "SamplingParams",
+    "drawn_seed",
+    "seed_of",
+]
+
+LENGTH, SAMPLING, CACHE = "Length and end of the text", "Sampling", "Cache and decoder"
+"""Headings under which options are listed."""
 
 _FAR = 4096
 """Farther from the block length that was asked for no other is proposed."""
 _MOST_STEPS = 16
 """Steps for each position: once all are fixed, further steps only repeat themselves."""
-
-_NUMBERS = (
-    "gen_length", "block_length", "steps", "temperature", "top_p", "top_k", "cfg_scale", "stop_at_eos", "eos_penalty",
-    "min_tokens", "grow",
-)  # fmt: skip
-
 _SEEDS = 1 << 62
 """How many seeds there are."""
 
 
-@dataclass(frozen=True)
-class SamplingParams:
-    """Checked settings; block_length, steps and seeds are filled in. Raises SettingError naming argument, value, fix.
+class InfillOptions(TypedDict, total=False):
+    """The options that filling holes takes; `SamplingParams` describes them."""
 
-    gen_length: response length; block_length: tokens per semi-autoregressive block; steps: denoising steps of the whole
-    response; seed: one per prompt, or the first prompt's, from which the others count up; eos_penalty: taken from the
-    logits of end-of-text ids when a token is chosen; min_tokens: first positions of the response at which none of them
-    is; grow: a block's positions exist only once the block before it has ended without an end of the text. Numbers of
-    numpy and torch become Python's.
-    """
-
-    gen_length: int
-    block_length: int
-    steps: int
+    block_length: int | None
+    steps: int | None
     temperature: float
     top_p: float | None
     top_k: int | None
+    repetition_penalty: float
     cfg_scale: float
+    seed: int | Sequence[int] | ArrayLike | None
+    cache: str | CachePolicy
+    decoder: str | Decoder | None
+    cache_dtype: str | None
+    eos_penalty: float
+    min_tokens: int | None
+
+
+class Options(InfillOptions, total=False):
+    """The options of a generation as keyword arguments; `SamplingParams` describes them."""
+
+    gen_length: int
+    stop: str | Sequence[str] | None
+    stop_at_eos: bool
+    grow: bool
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of an option beside its name, type and default."""
+
+    kind: Literal["whole", "number", "switch", "spec", "dtype", "texts"]
+    """What values it has."""
+    group: str
+    """The heading that it is listed under."""
+    help: str
+    """What it does, in one line."""
+    _: KW_ONLY
+    unset: str = ""
+    """What None, the default, means."""
+    neutral: str = ""
+    """The value at which it changes nothing, with what that means: "0: no guidance"."""
+    least: float = 0
+    """The lowest value of a number."""
+    most: float = LARGEST
+    """The highest value of a number."""
+    exclusive: bool = False
+    """Whether `least` itself is too low."""
+    served: Literal["default", "request", "other"] = "default"
+    """Who may set it at a server: the operator and a request; a request only; or the API has another field for it."""
+    served_unset: str = ""
+    """What a request gets that leaves it out, unless that is what `unset` or the default say."""
+
+    def check(self, name: str, value: object) -> None:
+        """Raise SettingError for a value that no generation takes."""
+        if self.kind == "switch" and not isinstance(value, bool):
+            raise _refused(name, value, "must be True or False")
+        if self.kind == "whole" and not (type(value) is int and self.least <= value < 1 << 31):
+            raise _refused(name, value, f"must be a whole number of at least {self.least:g} (and below 2**31)")
+        if self.kind == "number":
+            self._check_number(name, value)
+
+    def _check_number(self, name: str, value: object) -> None:
+        if not is_number(value) or value != value:  # the latter is NaN; math.isnan takes no large integers
+            raise _refused(name, value, "must be a number", self.neutral)
+        if value < self.least or (self.exclusive and value == self.least):
+            why = "must not be negative" if self.least == 0 and not self.exclusive else f"must {self.range}"
+            raise _refused(name, value, why, self.neutral)
+        if value > self.most:
+            raise _refused(name, value, f"must {self.range}", self.neutral)
+
+    @property
+    def range(self) -> str:
+        """What a number must do."""
+        if self.least == 0 and not self.exclusive:
+            return f"be at most {self.most:g}"
+        return f"lie in {'(' if self.exclusive else '['}{self.least:g}, {self.most:g}]"
+
+
+OPTIONS: Mapping[str, Option] = {
+    "gen_length": Option(
+        "whole", LENGTH, "Positions of the response: the length of the canvas.", least=1, served="other"
+    ),
+    "block_length": Option(
+        "whole", LENGTH, "Positions per block; blocks are decoded in turn.", least=1, unset="the same as gen_length",
+        served_unset="as tuned, else 64 on a growing canvas",
+    ),
+    "steps": Option(
+        "whole", LENGTH, "Denoising steps for the whole response.", least=1, unset="the same as gen_length",
+        served_unset="one a token",
+    ),
+    "grow": Option(
+        "switch", LENGTH, "Begin with one block and add blocks as needed, up to gen_length.",
+        served_unset="true without steps",
+    ),
+    "stop": Option("texts", LENGTH, "End the text before this one.", served="request"),
+    "stop_at_eos": Option("switch", LENGTH, "End as soon as all before the end-of-text is decided.", served="other"),
+    "eos_penalty": Option(
+        "number", LENGTH, "Subtract this from the logits of the tokens that end a text.", neutral="0: no penalty"
+    ),
+    "min_tokens": Option(
+        "whole", LENGTH, "Do not let the text end within this many first positions.",
+        unset="0, or all positions of a hole", served="request",
+    ),
+    "temperature": Option(
+        "number", SAMPLING, "Randomness of the sampled tokens; 0 takes the most likely token.",
+        neutral="0: the most likely token",
+    ),
+    "top_p": Option(
+        "number", SAMPLING, "Sample from this share of the probability.", exclusive=True, most=1, unset="no filter",
+        neutral="leave it out for no filter",
+    ),
+    "top_k": Option("whole", SAMPLING, "Sample from this many tokens.", least=1, unset="no filter"),
+    "repetition_penalty": Option(
+        "number", SAMPLING, "Divide by this the logits of tokens that the canvas holds; 1 is none.", least=1 / LARGEST,
+        neutral="1: no penalty",
+    ),
+    "cfg_scale": Option(
+        "number", SAMPLING, "Strength of classifier-free guidance; 0 is none.", neutral="0: no guidance"
+    ),
+    "seed": Option(
+        "whole", SAMPLING, "Seed of all random choices.", unset="one is drawn and reported", served="request"
+    ),
+    "cache": Option(
+        "spec", CACHE, "The cache; `dkv caches` lists them.",
+        served_unset="the one that `dkv tune` found, else none",
+    ),
+    "decoder": Option(
+        "spec", CACHE, "The unmasking rule.", unset="that of the model's family",
+        served_unset="the one that `dkv tune` found, else that of the model's family",
+    ),
+    "cache_dtype": Option(
+        "dtype", CACHE, "The dtype of cached keys and values.", unset="the model's", served="other"
+    ),
+}  # fmt: skip
+"""Every option by name, in the order in which it is listed."""
+
+SERVED = tuple(name for name, option in OPTIONS.items() if option.served == "default")
+"""Those that a server's operator may set for requests that do not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """The options of a generation; `OPTIONS` says what each does. Numbers of numpy and torch become Python's.
+
+    seed: one for each prompt, or the first prompt's, from which the others count up; cache, decoder: specs or objects,
+    cache "auto" = both as `dkv tune` found them. Raises SettingError naming the option, its value and the fix; specs
+    are looked up when a model runs them.
+    """
+
+    gen_length: int = 128
+    block_length: int | None = None
+    steps: int | None = None
+    grow: bool = False
+    stop: str | Sequence[str] | None = None
+    stop_at_eos: bool = True
+    eos_penalty: float = 0.0
+    min_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float = 1.0
+    cfg_scale: float = 0.0
+    seed: int | Sequence[int] | ArrayLike | None = None
+    cache: str | CachePolicy = "dkv-decode"
+    decoder: str | Decoder | None = None
+    cache_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", _texts(self.stop))
+        object.__setattr__(self, "seed", _seeds(self.seed))
+        for name, option in OPTIONS.items():
+            if option.kind in ("whole", "number", "switch") and name != "seed":
+                value = plain(getattr(self, name))
+                object.__setattr__(self, name, value)
+                if value is not None or DEFAULTS[name] is not None:
+                    option.check(name, value)
+        self._check_lengths()
+        if self.min_tokens is not None and self.min_tokens > self.gen_length:
+            raise _refused(
+                "min_tokens", self.min_tokens, f"must be a whole number from 0 to gen_length={self.gen_length}"
+            )
+
+    def _check_lengths(self) -> None:
+        """Blocks divide the response, and steps are as many in each of them."""
+        block = self.gen_length if self.block_length is None else self.block_length
+        if self.gen_length % block:
+            fitting = _fitting_block(self.gen_length, block)
+            fix = f"use gen_length={-(-self.gen_length // block) * block}"
+            fix += "" if fitting is None else f", or block_length={fitting}"
+            raise _refused("gen_length", self.gen_length, f"must be a multiple of block_length={block}", fix)
+        if self.grow and self.block_length is None:
+            fix = "by how many positions to grow at a time, such as 32"
+            raise SettingError(f"grow=True needs block_length, {fix}", "block_length", None, fix)
+        blocks, steps = self.gen_length // block, self.gen_length if self.steps is None else self.steps
+        if steps % blocks:
+            why = f"must be a multiple of the number of blocks, {blocks} (gen_length / block_length)"
+            raise _refused("steps", steps, why, f"use steps={-(-steps // blocks) * blocks}")
+        if steps > _MOST_STEPS * self.gen_length:
+            why = f"must be at most {_MOST_STEPS} for each of gen_length={self.gen_length} positions"
+            raise _refused("steps", steps, why, f"use steps={self.gen_length}, which fixes one at each")
+
+    def with_options(self, options: Options) -> SamplingParams:
+        """The same with options that win over it. Raises SettingError."""
+        return replace(self, **options) if options else self
+
+    def resolve(self, cache: CachePolicy, decoder: Decoder, seed: int | tuple[int, ...]) -> ResolvedParams:
+        """Everything filled in, for a generation with this cache, decoder and seed or seeds. Raises SettingError."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in OPTIONS}
+        values |= {
+            "block_length": self.gen_length if self.block_length is None else self.block_length,
+            "steps": self.gen_length if self.steps is None else self.steps,
+            "min_tokens": self.min_tokens or 0,
+            "cache": cache,
+            "decoder": decoder,
+            "seed": seed,
+        }
+        return ResolvedParams(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedParams(SamplingParams):
+    """The options that a generation ran with, none left open; made by `SamplingParams.resolve`."""
+
+    block_length: int
+    steps: int
+    min_tokens: int
+    stop: tuple[str, ...]
     seed: int | tuple[int, ...]
     cache: CachePolicy
     decoder: Decoder
-    stop_at_eos: bool
-    cache_dtype: str | None
-    stop: tuple[str, ...]
-    eos_penalty: float = 0.0
-    min_tokens: int = 0
-    grow: bool = False
-
-    def __post_init__(self) -> None:
-        for name in _NUMBERS:
-            object.__setattr__(self, name, plain(getattr(self, name)))
-        for name in ("gen_length", "block_length", "steps"):
-            _whole(name, getattr(self, name))
-        if self.gen_length % self.block_length:
-            fitting = _fitting_block(self.gen_length, self.block_length)
-            other = "" if fitting is None else f", or block_length={fitting}"
-            raise SettingError(
-                f"gen_length={self.gen_length} must be a multiple of block_length={self.block_length}; "
-                f"use gen_length={-(-self.gen_length // self.block_length) * self.block_length}{other}",
-                "gen_length",
-            )
-        if self.steps % self.blocks:
-            raise SettingError(
-                f"steps={self.steps} must be a multiple of the number of blocks, {self.blocks} "
-                f"(gen_length / block_length); use steps={-(-self.steps // self.blocks) * self.blocks}",
-                "steps",
-            )
-        if self.steps > _MOST_STEPS * self.gen_length:
-            raise SettingError(
-                f"steps={self.steps} must be at most {_MOST_STEPS} for each of gen_length={self.gen_length} positions; "
-                f"use steps={self.gen_length}, which fixes one at each",
-                "steps",
-            )
-        self._check_sampling()
-        self._check_endings()
-        for seed in self.seed if isinstance(self.seed, tuple) else (self.seed,):
-            if type(seed) is not int or not 0 <= seed < _SEEDS:
-                raise SettingError(f"seed={shown(seed)} must be a whole number in [0, 2**62)", "seed")
-
-    def _check_sampling(self) -> None:
-        _not_negative("temperature", self.temperature, "the most likely token")
-        if self.top_p is not None and not (is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise SettingError(f"top_p={shown(self.top_p)} must lie in (0, 1]; leave it out for no filter", "top_p")
-        if self.top_k is not None:
-            _whole("top_k", self.top_k)
-        _not_negative("cfg_scale", self.cfg_scale, "no guidance")
-        if any(not isinstance(text, str) or not text for text in self.stop):
-            raise SettingError(f"stop={shown(list(self.stop))} must be a text or several, none empty", "stop")
-
-    def _check_endings(self) -> None:
-        _not_negative("eos_penalty", self.eos_penalty, "no penalty")
-        if type(self.min_tokens) is not int or not 0 <= self.min_tokens <= self.gen_length:
-            raise SettingError(
-                f"min_tokens={shown(self.min_tokens)} must be a whole number from 0 to gen_length={self.gen_length}",
-                "min_tokens",
-            )
-        if not isinstance(self.grow, bool):
-            raise SettingError(f"grow={shown(self.grow)} must be True or False", "grow")
 
     @property
     def blocks(self) -> int:
@@ -116,11 +287,53 @@ class SamplingParams:
         SettingError where the number of seeds given differs from `count`, or the last one is too large."""
         if isinstance(self.seed, int):
             if self.seed + count > _SEEDS:
-                raise SettingError(f"seed={self.seed} plus {count - 1}, for {count} prompts, must be below 2**62")
+                raise SettingError(
+                    f"seed={self.seed} plus {count - 1}, for {count} prompts, must be below 2**62", "seed"
+                )
             return list(range(self.seed, self.seed + count))
         if len(self.seed) != count:
             raise SettingError(f"seed: {len(self.seed)} seeds for {count} prompts; give one, or one for each", "seed")
         return list(self.seed)
+
+
+DEFAULTS: Mapping[str, Any] = {each.name: each.default for each in fields(SamplingParams)}
+"""The options' defaults."""
+
+
+def drawn_seed() -> int:
+    """A seed that nobody has chosen."""
+    return secrets.randbits(32)
+
+
+def seed_of(params: SamplingParams, draw: Callable[[], int], count: int) -> int | tuple[int, ...]:
+    """The seed or seeds to use for `count` prompts; one is drawn for each where none is given."""
+    seed = _seeds(params.seed)
+    if seed is None:
+        return draw() if count == 1 else tuple(draw() for _ in range(count))
+    return seed
+
+
+def _seeds(seed: int | Sequence[int] | ArrayLike | None) -> int | tuple[int, ...] | None:
+    """A seed or seeds as Python's numbers. Raises SettingError."""
+    given = plain(seed)
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    found = tuple(map(plain, given)) if several else (given,)
+    for each in found:
+        if not (given is None or (type(each) is int and 0 <= each < _SEEDS)):
+            raise _refused("seed", each, "must be a whole number in [0, 2**62)")
+    return found if several else given
+
+
+def _texts(stop: str | Sequence[str] | ArrayLike | None) -> tuple[str, ...]:
+    """The texts to stop at. Raises SettingError."""
+    stop = plain(stop)
+    if stop is None or isinstance(stop, str):
+        stop = () if stop is None else (stop,)
+    elif not isinstance(stop, Sequence):
+        raise _refused("stop", stop, "must be a text or several")
+    if any(not isinstance(text, str) or not text for text in stop):
+        raise _refused("stop", list(stop), "must be a text or several, none empty")
+    return tuple(stop)
 
 
 def _fitting_block(gen_length: int, block_length: int) -> int | None:
@@ -132,41 +345,6 @@ def _fitting_block(gen_length: int, block_length: int) -> int | None:
     return min(near, key=lambda n: (abs(n - block_length), -n), default=None)
 
 
-def drawn_seed() -> int:
-    """A seed that nobody has chosen."""
-    return secrets.randbits(32)
-
-
-def seed_of(
-    seed: int | Sequence[int] | ArrayLike | None, draw: Callable[[], int] = drawn_seed, count: int = 1
-) -> int | tuple[int, ...]:
-    """The seed or seeds to use for `count` prompts; None draws one for each."""
-    given: int | Sequence[int] | None = plain(seed)
-    if given is None:
-        return draw() if count == 1 else tuple(draw() for _ in range(count))
-    return tuple(map(plain, given)) if isinstance(given, Sequence) else given
-
-
-def texts_of(stop: str | Sequence[str] | ArrayLike | None) -> tuple[str, ...]:
-    """`stop` as a tuple. Raises SettingError."""
-    stop = plain(stop)
-    if stop is None or isinstance(stop, str):
-        return () if stop is None else (stop,)
-    if not isinstance(stop, Sequence):
-        raise SettingError(f"stop={shown(stop)} must be a text or several", "stop")
-    return tuple(stop)
-
-
-def _whole(name: str, value: object) -> None:
-    if type(value) is not int or not 1 <= value < 1 << 31:
-        raise SettingError(f"{name}={shown(value)} must be a whole number of at least 1 (and below 2**31)", name)
-
-
-def _not_negative(name: str, value: object, at_zero: str) -> None:
-    """Raise SettingError for what is no number in [0, LARGEST]. at_zero: what 0 means."""
-    if not is_number(value) or value != value:  # the latter is NaN; math.isnan takes no large integers
-        raise SettingError(f"{name}={shown(value)} must be a number; 0: {at_zero}", name)
-    if value < 0:
-        raise SettingError(f"{name}={shown(value)} must not be negative; 0: {at_zero}", name)
-    if value > LARGEST:
-        raise SettingError(f"{name}={shown(value)} must be at most {LARGEST:g}; 0: {at_zero}", name)
+def _refused(name: str, value: object, why: str, fix: str = "") -> SettingError:
+    message = f"{name}={shown(value)} {why}"
+    return SettingError(f"{message}; {fix}" if fix else message, name, value, fix or None)

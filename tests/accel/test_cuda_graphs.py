@@ -243,7 +243,7 @@ def test_the_engine_runs_on_recorded_forwards(lm: DiffusionLM) -> None:
     fast = graphed_lm(lm, capture)
     assert fast.bucket(100) == 104
     asked = [[3] * 5, [4] * 17, [5] * 30]
-    plain, quick = (m.generate(asked, 16, cache="dkv-decode", seed=1, batch_size=2) for m in (lm, fast))
+    plain, quick = (m.generate(asked, gen_length=16, cache="dkv-decode", seed=1, batch_size=2) for m in (lm, fast))
     assert [g.token_ids for g in plain] == [g.token_ids for g in quick]
     assert capture.replays > 0
     assert fast.compile_report["cuda_graphs"].graphs == len(capture.outs)

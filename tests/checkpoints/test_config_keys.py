@@ -436,4 +436,4 @@ def test_the_published_configs_load(name: str, tmp_path: Path) -> None:
     config = PUBLISHED[name]
     lm = dkv.load(write_checkpoint(tmp_path, config), device="cpu", dtype="float32")
     assert lm.model.config.rope_theta == config["rope_theta"]
-    assert len(lm.generate([[1, 2]], 4)[0].token_ids) == 4
+    assert len(lm.generate([[1, 2]], gen_length=4)[0].token_ids) == 4

@@ -97,7 +97,7 @@ def test_packed_weights_are_refused_before_ranks_start(cli: Cli, command: list[s
 
 def test_settings_reach_the_library(cli: Cli, checkpoint: Path) -> None:
     options = "--block-length 8 --steps 8 --temperature 0.5 --top-p 0.9 --top-k 5 --no-stop-at-eos --stop xyz --stop zy"
-    options += " --eos-penalty 1.5 --min-tokens 4 --grow"
+    options += " --eos-penalty 1.5 --min-tokens 4 --grow --repetition-penalty 1.25"
     spec = "dkv-decode:refresh=4,delay=2,warmup=1,shift=un"
     specs = ["--cache", spec, "--decoder", "random:seed=9", "--cache-dtype", "bfloat16"]
     result = cli("generate", "hi", "--model", str(checkpoint), *SHORT, *options.split(), *specs, "--no-chat", "--json")
@@ -106,6 +106,7 @@ def test_settings_reach_the_library(cli: Cli, checkpoint: Path) -> None:
         "gen_length": 16, "block_length": 8, "steps": 8, "temperature": 0.5, "top_p": 0.9, "top_k": 5, "cfg_scale": 0.0,
         "seed": 3, "cache": spec, "decoder": "random:seed=9", "stop_at_eos": False, "cache_dtype": "bfloat16",
         "stop": ["xyz", "zy"], "eos_penalty": 1.5, "min_tokens": 4, "grow": True,
+        "repetition_penalty": 1.25,
     }  # fmt: skip
 
 
@@ -208,7 +209,7 @@ def test_options_of_generate_are_grouped(cli: Cli) -> None:
     assert max(len(panel.splitlines()) for panel in shown.split("\n\n")) < 20
     sampling = shown.partition("Sampling:\n")[2].partition("\n\n")[0]
     assert [line.split()[0] for line in sampling.splitlines() if line.startswith("  --")] == [
-        "--temperature", "--top-p", "--top-k", "--cfg-scale", "--seed",
+        "--temperature", "--top-p", "--top-k", "--repetition-penalty", "--cfg-scale", "--seed",
     ]  # fmt: skip
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dkv.lab.doctor import finding
-from dkv.lab.doctor.finding import FindingThreshold
+from dkv.lab.doctor import findings
+from dkv.lab.doctor.findings import FindingThreshold
 from tests.support.cli_fixtures import Cli, one_error
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "doctor.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def test_json_carries_every_finding(cli: Cli, common: list[str]) -> None:
     assert [c["cache"] for c in told["caches"]] == ["dkv-decode", "dllm-cache"]
     for cache in told["caches"]:
         assert [f["name"] for f in cache["findings"]] == NAMES
-        assert all(f["status"] in finding.STATUSES and f["measured"] and f["figures"] for f in cache["findings"])
+        assert all(f["status"] in findings.STATUSES and f["measured"] and f["figures"] for f in cache["findings"])
     assert (told["prompts"], told["gen_length"]) == (2, 8)
     assert done.stderr == ""
 
@@ -80,7 +80,7 @@ def test_errors_are_one_line(cli: Cli, common: list[str], options: list[str], me
 
 
 def test_the_page_has_the_thresholds() -> None:
-    kinds = {name: value for name, value in vars(finding).items() if isinstance(value, FindingThreshold)}
+    kinds = {name: value for name, value in vars(findings).items() if isinstance(value, FindingThreshold)}
     assert len(kinds) == 6
     for kind in kinds.values():
         assert f"| {kind.watch:g} | {kind.trouble:g} | {kind.reason} |" in PAGE

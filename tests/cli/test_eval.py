@@ -16,8 +16,8 @@ import pytest
 
 from dkv.lab.eval.eval_session import FEW, EvalOptions
 from dkv.lab.eval.measured import ALL
+from dkv.storage.sandbox import can_cut_network
 from dkv.tiny import TASKS
-from dkv.tiny.tasks.sandbox import can_cut_network
 from tests.support.cli_fixtures import Cli, one_error
 from tests.support.warm import program
 

@@ -207,7 +207,7 @@ def test_settings_of_requests_are_said_at_the_start_and_in_answers(checkpoint: P
             process.kill()
     assert line == (
         "unless a request says otherwise: cache=dkv-decode:refresh=2 (operator), decoder=confidence (default), "
-        "block_length=8 (operator), grow=True (default), temperature=0.5 (operator), cfg_scale=0.0 (default)\n"
+        "block_length=8 (operator), grow=True (default), temperature=0.5 (operator)\n"
     )
     assert told["settings"]["cache"].startswith("dkv-decode:refresh=2,")
     assert (told["settings"]["block_length"], told["sources"]["block_length"]) == (8, "operator")

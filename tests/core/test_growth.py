@@ -31,8 +31,8 @@ DECODERS = [
 @pytest.mark.parametrize("cache", POLICIES)
 def test_a_text_that_ends_in_the_first_block_is_that_of_one_block(cache: str, ending: dkv.DiffusionLM) -> None:
     prompts = [[n] for n in range(12)]
-    short = ending.generate(prompts, 4, cache=cache, seed=0, trace=True)
-    grown = ending.generate(prompts, 12, 4, cache=cache, seed=0, trace=True, grow=True)
+    short = ending.generate(prompts, gen_length=4, cache=cache, seed=0, trace=True)
+    grown = ending.generate(prompts, gen_length=12, block_length=4, cache=cache, seed=0, trace=True, grow=True)
     ended = 0
     for one, other in zip(short, grown, strict=True):
         assert (other.trace or [])[:4] == one.trace
@@ -49,10 +49,12 @@ def test_a_text_that_ends_in_the_first_block_is_that_of_one_block(cache: str, en
 def test_without_a_cache_it_is_one_run_after_another(decoder: str, ending: dkv.DiffusionLM) -> None:
     """Each block is what a run of its own makes of all before it as its prompt."""
     for n in range(6):
-        whole = ending.generate([[n, 3]], 12, 4, cache="none", decoder=decoder, seed=4, grow=True)[0]
+        whole = ending.generate(
+            [[n, 3]], gen_length=12, block_length=4, cache="none", decoder=decoder, seed=4, grow=True
+        )[0]
         prompt, forwards, rows, ids = [n, 3], 0, 0.0, list[int]()
         while len(ids) < 12:
-            part = ending.generate([prompt], 4, cache="none", decoder=decoder, seed=4)[0]
+            part = ending.generate([prompt], gen_length=4, cache="none", decoder=decoder, seed=4)[0]
             prompt, ids = prompt + part.token_ids, ids + part.token_ids
             forwards, rows = forwards + part.stats.forwards, rows + part.stats.rows_computed
             if part.finish_reason == "stop":
@@ -69,8 +71,8 @@ def test_company_changes_nothing(ending: dkv.DiffusionLM) -> None:
         gen, block = rng.choice([(8, 4), (12, 4), (9, 3), (6, 6), (8, 2)])
         request = ending.request(
             [rng.randrange(200) for _ in range(rng.randint(1, 9))],
-            gen,
-            block,
+            gen_length=gen,
+            block_length=block,
             temperature=rng.choice([0.0, 0.8]),
             cfg_scale=rng.choice([0.0, 0.0, 0.7]),
             seed=n,
@@ -107,14 +109,17 @@ def test_degenerate_settings_are_exact(
 ) -> None:
     lm = ending if family == "llada" else dkv.DiffusionLM(dream, None, audit=True)
     for prompt in ([1], [2, 3, 4], [7] * 6):
-        one, other = (lm.generate([prompt], 8, 4, cache=cache, grow=True, trace=True)[0] for cache in (cached, plain))
+        one, other = (
+            lm.generate([prompt], gen_length=8, block_length=4, cache=cache, grow=True, trace=True)[0]
+            for cache in (cached, plain)
+        )
         assert (one.token_ids, one.trace) == (other.token_ids, other.trace)
 
 
 @pytest.mark.parametrize("cache", POLICIES)
 def test_dream_grows_too(cache: str, dream: Transformer) -> None:
     lm = dkv.DiffusionLM(dream, None, audit=True)
-    (result,) = lm.generate([[4, 5]], 9, 3, cache=cache, grow=True, stop_at_eos=False)
+    (result,) = lm.generate([[4, 5]], gen_length=9, block_length=3, cache=cache, grow=True, stop_at_eos=False)
     assert MASK not in result.token_ids
     assert result.stats.forwards == 9
     assert result.stats.rows_total == 3 * (5 + 8 + 11)
@@ -142,8 +147,8 @@ def test_the_length_is_a_bound_and_not_a_cost(model: Transformer) -> None:
     for place in range(1, 65):
         table[place, 7 if place < 6 else EOS] = 9.0 - place / 100
     lm = dkv.DiffusionLM(Scripted.like(model, table), None, audit=True)
-    (grown,) = lm.generate([[1]], 64, 4, cache="none", grow=True)
-    (whole,) = lm.generate([[1]], 64, 4, cache="none")
+    (grown,) = lm.generate([[1]], gen_length=64, block_length=4, cache="none", grow=True)
+    (whole,) = lm.generate([[1]], gen_length=64, block_length=4, cache="none")
     assert grown.token_ids == whole.token_ids == [7] * 5 + [EOS] * 59
     assert grown.stats.forwards == whole.stats.forwards == 6
     assert grown.stats.rows_computed == 4 * 5 + 2 * 9
@@ -151,7 +156,7 @@ def test_the_length_is_a_bound_and_not_a_cost(model: Transformer) -> None:
 
 
 def test_frames_show_what_is_there(ending: dkv.DiffusionLM) -> None:
-    frames = list(ending.stream([5, 6], 8, 4, grow=True, stop_at_eos=False, cache="none"))
+    frames = list(ending.stream([5, 6], gen_length=8, block_length=4, grow=True, stop_at_eos=False, cache="none"))
     assert [sum(frame.committed) for frame in frames] == list(range(1, 9))
     assert [sum(frame.computed) for frame in frames] == [4] * 4 + [8] * 4
     assert all(frame.token_ids[4:] == [MASK] * 4 for frame in frames[:4])
@@ -159,7 +164,9 @@ def test_frames_show_what_is_there(ending: dkv.DiffusionLM) -> None:
 
 def test_an_order_given_ahead_is_of_the_whole(ending: dkv.DiffusionLM) -> None:
     order = RandomOrder([[[2, 1]], [[3, 4]]])
-    (result,) = ending.generate([[1]], 4, 2, decoder=order, grow=True, stop_at_eos=False, trace=True)
+    (result,) = ending.generate(
+        [[1]], gen_length=4, block_length=2, decoder=order, grow=True, stop_at_eos=False, trace=True
+    )
     assert [place for step in result.trace or [] for place, _ in step] == [1, 0, 2, 3]
 
 
@@ -167,7 +174,7 @@ def test_memory_is_that_of_the_bound(ending: dkv.DiffusionLM) -> None:
     used = []
     for grow in (False, True):
         engine = dkv.Engine(ending)
-        engine.add(ending.request([1], 8, 4, grow=grow))
+        engine.add(ending.request([1], gen_length=8, block_length=4, grow=grow))
         engine.step()
         used.append(engine.status().memory_used)
         finished(engine)

@@ -10,6 +10,7 @@ import pytest
 
 import dkv
 from dkv.core.keywords import checked_keywords, nearest
+from dkv.params import InfillOptions, Options
 from dkv.server import build
 
 METHODS = ("generate", "stream", "request", "infill", "infill_canvas", "infill_request", "save")
@@ -23,7 +24,11 @@ CALLS: list[tuple[str, Callable[..., Any]]] = [
 
 
 def names_of(call: Callable[..., Any]) -> list[str]:
-    return [name for name in inspect.signature(call).parameters if name != "self"]
+    named = [name for name in inspect.signature(call).parameters if name != "self"]
+    if "options" not in named:
+        return named
+    kind = InfillOptions if call.__name__.startswith("infill") else Options
+    return [*(name for name in named if name != "options"), *kind.__annotations__]
 
 
 def test_the_smallest_input(bare_lm: dkv.DiffusionLM) -> None:

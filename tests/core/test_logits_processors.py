@@ -164,7 +164,10 @@ def test_a_filter_that_leaves_only_the_end_hinders_nothing(
 @pytest.mark.parametrize("cache", POLICIES)
 def test_nothing_asked_is_nothing_changed(cache: str, lm: dkv.DiffusionLM) -> None:
     """A request without options beside one with them: its tokens are those of a run without logits processors."""
-    plain, charged = lm.request([5, 6], 8, seed=2, cache=cache), lm.request([5, 6], 8, cache=cache, min_tokens=8)
+    plain, charged = (
+        lm.request([5, 6], gen_length=8, seed=2, cache=cache),
+        lm.request([5, 6], gen_length=8, cache=cache, min_tokens=8),
+    )
     engine = dkv.Engine(lm)
     first, second = engine.add(plain), engine.add(charged)
     results = finished(engine)
@@ -179,8 +182,8 @@ def test_company_changes_nothing(lm: dkv.DiffusionLM) -> None:
         replace(
             lm.request(
                 [rng.randrange(200) for _ in range(rng.randint(1, 9))],
-                8,
-                rng.choice([4, 8]),
+                gen_length=8,
+                block_length=rng.choice([4, 8]),
                 temperature=rng.choice([0.0, 0.9]),
                 seed=n,
                 cache=rng.choice(POLICIES),

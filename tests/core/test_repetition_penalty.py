@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import dkv
 from dkv.core.canvas import GIVEN, NEVER, Canvas, lay_out
 from dkv.core.logits_processors import EndOfTextControl, QueriedPositions, RepetitionPenalty
 from dkv.models import Transformer
 from tests.support.checkpoints import EOS, MASK, VOCAB
-from tests.support.runs import Scripted, play, start
+from tests.support.engine_runs import alone, finished, same
+from tests.support.runs import POLICIES, Scripted, play, start
 
 MASK_ID = 15
 """Of the small canvases here, whose vocabulary is 16 tokens."""
@@ -96,11 +102,48 @@ def test_what_may_not_be_chosen_stays_so() -> None:
     assert got[:, 4].eq(4).all()
 
 
-def test_it_is_there_only_where_a_sequence_asks_for_it() -> None:
-    assert RepetitionPenalty.of([1.0, 1, 1.0], torch.device("cpu")) is None
-    some = RepetitionPenalty.of([1.0, 1.5], torch.device("cpu"))
+def test_it_is_there_only_where_a_sequence_asks_for_it(bare_lm: dkv.DiffusionLM) -> None:
+    plain = bare_lm.request([1, 2], gen_length=8).settings
+    assert RepetitionPenalty.of([plain, replace(plain, repetition_penalty=1)], torch.device("cpu")) is None
+    some = RepetitionPenalty.of([plain, replace(plain, repetition_penalty=1.5)], torch.device("cpu"))
     assert some is not None
     assert some.penalty.tolist() == [1.0, 1.5]
+
+
+@pytest.mark.parametrize("value", [0, -1.2, 1e-9, 1e9, float("nan"), float("inf"), "much", True, None])
+def test_values_that_are_refused(value: Any, bare_lm: dkv.DiffusionLM) -> None:
+    with pytest.raises(dkv.SettingError, match=r"repetition_penalty=.* must (lie in .*|be a number); 1: no penalty"):
+        replace(bare_lm.request([1, 2], gen_length=8).settings, repetition_penalty=value)
+
+
+def test_requests_with_different_penalties_share_a_batch(lm: dkv.DiffusionLM) -> None:
+    """Each has the result that it has alone; those without a penalty are as if there were none."""
+    rng = random.Random(0)
+    requests = list[dkv.Request]()
+    for number in range(18):
+        request = lm.request(
+            [rng.randrange(200) for _ in range(rng.randint(1, 9))],
+            gen_length=8,
+            block_length=rng.choice([4, 8]),
+            temperature=rng.choice([0.0, 0.9]),
+            seed=number,
+            cache=rng.choice(POLICIES),
+            decoder=rng.choice(["confidence", "random", "threshold:tau=0.2", "maskgit-plus"]),
+            cfg_scale=rng.choice([0.0, 0.0, 0.7]),
+            min_tokens=rng.choice([0, 8]),
+        )
+        settings = replace(request.settings, repetition_penalty=rng.choice([1.0, 1.0, 1.4, 5.0, 0.5]))
+        requests.append(replace(request, number=number, settings=settings))
+    engine = dkv.Engine(lm, active=7)
+    added = {engine.add(request): request for request in requests}
+    changed = 0
+    for request_id, result in finished(engine).items():
+        request = added[request_id]
+        assert same(result, alone(lm, request))
+        plain = alone(lm, replace(request, settings=replace(request.settings, repetition_penalty=1.0)))
+        changed += result.token_ids != plain.token_ids
+        assert request.settings.repetition_penalty != 1 or result.token_ids == plain.token_ids
+    assert changed > 3
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.01])

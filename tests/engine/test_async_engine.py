@@ -30,7 +30,7 @@ async def settled(service: dkv.Service) -> dkv.Status:
 
 
 def test_many_callers_each_get_their_own(lm: dkv.DiffusionLM) -> None:
-    requests = [lm.request([n, n + 1], 6, seed=n, temperature=0.5, cache="dkv-decode") for n in range(12)]
+    requests = [lm.request([n, n + 1], gen_length=6, seed=n, temperature=0.5, cache="dkv-decode") for n in range(12)]
 
     async def work(service: dkv.Service) -> None:
         async def listen(request: dkv.Request) -> tuple[str, dkv.Generation]:
@@ -50,7 +50,7 @@ def test_many_callers_each_get_their_own(lm: dkv.DiffusionLM) -> None:
 
 
 def test_generate(lm: dkv.DiffusionLM) -> None:
-    request = lm.request([1, 2], 6, seed=1)
+    request = lm.request([1, 2], gen_length=6, seed=1)
 
     async def work(service: dkv.Service) -> None:
         assert same(await service.generate(request), alone(lm, request))
@@ -60,7 +60,7 @@ def test_generate(lm: dkv.DiffusionLM) -> None:
 
 def test_leaving_frees_the_place(lm: dkv.DiffusionLM) -> None:
     """By closing the iterator, and by cancelling the task that listens."""
-    request = lm.request([1], 64, stop_at_eos=False, frames=True)
+    request = lm.request([1], gen_length=64, stop_at_eos=False, frames=True)
 
     async def work(service: dkv.Service) -> None:
         stream = service.stream(request)
@@ -81,34 +81,34 @@ def test_leaving_frees_the_place(lm: dkv.DiffusionLM) -> None:
 
 def test_errors_reach_the_caller(lm: dkv.DiffusionLM) -> None:
     async def work(service: dkv.Service) -> None:
-        long = asyncio.create_task(service.generate(lm.request([1], 60, stop_at_eos=False)))
+        long = asyncio.create_task(service.generate(lm.request([1], gen_length=60, stop_at_eos=False)))
         while not service.status().active:
             await asyncio.sleep(0)
-        waits = asyncio.create_task(service.generate(lm.request([1], 4)))
+        waits = asyncio.create_task(service.generate(lm.request([1], gen_length=4)))
         while not service.status().waiting:
             await asyncio.sleep(0)
         with pytest.raises(dkv.BusyError, match="waiting already"):
-            await service.generate(lm.request([1], 4))
+            await service.generate(lm.request([1], gen_length=4))
         await asyncio.gather(long, waits)
 
     run(lm, work, active=1, waiting=1)
 
     async def too_large(service: dkv.Service) -> None:
         with pytest.raises(dkv.SettingError, match="memory=10 bytes"):
-            await service.generate(lm.request([1], 4))
+            await service.generate(lm.request([1], gen_length=4))
 
     run(lm, too_large, memory=10)
 
 
 def test_draining_refuses_and_waits(lm: dkv.DiffusionLM) -> None:
     async def work(service: dkv.Service) -> None:
-        task = asyncio.create_task(service.generate(lm.request([1], 30, stop_at_eos=False)))
+        task = asyncio.create_task(service.generate(lm.request([1], gen_length=30, stop_at_eos=False)))
         while not service.status().active:
             await asyncio.sleep(0)
         await service.drain()
         assert task.done() or (await task)
         with pytest.raises(dkv.BusyError, match="shutting down"):
-            await service.generate(lm.request([1], 4))
+            await service.generate(lm.request([1], gen_length=4))
 
     run(lm, work)
 
@@ -124,10 +124,10 @@ def test_a_failing_step_ends_every_stream(lm: dkv.DiffusionLM, monkeypatch: pyte
     async def main() -> None:
         async with dkv.Service(engine) as service:
             with pytest.raises(dkv.EngineError, match="the engine has stopped: MemoryError: no room"):
-                await asyncio.wait_for(service.generate(lm.request([1], 4)), 20)
+                await asyncio.wait_for(service.generate(lm.request([1], gen_length=4)), 20)
             assert isinstance(service.failed, MemoryError)
             with pytest.raises(dkv.EngineError, match="stopped"):
-                await service.generate(lm.request([1], 4))
+                await service.generate(lm.request([1], gen_length=4))
 
     asyncio.run(main())
 
@@ -135,7 +135,7 @@ def test_a_failing_step_ends_every_stream(lm: dkv.DiffusionLM, monkeypatch: pyte
 def test_stopping_ends_what_is_under_way(lm: dkv.DiffusionLM) -> None:
     async def main() -> None:
         async with dkv.Service(dkv.Engine(lm)) as service:
-            task = asyncio.create_task(service.generate(lm.request([1], 80, stop_at_eos=False)))
+            task = asyncio.create_task(service.generate(lm.request([1], gen_length=80, stop_at_eos=False)))
             while not service.status().active:
                 await asyncio.sleep(0)
         with pytest.raises(dkv.EngineError, match="stopped"):

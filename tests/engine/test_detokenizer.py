@@ -16,7 +16,7 @@ from tests.support.checkpoints import EOS
 
 
 def sequence(lm: dkv.DiffusionLM, stop: tuple[str, ...] = ()) -> Sequence:
-    request = lm.request([1], 4)
+    request = lm.request([1], gen_length=4)
     settings = replace(request.settings, stop=stop)
     request = replace(request, settings=settings)
     return Sequence(0, request, lm.model.config, lm.tokenizer, "", settings.cache, settings.decoder)

@@ -36,9 +36,9 @@ def drawn(lm: dkv.DiffusionLM, rng: random.Random) -> dkv.Request:
     sampled = rng.random() < 0.4
     request = lm.request(
         [rng.randrange(200) for _ in range(rng.choice([*range(1, 13), 70]))],
-        gen,
-        block,
-        steps,
+        gen_length=gen,
+        block_length=block,
+        steps=steps,
         temperature=0.7 if sampled else 0.0,
         top_p=rng.choice([None, 0.8, 1.0]) if sampled else None,
         top_k=rng.choice([None, 5]) if sampled else None,
@@ -117,14 +117,14 @@ def test_unlike_policies_share_a_forward(lm: dkv.DiffusionLM, monkeypatch: pytes
 
     monkeypatch.setattr(type(lm.model), "forward", counted)
     for cache in ("none", "dkv-decode", "dkv-prefill", "fast-dual", "dllm-cache:kp=4,kr=3", "dllm-cache:kp=9,rho=0.7"):
-        engine.add(lm.request([1, 2, 3], 6, cache=cache, stop_at_eos=False))
+        engine.add(lm.request([1, 2, 3], gen_length=6, cache=cache, stop_at_eos=False))
     engine.step()
     assert forwards == 2
 
 
 def test_a_finished_request_makes_room_at_once(lm: dkv.DiffusionLM) -> None:
     engine = dkv.Engine(lm, active=1)
-    short, long = (lm.request([1], n, stop_at_eos=False, cache="none") for n in (2, 4))
+    short, long = (lm.request([1], gen_length=n, stop_at_eos=False, cache="none") for n in (2, 4))
     first, second = engine.add(short), engine.add(long)
     done = [[u.request_id for u in engine.step() if u.generation] for _ in range(6)]
     assert done == [[], [first], [], [], [], [second]]
@@ -133,7 +133,7 @@ def test_a_finished_request_makes_room_at_once(lm: dkv.DiffusionLM) -> None:
 
 def test_cancelling_frees_the_place_at_once(lm: dkv.DiffusionLM) -> None:
     engine = dkv.Engine(lm, active=2)
-    tickets = [engine.add(lm.request([n], 6, stop_at_eos=False)) for n in range(4)]
+    tickets = [engine.add(lm.request([n], gen_length=6, stop_at_eos=False)) for n in range(4)]
     engine.step()
     assert (engine.status().active, engine.status().waiting) == (2, 2)
     assert engine.cancel(tickets[0])  # under way
@@ -145,19 +145,19 @@ def test_cancelling_frees_the_place_at_once(lm: dkv.DiffusionLM) -> None:
 
 def test_a_full_queue_refuses(lm: dkv.DiffusionLM) -> None:
     engine = dkv.Engine(lm, active=1, waiting=2)
-    engine.add(lm.request([1], 4))
-    engine.add(lm.request([1], 4))
+    engine.add(lm.request([1], gen_length=4))
+    engine.add(lm.request([1], gen_length=4))
     with pytest.raises(dkv.BusyError, match="2 requests are waiting"):
-        engine.add(lm.request([1], 4))
+        engine.add(lm.request([1], gen_length=4))
     engine.step()
-    engine.add(lm.request([1], 4))
+    engine.add(lm.request([1], gen_length=4))
     assert len(finished(engine)) == 3
 
 
 def test_what_could_never_fit_is_refused(lm: dkv.DiffusionLM) -> None:
     engine = dkv.Engine(lm, memory=1000)
     with pytest.raises(dkv.SettingError, match=r"memory=1000 bytes cannot hold the cache of 9 positions"):
-        engine.add(lm.request([1], 8))
+        engine.add(lm.request([1], gen_length=8))
     assert engine.status().requests_started == 0
 
 
@@ -166,7 +166,7 @@ def test_a_little_memory_serves_one_after_another(lm: dkv.DiffusionLM) -> None:
     c = lm.model.config
     one = 2 * c.layers * c.kv_heads * 65 * c.head_dim * 4
     engine = dkv.Engine(lm, memory=int(one * 1.5))
-    tickets = [engine.add(lm.request([n], 4, stop_at_eos=False, cache="none")) for n in range(3)]
+    tickets = [engine.add(lm.request([n], gen_length=4, stop_at_eos=False, cache="none")) for n in range(3)]
     engine.step()
     assert (engine.status().active, engine.status().memory_used) == (1, one)
     assert list(finished(engine)) == tickets
@@ -176,8 +176,8 @@ def test_a_short_request_does_not_hold_a_long_slot(lm: dkv.DiffusionLM) -> None:
     c = lm.model.config
     row = 2 * c.layers * c.kv_heads * c.head_dim * 4
     engine = dkv.Engine(lm, memory=1 << 30)
-    engine.add(lm.request([1] * 80, 10, stop_at_eos=False, cache="none"))
-    engine.add(lm.request([1], 4, stop_at_eos=False, cache="none"))
+    engine.add(lm.request([1] * 80, gen_length=10, stop_at_eos=False, cache="none"))
+    engine.add(lm.request([1], gen_length=4, stop_at_eos=False, cache="none"))
     engine.step()
     assert engine.status().memory_used == row * (129 + 65)
 
@@ -185,8 +185,8 @@ def test_a_short_request_does_not_hold_a_long_slot(lm: dkv.DiffusionLM) -> None:
 def test_slots_left_by_others_are_never_read(lm: dkv.DiffusionLM) -> None:
     """With what a departed sequence left poisoned, its successor's tokens are the same: the audit looks on."""
     engine = dkv.Engine(lm)
-    stays = engine.add(lm.request([5, 6], 8, stop_at_eos=False, cache="dkv-decode"))
-    goes = engine.add(lm.request([9] * 12, 8, stop_at_eos=False, cache="dkv-decode"))
+    stays = engine.add(lm.request([5, 6], gen_length=8, stop_at_eos=False, cache="dkv-decode"))
+    goes = engine.add(lm.request([9] * 12, gen_length=8, stop_at_eos=False, cache="dkv-decode"))
     engine.step()
     engine.cancel(goes)
     (batch,) = engine.batches.values()
@@ -196,7 +196,7 @@ def test_slots_left_by_others_are_never_read(lm: dkv.DiffusionLM) -> None:
             for buffer in layer.buffers.values():
                 buffer[1:] = 1e4
                 buffer[:, :, 11:] = 1e4
-    request = lm.request([7] * 5, 8, seed=3, cache="dkv-decode")
+    request = lm.request([7] * 5, gen_length=8, seed=3, cache="dkv-decode")
     comes = engine.add(request)
     results = finished(engine)
     assert same(results[comes], alone(lm, request))
@@ -205,14 +205,16 @@ def test_slots_left_by_others_are_never_read(lm: dkv.DiffusionLM) -> None:
 
 def test_an_order_given_ahead_is_each_requests_own(lm: dkv.DiffusionLM) -> None:
     order = [[[2, 3, 4, 5], [5, 4, 3, 2]]]
-    results = lm.generate([[1, 2], [3, 4]], 4, decoder=RandomOrder(order), cache="none", trace=True, stop_at_eos=False)
+    results = lm.generate(
+        [[1, 2], [3, 4]], gen_length=4, decoder=RandomOrder(order), cache="none", trace=True, stop_at_eos=False
+    )
     assert [[p for step in r.trace or [] for p, _ in step] for r in results] == [[0, 1, 2, 3], [3, 2, 1, 0]]
 
 
 def test_frames_show_each_step(lm: dkv.DiffusionLM) -> None:
     engine = dkv.Engine(lm)
-    engine.add(lm.request([1, 2], 4, cache="dkv-decode", frames=True, stop_at_eos=False))
-    engine.add(lm.request([3], 4, cache="none", stop_at_eos=False))
+    engine.add(lm.request([1, 2], gen_length=4, cache="dkv-decode", frames=True, stop_at_eos=False))
+    engine.add(lm.request([3], gen_length=4, cache="none", stop_at_eos=False))
     frames = [u.frame for _ in range(4) for u in engine.step() if u.request_id == 0]
     assert [sum(f.committed) for f in frames if f] == [1, 2, 3, 4]
     assert next(f.prompt_computed for f in frames if f) == 2
@@ -229,9 +231,9 @@ class Fickle:
 def test_a_policy_that_changes_its_rules_cannot_share(lm: dkv.DiffusionLM) -> None:
     """It is dropped when it does; who shared with it goes on."""
     engine = dkv.Engine(lm)
-    other = lm.request([1], 4, cache="none", stop_at_eos=False)
+    other = lm.request([1], gen_length=4, cache="none", stop_at_eos=False)
     engine.add(other)
-    engine.add(lm.request([1], 4, cache=Fickle(), stop_at_eos=False))
+    engine.add(lm.request([1], gen_length=4, cache=Fickle(), stop_at_eos=False))
     errors, results = ended(engine)
     assert isinstance(errors[1], dkv.EngineError)
     assert "changed its layer rules" in str(errors[1])
@@ -249,11 +251,13 @@ def test_text_is_told_only_when_final(lm: dkv.DiffusionLM) -> None:
     rng = random.Random(4)
     for _ in range(30):
         prompt, seed = [rng.randrange(200) for _ in range(3)], rng.randrange(99)
-        plain = lm.generate([prompt], 8, temperature=1.0, seed=seed, stop_at_eos=False)[0].text or ""
+        plain = lm.generate([prompt], gen_length=8, temperature=1.0, seed=seed, stop_at_eos=False)[0].text or ""
         if len(plain) < 4:
             continue
         cut = rng.randrange(1, len(plain) - 1)
-        request = lm.request(prompt, 8, temperature=1.0, seed=seed, stop=plain[cut : cut + 2], stop_at_eos=False)
+        request = lm.request(
+            prompt, gen_length=8, temperature=1.0, seed=seed, stop=plain[cut : cut + 2], stop_at_eos=False
+        )
         engine, told = dkv.Engine(lm), ""
         engine.add(request)
         while updates := engine.step():

@@ -61,12 +61,12 @@ def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_overflow_in_float16_says_so(overflowing: Path) -> None:
     for dtype in ("float32", "bfloat16"):
         fine = dkv.load(overflowing, device="cpu", dtype=dtype)
-        assert fine.model.config.mask_id not in fine.generate("Hi", 8, stop_at_eos=False)[0].token_ids
+        assert fine.model.config.mask_id not in fine.generate("Hi", gen_length=8, stop_at_eos=False)[0].token_ids
     half = dkv.load(overflowing, device="cpu", dtype="float16")
     with pytest.raises(RequestError, match=HALF):
-        half.generate("Hi", 8)
+        half.generate("Hi", gen_length=8)
     with pytest.raises(RequestError, match=HALF):
-        list(half.stream("Hi", 8))
+        list(half.stream("Hi", gen_length=8))
     with pytest.raises(RequestError, match=HALF):
         half.infill("a", "b", 4)
     with pytest.raises(RequestError, match=HALF):
@@ -80,7 +80,7 @@ def test_one_prompt_that_is_not_finite_is_dropped_alone(holed: dkv.DiffusionLM, 
     engine = dkv.Engine(holed, active=3)
     options = {"cache": cache, "stop_at_eos": False, **more}
     prompts = [[1, 2], [201, 5] + [7] * 20, [3], [4, 201], *([n] * 3 for n in range(20, 26))]
-    requests = [holed.request(p, 8, seed=n, **options) for n, p in enumerate(prompts)]
+    requests = [holed.request(p, gen_length=8, seed=n, **options) for n, p in enumerate(prompts)]
     for request in requests:
         engine.add(request)
     errors, results = ended(engine)
@@ -96,9 +96,9 @@ def test_under_every_decoder(lm: dkv.DiffusionLM, decoder: str, value: float) ->
     model: Any = Holed(lm.model, 201, value)
     other = dkv.DiffusionLM(model, lm.tokenizer, lm.name, lm.audit, lm.directory)
     with pytest.raises(RequestError, match=FULL):
-        other.generate([[1], [201]], 8, decoder=decoder)
+        other.generate([[1], [201]], gen_length=8, decoder=decoder)
     with pytest.raises(RequestError, match=FULL):
-        alone(other, other.request([201], 8, decoder=decoder))
+        alone(other, other.request([201], gen_length=8, decoder=decoder))
 
 
 def test_a_weight_that_is_no_number_is_found(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_weight_that_is_no_number_is_found(tmp_path: Path) -> None:
     tensors[name][0, 0] = torch.nan
     broken = dkv.load(write_checkpoint(tmp_path, config, tensors), device="cpu", dtype="float32")
     with pytest.raises(RequestError, match=FULL):
-        broken.generate([[1, 2]], 4)
+        broken.generate([[1, 2]], gen_length=4)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -125,7 +125,7 @@ def test_a_weight_that_is_no_number_is_found_in_every_part(part: str, compiled: 
         broken = dkv.load(place, device="cpu", dtype="float32", compile=compiled)
         for prompt in ([1, 2, 3], list(range(1, 40))):
             with pytest.raises(RequestError, match=FULL):
-                broken.generate([prompt], 6)
+                broken.generate([prompt], gen_length=6)
 
 
 def test_a_query_that_overflows_in_float16_says_so(tmp_path: Path) -> None:
@@ -136,4 +136,4 @@ def test_a_query_that_overflows_in_float16_says_so(tmp_path: Path) -> None:
         tensors[f"model.transformer.blocks.0.{name}.weight"][3] *= 1e5
     half = dkv.load(write_checkpoint(tmp_path, config, tensors), device="cpu", dtype="float16")
     with pytest.raises(RequestError, match=HALF):
-        half.generate([[1, 2, 3]], 6)
+        half.generate([[1, 2, 3]], gen_length=6)

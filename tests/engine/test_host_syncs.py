@@ -83,7 +83,9 @@ def engine_syncs(lm: dkv.DiffusionLM, *requests: dkv.Request) -> list[list[str]]
 
 
 def request(lm: dkv.DiffusionLM, cache: str, deltas: bool, cfg_scale: float = 0.0, stop: str | None = None) -> Any:
-    asked = lm.request([1] * 5, 8, 4, cache=cache, cfg_scale=cfg_scale, stop=stop, stop_at_eos=False)
+    asked = lm.request(
+        [1] * 5, gen_length=8, block_length=4, cache=cache, cfg_scale=cfg_scale, stop=stop, stop_at_eos=False
+    )
     return replace(asked, deltas=deltas)
 
 

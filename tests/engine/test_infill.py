@@ -44,7 +44,7 @@ def drawn(lm: dkv.DiffusionLM, rng: random.Random) -> dkv.Request:
         parts += [rng.randint(1, 4), [rng.randrange(200) for _ in range(rng.randint(1, 6))]]
     request = lm.infill_request(
         parts,
-        rng.choice([None, None, 2, 3]),
+        block_length=rng.choice([None, None, 2, 3]),
         temperature=rng.choice([0.0, 0.8]),
         cfg_scale=rng.choice([0.0, 0.0, 0.7]),
         seed=rng.randrange(99),
@@ -61,7 +61,11 @@ def test_company_changes_nothing(lm: dkv.DiffusionLM) -> None:
     engine, requests = dkv.Engine(lm, active=6), dict[int, dkv.Request]()
     ids: dict[int, list[int]] = {}
     for n in range(30):
-        request = drawn(lm, rng) if n % 3 else lm.request([n, n + 1], 6, 3, seed=n, cache=rng.choice(POLICIES))
+        request = (
+            drawn(lm, rng)
+            if n % 3
+            else lm.request([n, n + 1], gen_length=6, block_length=3, seed=n, cache=rng.choice(POLICIES))
+        )
         requests[engine.add(request)] = request
         ids[n] = []
     results: dict[int, dkv.Generation] = {}
@@ -86,7 +90,7 @@ def test_company_changes_nothing(lm: dkv.DiffusionLM) -> None:
 @pytest.mark.parametrize("cache", POLICIES)
 @pytest.mark.parametrize("block", [None, 3])
 def test_what_is_given_stays_and_each_hole_takes_its_own(cache: str, block: int | None, lm: dkv.DiffusionLM) -> None:
-    result = lm.infill_canvas(HOLED, block, cache=cache, trace=True)
+    result = lm.infill_canvas(HOLED, block_length=block, cache=cache, trace=True)
     assert [len(hole) for hole in result.holes] == [3, 4]
     first, second = result.holes
     assert result.token_ids == [5, 6, 7, *first, 8, 9, *second, 10, 11, 12, 13]
@@ -113,7 +117,7 @@ def test_degenerate_settings_are_exact(
 
 @pytest.mark.parametrize("cache", POLICIES)
 def test_dream_fills_holes_too(cache: str, dream: Transformer) -> None:
-    result = dkv.DiffusionLM(dream, None, audit=True).infill_canvas(HOLED, 3, cache=cache)
+    result = dkv.DiffusionLM(dream, None, audit=True).infill_canvas(HOLED, block_length=3, cache=cache)
     assert [len(hole) for hole in result.holes] == [3, 4]
     assert result.token_ids[-4:] == [10, 11, 12, 13]
     assert (result.texts, result.text) == (None, None)
@@ -136,7 +140,7 @@ def test_an_independent_program_fills_the_same(parts: list[Part], lm: dkv.Diffus
 
 def test_a_block_in_which_all_is_given_takes_no_step(lm: dkv.DiffusionLM) -> None:
     parts: list[Part] = [[1], 1, [2, 3, 4, 5, 6], 2, [7]]
-    result = lm.infill_canvas(parts, 2, cache="none", trace=True).generation
+    result = lm.infill_canvas(parts, block_length=2, cache="none", trace=True).generation
     assert [[place for place, _ in step] for step in result.trace or []] in ([[0], [6], [7]], [[0], [7], [6]])
     assert result.stats.forwards == 3
     assert result.stats.rows_computed == result.stats.rows_total == 3 * 10
@@ -144,11 +148,11 @@ def test_a_block_in_which_all_is_given_takes_no_step(lm: dkv.DiffusionLM) -> Non
 
 def test_blocks_reach_into_what_follows(lm: dkv.DiffusionLM) -> None:
     """Five positions in blocks of four: the last block takes three of the suffix in, and leaves them alone."""
-    result = lm.infill_canvas([[1], 5, [2, 3, 4, 5]], 4)
+    result = lm.infill_canvas([[1], 5, [2, 3, 4, 5]], block_length=4)
     assert result.generation.token_ids[5:] == [2, 3, 4]
     assert result.token_ids[6:] == [2, 3, 4, 5]
     with pytest.raises(dkv.SettingError, match="block_length=4 must divide the 5 positions from the first hole's"):
-        lm.infill_canvas([[1], 5, [2]], 4)
+        lm.infill_canvas([[1], 5, [2]], block_length=4)
 
 
 def test_an_end_that_is_given_ends_nothing(lm: dkv.DiffusionLM) -> None:
@@ -265,8 +269,8 @@ def test_bad_arguments(lm: dkv.DiffusionLM, bare_lm: dkv.DiffusionLM) -> None:
     with pytest.raises(dkv.SettingError, match="gen_length=0 must be a whole number"):
         lm.infill("a", "b", 0)
     with pytest.raises(dkv.SettingError, match="gen_length=5 must be a multiple of block_length=2"):
-        lm.infill("a", "bcd", 5, 2)
+        lm.infill("a", "bcd", 5, block_length=2)
     with pytest.raises(dkv.SettingError, match="min_tokens=4 must be a whole number from 0 to gen_length=3"):
         lm.infill("a", "bcd", 3, min_tokens=4)
     with pytest.raises(dkv.SettingError, match="block_length=0 must be"):
-        lm.infill("a", "bcd", 3, 0)
+        lm.infill("a", "bcd", 3, block_length=0)

@@ -189,9 +189,9 @@ def fails_on_one(directory: str) -> dict[str, Any]:
 
     def run(leader: Leader) -> dict[str, Any]:
         with pytest.raises(SettingError, match="cannot be sent to the other ranks"):
-            leader.add(lm.request([1], 4, cache=type("Local", (Partial,), {})()))
-        leader.add(lm.request([1, 2], 8, cache=Partial(), stop_at_eos=False))
-        leader.add(lm.request([3], 8, cache="none", seed=1, stop_at_eos=False))
+            leader.add(lm.request([1], gen_length=4, cache=type("Local", (Partial,), {})()))
+        leader.add(lm.request([1, 2], gen_length=8, cache=Partial(), stop_at_eos=False))
+        leader.add(lm.request([3], gen_length=8, cache="none", seed=1, stop_at_eos=False))
         errors, results = dict[int, str](), dict[int, list[int]]()
         while leader.status().active or leader.status().waiting or not results:
             for update in leader.step():
@@ -207,7 +207,7 @@ def fails_on_one(directory: str) -> dict[str, Any]:
 
 def test_what_fails_on_one_rank_is_dropped_on_all(directories: dict[str, str], ranks: dict[str, Any]) -> None:
     lm = dkv.load(directories["llada"], device="cpu", dtype="float32")
-    alone = lm.generate([[3]], 8, cache="none", seed=1, stop_at_eos=False)[0].token_ids
+    alone = lm.generate([[3]], gen_length=8, cache="none", seed=1, stop_at_eos=False)[0].token_ids
     made = ranks["failing"]
     assert list(made["found"]["errors"]) == [0]
     assert "failed on another rank" in made["found"]["errors"][0]

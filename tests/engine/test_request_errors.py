@@ -127,7 +127,9 @@ NEIGHBOURS: tuple[dict[str, Any], ...] = (
 
 def neighbours(lm: dkv.DiffusionLM, **more: Any) -> list[dkv.Request]:
     """One request of each kind of NEIGHBOURS."""
-    return [lm.request([7, n], 8, seed=n, stop_at_eos=False, **{**o, **more}) for n, o in enumerate(NEIGHBOURS)]
+    return [
+        lm.request([7, n], gen_length=8, seed=n, stop_at_eos=False, **{**o, **more}) for n, o in enumerate(NEIGHBOURS)
+    ]
 
 
 @cache
@@ -160,7 +162,7 @@ def ended_more(engine: dkv.Engine) -> dict[int, dkv.Generation]:
 
 
 def asked(lm: dkv.DiffusionLM, prompt: list[int] | None = None, **options: Any) -> dkv.Request:
-    return lm.request(prompt or [5, 6, 7], 8, seed=3, stop_at_eos=False, **options)
+    return lm.request(prompt or [5, 6, 7], gen_length=8, seed=3, stop_at_eos=False, **options)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -436,9 +438,9 @@ def test_what_a_plan_fixes_stays_where_another_one_of_the_policy_fails(lm: dkv.D
 
 def test_lm_generate_names_the_policy(lm: dkv.DiffusionLM) -> None:
     with pytest.raises(dkv.RequestError, match=r"^cache='theirs': plan failed \(ValueError: boom and more\)$"):
-        lm.generate([[1], [2]], 8, cache=Policy(MASKS["an exception"], 3))
+        lm.generate([[1], [2]], gen_length=8, cache=Policy(MASKS["an exception"], 3))
     with pytest.raises(dkv.RequestError, match="decoder='theirs': commit"):
-        list(lm.stream([1], 8, decoder=Rule(MASKS["an exception"], "commit", 3)))
+        list(lm.stream([1], gen_length=8, decoder=Rule(MASKS["an exception"], "commit", 3)))
 
 
 class Failing:
@@ -471,7 +473,9 @@ ERRORS = [RuntimeError("kernel"), MemoryError("none"), torch.OutOfMemoryError("C
 def test_a_forward_that_fails_drops_whoever_makes_it_fail(lm: dkv.DiffusionLM, cache: str, error: Exception) -> None:
     engine = dkv.Engine(failing(lm, error, 201), active=5)
     requests = [
-        lm.request(prompt, 8, block_length=4, cache=cache, seed=n, stop_at_eos=False, trace=True, frames=True)
+        lm.request(
+            prompt, gen_length=8, block_length=4, cache=cache, seed=n, stop_at_eos=False, trace=True, frames=True
+        )
         for n, prompt in enumerate(([1, 2], [3], [4, 201], [5, 6, 7], [8], [9, 9]))
     ]
     for request in requests:
@@ -488,7 +492,7 @@ def test_nothing_is_told_twice_to_those_that_begin_again(lm: dkv.DiffusionLM, ca
     broken = failing(lm, ERRORS[0], 201)
     engine = dkv.Engine(broken)
     options: dict[str, Any] = {"cache": cache, "cfg_scale": scale, "stop_at_eos": False, "block_length": 4}
-    requests = [lm.request([n], 12, seed=n, frames=True, **options) for n in (1, 2)]
+    requests = [lm.request([n], gen_length=12, seed=n, frames=True, **options) for n in (1, 2)]
     plain = dkv.Engine(lm)
     expected: dict[int, list[Any]] = {0: [], 1: []}
     for request in requests:
@@ -498,7 +502,7 @@ def test_nothing_is_told_twice_to_those_that_begin_again(lm: dkv.DiffusionLM, ca
     for number, where, into in ((0, plain, expected), (1, engine, told)):
         for step in range(40):
             if number and step == 5:
-                engine.add(lm.request([201], 12, **options))
+                engine.add(lm.request([201], gen_length=12, **options))
             for update in where.step():
                 if update.has_output:
                     into[update.request_id].append(update)
@@ -516,7 +520,7 @@ def test_nothing_is_told_twice_to_those_that_begin_again(lm: dkv.DiffusionLM, ca
 @pytest.mark.parametrize("cache", ["none", "dllm-cache:kp=4,kr=2"])
 def test_a_forward_that_failed_once_for_nothing_is_made_up_for(lm: dkv.DiffusionLM, cache: str) -> None:
     engine = dkv.Engine(failing(lm, ERRORS[1], 1, often=1))
-    requests = [lm.request([1, n], 8, cache=cache, seed=n, stop_at_eos=False) for n in range(3)]
+    requests = [lm.request([1, n], gen_length=8, cache=cache, seed=n, stop_at_eos=False) for n in range(3)]
     for request in requests:
         engine.add(request)
     errors, results = ended(engine)
@@ -536,7 +540,7 @@ def test_without_memory_the_longest_goes_first(lm: dkv.DiffusionLM) -> None:
     model: Any = Full(lm.model, ERRORS[2], 0)
     engine = dkv.Engine(dkv.DiffusionLM(model, lm.tokenizer, lm.name, lm.audit, lm.directory))
     model.engine = engine
-    requests = [lm.request([1] * n, 8, cache="none", stop_at_eos=False) for n in (2, 9, 3)]
+    requests = [lm.request([1] * n, gen_length=8, cache="none", stop_at_eos=False) for n in (2, 9, 3)]
     for request in requests:
         engine.add(request)
     errors, results = ended(engine)
@@ -565,12 +569,12 @@ def test_without_memory_for_a_newcomer_the_others_go_on(lm: dkv.DiffusionLM, lat
 
     model: Any = Small(lm.model, ERRORS[2], 0)
     engine = dkv.Engine(dkv.DiffusionLM(model, lm.tokenizer, lm.name, lm.audit, lm.directory))
-    requests = [lm.request([n], 8, cache="dkv-decode", stop_at_eos=False, trace=True) for n in (1, 2)]
+    requests = [lm.request([n], gen_length=8, cache="dkv-decode", stop_at_eos=False, trace=True) for n in (1, 2)]
     for request in requests:
         engine.add(request)
     for _ in range(3):
         engine.step()
-    engine.add(lm.request([1] * 50, 8, cache="dkv-decode"))
+    engine.add(lm.request([1] * 50, gen_length=8, cache="dkv-decode"))
     errors, results = ended(engine)
     assert list(errors) == [2]
     assert all(same(results[n], alone(lm, requests[n])) for n in (0, 1))
@@ -593,7 +597,7 @@ def test_a_tokenizer_that_cannot_decode_an_answer_drops_that_one(lm: dkv.Diffusi
     other = dkv.DiffusionLM(lm.model, tokenizer, lm.name, lm.audit, lm.directory)
     engine = dkv.Engine(other)
     for length in (8, 4):
-        engine.add(other.request([1], length, stop_at_eos=False))
+        engine.add(other.request([1], gen_length=length, stop_at_eos=False))
     errors, results = ended(engine)
     assert (list(errors), list(results)) == ([0], [1])
 
@@ -610,7 +614,7 @@ def test_a_seed_that_no_tensor_holds_drops_its_request_alone(lm: dkv.DiffusionLM
 
 
 def test_a_service_streams_on_beside_what_fails(lm: dkv.DiffusionLM) -> None:
-    good = [lm.request([n], 12, seed=n, cache="dkv-decode", stop_at_eos=False) for n in range(3)]
+    good = [lm.request([n], gen_length=12, seed=n, cache="dkv-decode", stop_at_eos=False) for n in range(3)]
     bad = [
         asked(lm, cache=Policy(broken, at)) for broken in (MASKS["a system exit"], MASKS["None"]) for at in (0, 2)
     ] + [asked(lm, cache=Policy(raising(KeyboardInterrupt()), 1))]

@@ -11,9 +11,9 @@ import pytest
 
 import dkv
 from dkv.errors import SettingError
-from dkv.jobs.job import Job, JobOptions
+from dkv.jobs.job import Job, JobProgress
 from dkv.jobs.job_line import seed_of_line
-from dkv.jobs.progress import JobProgress
+from dkv.jobs.source import JobOptions
 from tests.support.job_files import answers, prompts, results, write_lines
 
 ARGUMENTS: dict[str, Any] = {"gen_length": 8, "block_length": 4, "temperature": 0.7}

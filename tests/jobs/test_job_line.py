@@ -13,6 +13,7 @@ from dkv.core.registry import spec_of
 from dkv.errors import PromptError, SettingError
 from dkv.jobs.job_line import ARGUMENTS, Asking, JobLine, read_line, seed_of_line
 from dkv.jobs.source import SourceLine
+from dkv.params import Options
 
 
 def line(record: object, number: int = 7) -> SourceLine:
@@ -20,8 +21,9 @@ def line(record: object, number: int = 7) -> SourceLine:
 
 
 def test_the_fields_are_the_arguments_of_a_request() -> None:
-    names = set(inspect.signature(dkv.DiffusionLM.request).parameters) - {"self", "prompt", "trace", "frames", "attend"}
-    assert set(ARGUMENTS) == names
+    others = {"self", "prompt", "params", "options", "trace", "frames", "attend"}
+    named = set(inspect.signature(dkv.DiffusionLM.request).parameters) - others
+    assert set(ARGUMENTS) == named | Options.__annotations__.keys()
 
 
 @pytest.mark.parametrize(
@@ -47,8 +49,9 @@ def test_prompts_of_every_kind(record: dict[str, Any], prompt: object) -> None:
         ({"max_new_tokens": 16.0}, {"gen_length": 16}),
         ({"stop_sequences": ["x"], "random_seed": 3}, {"stop": ["x"], "seed": 3}),
         ({"until": ["x"]}, {"stop": ["x"]}),
+        ({"repetition_penalty": 1.2}, {"repetition_penalty": 1.2}),
         ({"options": ["temperature", "pressure"], "parameters": {"age": 3}}, {}),
-        ({"n": 1, "min_p": 0.0, "repetition_penalty": 1.0, "top_logprobs": None}, {}),
+        ({"n": 1, "min_p": 0.0, "length_penalty": 1.0, "top_logprobs": None}, {}),
         ({"answer": "5", "metadata": {"level": 3}, "audio": "x.wav", "documents": ["y"]}, {}),
     ],
 )

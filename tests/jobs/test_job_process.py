@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from dkv.jobs.job import Job, JobOptions
+from dkv.jobs.job import Job
+from dkv.jobs.source import JobOptions
 from tests.support.job_files import answers, prompts, results, write_lines
 from tests.support.terminal import in_terminal
 from tests.support.warm import program

@@ -112,7 +112,7 @@ def test_a_line_that_fails_on_the_way_is_answered_by_its_error_and_stops_nothing
     assert [number for number, record in found.items() if "error" in record] == [9]
     assert found[9]["code"] == "request_failed"
     assert "ValueError: nine" in found[9]["error"]
-    assert found[8]["text"] == lm.generate([[8, 8]], 4, seed=found[8]["seed"], cache="none")[0].text
+    assert found[8]["text"] == lm.generate([[8, 8]], gen_length=4, seed=found[8]["seed"], cache="none")[0].text
 
 
 def test_nothing_but_bad_lines_never_piles_up(lm: dkv.DiffusionLM, generation: dkv.Generation) -> None:

@@ -10,11 +10,11 @@ import pytest
 
 import dkv
 from dkv.errors import SettingError
-from dkv.jobs.job import Job, JobOptions
+from dkv.jobs.job import Job
 from dkv.jobs.job_line import Asking, read_line, seed_of_line
 from dkv.jobs.openai_lines import OpenAILine
 from dkv.jobs.records import failure_of, number_of, tokens_of
-from dkv.jobs.source import SourceLine
+from dkv.jobs.source import JobOptions, SourceLine
 from tests.support.job_files import results, write_lines
 
 CHAT = {"messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "Hi"}]}

@@ -24,10 +24,10 @@ def test_no_field_is_in_two_tables() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "neutral"),
     [
-        ("repetition_penalty", 1, True),
-        ("repetition_penalty", 1.0, True),
-        ("repetition_penalty", True, False),
-        ("repetition_penalty", 1.01, False),
+        ("length_penalty", 1, True),
+        ("length_penalty", 1.0, True),
+        ("length_penalty", True, False),
+        ("length_penalty", 1.01, False),
         ("min_p", 0.0, True),
         ("min_p", False, False),
         ("use_beam_search", False, True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -10,7 +10,8 @@ import dkv
 from dkv.checkpoints.tuned_settings import Tuned
 from dkv.core.growth import BLOCK_LENGTH
 from dkv.errors import SettingError
-from dkv.server.served_defaults import NAMES, Choices, Defaults, steps_for, told
+from dkv.params import SERVED, Options
+from dkv.server.served_defaults import Defaults, check_options, steps_for, told
 
 TUNED = Tuned("dkv-fill:rows=8", "threshold:tau=0.99", "budget", 0.01, 100, 9.0, "0", 32)
 
@@ -21,16 +22,17 @@ def defaults(tuned: Tuned | None = TUNED, **operator: Any) -> Defaults:
             raise SettingError("cache='auto': nothing was tuned for this model yet")
         return tuned
 
-    chosen = Choices(**operator)
-    free = chosen.cache in (None, "auto") and chosen.decoder is None
+    chosen = cast("Options", operator)
+    free = chosen.get("cache") in (None, "auto") and "decoder" not in chosen
     return Defaults("confidence", tuned if free else None, chosen, auto)
 
 
 def ran(known: Defaults, /, infills: bool = False, **asked: Any) -> dict[str, tuple[Any, str]]:
     """Value and source of each setting that is not left to what it always is."""
-    filled = known.fill(Choices(**asked), infills)
-    assert set(filled.sources) == set(NAMES)
-    return {n: (v, filled.sources[n]) for n, v in filled.choices.said.items() if n not in ("temperature", "cfg_scale")}
+    filled = known.fill(cast("Options", asked), infills)
+    assert set(filled.sources) == set(SERVED)
+    left = ("temperature", "cfg_scale", "eos_penalty", "repetition_penalty")
+    return {name: (value, filled.sources[name]) for name, value in dict(filled.options).items() if name not in left}
 
 
 def test_a_model_that_was_never_tuned_gets_what_costs_no_accuracy() -> None:
@@ -52,9 +54,10 @@ def test_the_operator_comes_before_what_was_tuned_and_the_request_before_the_ope
     assert ran(known)["cache"] == ("dkv-decode", "operator")
     assert ran(known)["decoder"] == ("confidence", "default")
     assert ran(known)["block_length"] == (16, "operator")
-    mine = known.fill(Choices(cache="none", decoder="random", block_length=8, temperature=0.0, grow=False))
+    asked = Options(cache="none", decoder="random", block_length=8, temperature=0.0, grow=False)
+    mine = known.fill(asked)
     assert set(mine.sources.values()) == {"request", "default"}
-    assert mine.choices == Choices("none", "random", 8, None, False, 0.0, None, None, 0.0)
+    assert mine.options == {**asked, "cfg_scale": 0.0, "eos_penalty": 0.0, "repetition_penalty": 1.0}
 
 
 @pytest.mark.parametrize("asked", [{"cache": "dkv-greedy"}, {"decoder": "random"}])
@@ -85,7 +88,7 @@ def test_a_gap_has_its_own_canvas() -> None:
     assert ran(known, infills=True) == {
         "cache": ("none", "default"), "decoder": ("confidence", "default"), "grow": (False, "default"),
     }  # fmt: skip
-    assert known.fill(Choices(), infills=True).choices.temperature == 0.5
+    assert known.fill({}, infills=True).options["temperature"] == 0.5
     assert ran(known, infills=True, block_length=4)["block_length"] == (4, "request")
 
 
@@ -98,7 +101,7 @@ def test_a_gap_has_its_own_canvas() -> None:
 )  # fmt: skip
 def test_a_setting_that_no_request_could_have_is_refused_by_its_name(name: str, value: Any) -> None:
     with pytest.raises(SettingError, match=f"^{name}="):
-        Choices(**{name: value}).check()
+        check_options(cast("Options", {name: value}))
 
 
 def test_what_was_tuned_and_cannot_be_used_is_one_line(lm: dkv.DiffusionLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +109,7 @@ def test_what_was_tuned_and_cannot_be_used_is_one_line(lm: dkv.DiffusionLM, monk
     monkeypatch.setattr("dkv.server.served_defaults.kept_for", lambda *_: gone)
     with pytest.raises(SettingError, match=r"^what was tuned for this model cannot be used \(cache='gone:rows=8'"):
         Defaults.of(lm)
-    assert Defaults.of(lm, Choices(cache="none")).tuned is None
+    assert Defaults.of(lm, {"cache": "none"}).tuned is None
 
 
 @pytest.mark.parametrize(("steps", "found"), [(1, 2), (64, 64), (65, 66), (128, 128), (500, 128)])

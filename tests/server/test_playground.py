@@ -100,7 +100,7 @@ def test_a_run_is_told_step_by_step(lm: dkv.DiffusionLM) -> None:
     service = Scripted(updates(lm), active=[1, 4, 0])
     answer = client(service, lm).post("/playground/run", json=ASKED)
     assert answer.status_code == 200
-    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     prompt_rows = len(lm.request(**ASKED).prompt)
     a, b, c = ids_of(lm, "abc")
     assert events(answer.text) == [

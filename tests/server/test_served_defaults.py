@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 import dkv
 from dkv.engine import Engine, Service
 from dkv.errors import SettingError
+from dkv.params import Options
 from dkv.server import Limits, build
-from dkv.server.served_defaults import Choices
 from dkv.tiny import TASKS, load_eval
 from tests.support.fake_service import events_of
 
@@ -23,7 +23,7 @@ PROBLEM = load_eval("words")[0]
 
 
 def app_of(lm: dkv.DiffusionLM, limits: Limits | None = None, **operator: Any) -> FastAPI:
-    return build(Service(Engine(lm)), lm, limits, settings=Choices(**operator))
+    return build(Service(Engine(lm)), lm, limits, settings=cast("Options", operator))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def settings_of(lm: dkv.DiffusionLM, body: dict[str, Any], **operator: Any) -> A
 
     service = FakeService(lm)
     limits = Limits()
-    app = build(service, lm, limits, name="fake", settings=Choices(**operator))  # type: ignore[arg-type]
+    app = build(service, lm, limits, name="fake", settings=cast("Options", operator))  # type: ignore[arg-type]
     answer = post(app, "completions", body)
     assert answer.status_code == 200, answer.text
     return service.requests[0].settings

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams, SamplingParams
 
 GEN = 256
 
 
-def settings(cache: str) -> SamplingParams:
-    return SamplingParams(
-        gen_length=GEN, block_length=GEN, steps=GEN, temperature=0.0, top_p=None, top_k=None, cfg_scale=0.0, seed=0,
-        cache=make_cache(cache), decoder=make_decoder("confidence"), stop_at_eos=False, cache_dtype=None, stop=(),
-    )  # fmt: skip
+def settings(cache: str) -> ResolvedParams:
+    params = SamplingParams(gen_length=GEN, stop_at_eos=False)
+    return params.resolve(make_cache(cache), make_decoder("confidence"), 0)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dkv.tiny.tasks.extraction import FencedBlock, fenced_blocks, program_of
+from dkv.tiny.extraction import FencedBlock, fenced_blocks, program_of
 
 HEAD = 'import math\n\ndef helper(x):\n    return x\n\n\ndef area(r):\n    """ Of a circle. """\n'
 WHOLE = "def area(r):\n    return math.pi * helper(r) ** 2"

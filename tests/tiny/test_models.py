@@ -6,8 +6,7 @@ import pytest
 
 import dkv
 from dkv.checkpoints.safetensors_writer import parse_size
-from dkv.tiny import MODEL_DIR, MODELS, load_eval
-from dkv.tiny.tasks import EVALUATED
+from dkv.tiny import MODEL_DIR, MODELS, TASKS, load_eval
 
 LIMITS = {"tiny": "25MB", "tiny-dream": "12MB", "tiny-small": "12MB"}
 FAMILIES = {"tiny": "llada", "tiny-dream": "dream", "tiny-small": "llada"}
@@ -37,8 +36,8 @@ def test_it_writes_functions_that_work(name: str) -> None:
     """The easiest task, in a few examples: far above what a damaged model reaches, which is nothing."""
     examples = load_eval("code")[:4]
     lm = dkv.load(name, device="cpu", dtype="float32")
-    results = lm.generate([e.prompt for e in examples], examples[0].gen_length, cache="none")
-    right = [EVALUATED["code"].check(e, r.text or "") for e, r in zip(examples, results, strict=True)]
+    results = lm.generate([e.prompt for e in examples], gen_length=examples[0].gen_length, cache="none")
+    right = [TASKS["code"].check(e, r.text or "") for e, r in zip(examples, results, strict=True)]
     assert sum(right) >= 2
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dkv.tiny.tasks.numbers import final_number, marked_number
+from dkv.tiny.numbers import final_number, marked_number
 
 MINUSES = "-\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -149,7 +149,8 @@ class Graphed:
         """Record a forward of these shapes; None where that fails."""
         began, own, places = time.perf_counter(), copied(tokens), sheltering(at)
         try:
-            replay = self._capture(lambda: self.inner.forward(own, places, memory, rules))
+            # A new PackedRows each time: what is found out about its rows must be found within the recording.
+            replay = self._capture(lambda: self.inner.forward(own, replace(places), memory, rules))
         except RuntimeError as error:  # of the device, its memory among them
             self.report.refuse(error)
             return None

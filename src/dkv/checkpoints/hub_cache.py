@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from dkv.checkpoints.config_fields import read_json
 from dkv.errors import CheckpointError
+from dkv.storage.atomic import placed
 from dkv.storage.regular_file import read_text
 
 __all__ = ["COMMIT", "HubCache"]
@@ -77,17 +77,14 @@ def _link(blob: Path, snapshot: Path, name: str) -> None:
     if place.exists() and place.samefile(blob):
         return
     place.parent.mkdir(exist_ok=True)
-    part = place.with_name(f".{place.name}.{secrets.token_hex(4)}.part")
-    try:
-        part.symlink_to(os.path.relpath(blob, place.parent))
-    except OSError:  # a system or a disk without links
-        shutil.copyfile(blob, part)
-    part.replace(place)
+    with placed(place) as part:
+        try:
+            part.symlink_to(os.path.relpath(blob, place.parent))
+        except OSError:  # a system or a disk without links
+            shutil.copyfile(blob, part)
 
 
 def _write(path: Path, text: str) -> None:
-    """The file appears whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with placed(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -17,8 +17,7 @@ from dkv.cli.live import keeping, region
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
-    from dkv.jobs.job import Job
-    from dkv.jobs.progress import JobProgress
+    from dkv.jobs.job import Job, JobProgress
 
 __all__ = ["line_of", "run_batch"]
 
@@ -44,7 +43,8 @@ def run_batch(
     if output is None:
         raise SettingError("output: none is given; give --output FILE, or --output - for standard output")
     say_loading(model)
-    from dkv.jobs.job import Job, JobOptions
+    from dkv.jobs.job import Job
+    from dkv.jobs.source import JobOptions
 
     seed = arguments.pop("seed")
     wanted = JobOptions(

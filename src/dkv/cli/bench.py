@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import say_loading
+from dkv.cli.console import print_json, say_loading
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
@@ -162,7 +162,6 @@ def _whole_numbers(name: str, text: str) -> list[int]:
 def _print_json(out: Path, rows: list[BenchRow]) -> None:
     from dataclasses import asdict
 
-    from dkv.cli.record import print_json
     from dkv.lab.bench.exponents import growths
 
     exponents = [asdict(growth) for growth in growths(rows)]

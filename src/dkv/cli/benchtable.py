@@ -11,6 +11,7 @@ from dkv.cli.console import printable, stdout_console
 from dkv.lab.bench.columns import COLUMNS, growth_lines
 from dkv.lab.bench.exponents import growths
 from dkv.lab.bench.rows import BenchRow
+from dkv.lab.common.grouping import grouped
 
 __all__ = ["print_tables"]
 
@@ -19,11 +20,8 @@ _SHOWN = ("cache", "tokens/s", "s/step", "CPU speed-up", "FLOPs saved", "agreeme
 
 def print_tables(rows: Sequence[BenchRow]) -> None:
     """A table for each point of the grid, then the exponents."""
-    points: dict[str, list[BenchRow]] = {}
-    for row in rows:
-        points.setdefault(row.cell.point.key, []).append(row)
     columns = [column for column in COLUMNS if column.title in _SHOWN]
-    for group in points.values():
+    for group in grouped(rows, lambda row: row.cell.point).values():
         cell = group[0].cell
         print(f"{cell.model}, {cell.numbers}, prompt {cell.prompt}, gen {cell.gen}, batch {cell.batch}")
         lines = [[column.text(row) for column in columns] for row in group]

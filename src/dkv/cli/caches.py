@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dkv.cli import options
-from dkv.cli.console import printable, stdout_console
+from dkv.cli.console import print_json, printable, stdout_console
 
 __all__ = ["caches"]
 
@@ -20,8 +20,6 @@ def caches(as_json: options.Json = False) -> None:
 
     rooms = {room: listed(room) for room in ("caches", "decoders")}
     if as_json:
-        from dkv.cli.record import print_json
-
         print_json(rooms)
         return
     for heading, found in rooms.items():

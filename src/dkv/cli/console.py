@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from typing import TextIO
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, TextIO
 
 from rich.console import Console
 
-__all__ = ["is_terminal", "printable", "say_loading", "stderr_console", "stdout_console"]
+__all__ = ["is_terminal", "print_json", "print_table", "printable", "say_loading", "stderr_console", "stdout_console"]
 
 # A model's text may hold anything; tabs and line ends are the only control characters that a reader wants acted on.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
@@ -40,6 +42,28 @@ def stdout_console() -> Console:
 def stderr_console() -> Console:
     """For what accompanies them."""
     return _console(sys.stderr)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object to standard output. Escapes all but ASCII, so no encoding or control character can spoil it."""
+    print(json.dumps(value, indent=2))
+
+
+def print_table(
+    headings: Iterable[str], rows: Iterable[Sequence[str]], left: Collection[str], lines: bool = False, wide: str = ""
+) -> None:
+    """Print a table to standard output. left: headings of columns of text, others hold figures; lines: between rows;
+    wide: the heading of the column that takes the room left."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_lines=lines)
+    for heading in headings:
+        ratio = 1 if heading == wide else None
+        table.add_column(heading, overflow="fold", justify="left" if heading in left else "right", ratio=ratio)
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    stdout_console().print(table)
 
 
 def _console(stream: TextIO) -> Console:

@@ -7,11 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from dkv.cli import options
-from dkv.cli.console import printable, say_loading, stderr_console
-from dkv.cli.live import region
+from dkv.cli.console import print_json, printable, say_loading
+from dkv.cli.live import telling
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
@@ -24,21 +22,13 @@ _WIDTH = 100
 
 _Caches = Annotated[
     list[str] | None,
-    typer.Option("--cache", metavar="SPEC", help="Cache; may be repeated. Default: dkv-decode and dllm-cache."),
+    options.named("--cache", "Cache; may be repeated. Default: dkv-decode and dllm-cache.", None, "SPEC"),
 ]
 _Prompts = Annotated[
-    Path | None,
-    typer.Option(
-        "--prompts",
-        parser=options.place,
-        metavar="PATH",
-        help="A file with one prompt per line, or .jsonl with a field prompt.",
-    ),
+    Path | None, options.placed("--prompts", "A file with one prompt per line, or .jsonl with a field prompt.")
 ]
-_Count = Annotated[int, typer.Option("--count", parser=options.whole, metavar="N", help="Number of prompts to use.")]
-_GenLength = Annotated[
-    int, typer.Option("--gen-length", parser=options.whole, metavar="N", help="Positions of the response.")
-]
+_Count = Annotated[int, options.counted("--count", "Number of prompts to use.")]
+_GenLength = Annotated[int, options.counted("--gen-length", "Positions of the response.")]
 
 
 def doctor(
@@ -63,7 +53,7 @@ def doctor(
     specs = list(cache or _DEFAULT)
     say_loading(model, as_json)
     import dkv
-    from dkv.lab.doctor.doctor_prompts import default_prompts, read_prompts
+    from dkv.lab.common.lab_prompts import default_prompts, read_prompts
     from dkv.lab.doctor.examine import ExamineOptions, examine
 
     for spec in specs:
@@ -72,21 +62,11 @@ def doctor(
     lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize, compile=compile)
     given = default_prompts(lm, count, gen_length, chat) if given is None else given
     asked = ExamineOptions(gen_length, block_length, steps, decoder, chat)
-    with region(stderr_console()) as show:
-        found = examine(lm, given, specs, asked, lambda note: None if show is None else show(printable(note)))
+    with telling() as tell:
+        found = examine(lm, given, specs, asked, tell)
     if as_json:
-        from dkv.cli.record import print_json
-
-        print_json(
-            {
-                "model": model,
-                "quantize": quantize,
-                "compile": compile,
-                "prompts": len(given),
-                **asdict(asked),
-                "caches": [asdict(d) for d in found],
-            }
-        )
+        how = {"model": model, "quantize": quantize, "compile": compile, "prompts": len(given), **asdict(asked)}
+        print_json({**how, "caches": [asdict(d) for d in found]})
     else:
         _print(model, len(given), found)
 

@@ -3,89 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import Annotated
 
 from dkv.cli import options
-from dkv.cli.console import printable, say_loading, stderr_console, stdout_console
-from dkv.cli.live import keeping, region
+from dkv.cli.console import print_json, print_table, printable, say_loading
+from dkv.cli.live import keeping, telling
 from dkv.errors import SettingError
-
-if TYPE_CHECKING:
-    from dkv.lab.eval.eval_session import EvalSession
-    from dkv.lab.eval.measured import ResultRow
 
 __all__ = ["evaluate"]
 
 _Tasks = Annotated[
     str | None,
-    typer.Option("--tasks", metavar="NAMES", help="Separated by commas. Default: the embedded ones, and files given."),
+    options.named("--tasks", "Separated by commas. Default: the embedded ones, and files given.", None, "NAMES"),
 ]
-_Gsm8k = Annotated[
-    Path | None, typer.Option("--gsm8k", parser=options.place, metavar="PATH", help="A local file for the task gsm8k.")
-]
-_HumanEval = Annotated[
-    Path | None,
-    typer.Option("--humaneval", parser=options.place, metavar="PATH", help="A local file for the task humaneval."),
-]
+_Gsm8k = Annotated[Path | None, options.placed("--gsm8k", "A local file for the task gsm8k.")]
+_HumanEval = Annotated[Path | None, options.placed("--humaneval", "A local file for the task humaneval.")]
 _Execute = Annotated[
-    bool, typer.Option("--execute-code", help="Allow humaneval to run what the model writes: limited, no network.")
+    bool, options.switch("--execute-code", "Allow humaneval to run what the model writes: limited, no network.")
 ]
 _Unconfined = Annotated[
-    bool, typer.Option("--unconfined-code", help="Allow lm-eval's own code tasks, which run programs without limits.")
+    bool, options.switch("--unconfined-code", "Allow lm-eval's own code tasks, which run programs without limits.")
 ]
 _Caches = Annotated[
     list[str] | None,
-    typer.Option("--cache", metavar="SPEC", help="Cache; may be repeated. Default: all. none is always measured."),
+    options.named("--cache", "Cache; may be repeated. Default: all. none is always measured.", None, "SPEC"),
 ]
 _GenLength = Annotated[
-    int | None,
-    typer.Option(
-        "--gen-length", parser=options.whole, metavar="N", help="Positions of the response. Default: the task's own."
-    ),
+    int | None, options.counted("--gen-length", "Positions of the response. Default: the task's own.")
 ]
-_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Seed of all random choices.")]
-_Count = Annotated[
-    int | None,
-    typer.Option(
-        "--count", parser=options.whole, metavar="N", help="Examples of each task. Default: all; embedded ones 24."
-    ),
-]
-_Full = Annotated[bool, typer.Option("--full", help="All 400 examples of each embedded task.")]
-_BatchSize = Annotated[
-    int, typer.Option("--batch-size", parser=options.whole, metavar="N", help="Prompts that share a batch.")
-]
-_Out = Annotated[
-    Path,
-    typer.Option(
-        "--out", parser=options.place, metavar="PATH", help="Where answers are kept; a run with them goes on."
-    ),
-]
-_Markdown = Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")]
+_Seed = Annotated[int, options.counted("--seed", "Seed of all random choices.")]
+_Count = Annotated[int | None, options.counted("--count", "Examples of each task. Default: all; embedded ones 24.")]
+_Full = Annotated[bool, options.switch("--full", "All 400 examples of each embedded task.")]
+_BatchSize = Annotated[int, options.counted("--batch-size", "Prompts that share a batch.")]
+_Out = Annotated[Path, options.placed("--out", "Where answers are kept; a run with them goes on.")]
+_Markdown = Annotated[bool, options.switch("--markdown", "Print a Markdown table.")]
 _Served = Annotated[
-    bool, typer.Option("--served", help="What dkv serve gives a plain request, paired with one token a step, no cache.")
+    bool, options.switch("--served", "What dkv serve gives a plain request, paired with one token a step, no cache.")
 ]
 _FewShot = Annotated[
-    int | None,
-    typer.Option(
-        "--num-fewshot",
-        parser=options.whole,
-        metavar="N",
-        help="Examples in the prompt of lm-eval's tasks. Default: the task's.",
-    ),
+    int | None, options.counted("--num-fewshot", "Examples in the prompt of lm-eval's tasks. Default: the task's.")
 ]
-_Samples = Annotated[
-    int,
-    typer.Option(
-        "--mc-samples", parser=options.whole, metavar="N", help="Draws for each likelihood of lm-eval's tasks."
-    ),
-]
+_Samples = Annotated[int, options.counted("--mc-samples", "Draws for each likelihood of lm-eval's tasks.")]
 _Include = Annotated[
-    Path | None,
-    typer.Option(
-        "--include-path", parser=options.place, metavar="DIR", help="A directory of further lm-eval tasks (YAML)."
-    ),
+    Path | None, options.placed("--include-path", "A directory of further lm-eval tasks (YAML).", None, "DIR")
 ]
 
 
@@ -138,41 +98,14 @@ def evaluate(
         quantize=quantize, compile=compile, grow=grow, served=served,
     )  # fmt: skip
     session = EvalSession(wanted)
-    with session.store:
-        rows = _run(session, out)
+    with session.store, keeping(lambda: f"{len(session.store)} results are kept in {out}"), telling() as tell:
+        rows = session.run(tell)
+    from dkv.lab.eval import eval_table
+
     if as_json:
-        from dkv.cli.record import print_json
-        from dkv.lab.eval.eval_table import as_json as json_of
-
-        print_json({**session.common, "out": str(out), "results": [json_of(row) for row in rows]})
+        print_json({**session.common, "out": str(out), "results": [eval_table.as_json(row) for row in rows]})
+    elif markdown:
+        print(printable(eval_table.markdown(rows)))
     else:
-        _print(rows, markdown)
-
-
-def _run(session: EvalSession, out: Path) -> list[ResultRow]:
-    """Run what is missing."""
-    with (
-        keeping(lambda: f"{len(session.store)} results are kept in {out}"),
-        region(stderr_console()) as show,
-    ):
-        return session.run(lambda note: None if show is None else show(printable(note)))
-
-
-def _print(rows: list[ResultRow], markdown: bool) -> None:
-    from dkv.lab.eval.eval_table import HEADINGS, cells
-    from dkv.lab.eval.eval_table import markdown as markdown_of
-
-    if markdown:
-        print(printable(markdown_of(rows)))
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_lines=True)
-    for heading in HEADINGS:
-        table.add_column(
-            heading, overflow="fold", justify="right" if heading in ("agree", "rows", "tokens/s") else "left"
-        )
-    for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in cells(row)))
-    stdout_console().print(table)
+        text = set(eval_table.HEADINGS) - {"agree", "rows", "tokens/s"}
+        print_table(eval_table.HEADINGS, map(eval_table.cells, rows), text, lines=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dkv.cli import options
-from dkv.cli.console import is_terminal, printable, say_loading, stderr_console
+from dkv.cli.console import is_terminal, print_json, printable, say_loading, stderr_console
 from dkv.cli.guard import forgive_encoding
 from dkv.cli.prompt import read_prompt, read_stops
 from dkv.errors import SettingError
@@ -22,25 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["generate"]
 
 
+@options.with_sampling_options()
 def generate(
     prompt: options.PromptOrNone = None,
     model: options.Model = "tiny",
-    gen_length: options.GenLength = 128,
-    block_length: options.BlockLength = None,
-    steps: options.Steps = None,
-    temperature: options.Temperature = 0.0,
-    top_p: options.TopP = None,
-    top_k: options.TopK = None,
-    cfg_scale: options.CfgScale = 0.0,
-    seed: options.Seed = None,
-    cache: options.Cache = "dkv-decode",
-    decoder: options.Decoder = None,
-    stop_at_eos: options.StopAtEos = True,
-    cache_dtype: options.CacheDtype = None,
-    stop: options.Stop = None,
-    eos_penalty: options.EosPenalty = 0.0,
-    min_tokens: options.MinTokens = 0,
-    grow: options.Grow = False,
+    sampling: Any = None,
     chat: options.Chat = None,
     parse_special: options.ParseSpecial = False,
     ids: options.Ids = False,
@@ -65,12 +51,7 @@ def generate(
     The text goes to standard output, a line of counts to standard error. With --input, what is finished stays, and the
     same command goes on from there.
     """
-    arguments = dict[str, Any](
-        gen_length=gen_length, block_length=block_length, steps=steps, temperature=temperature, top_p=top_p,
-        top_k=top_k, cfg_scale=cfg_scale, seed=seed, cache=cache, decoder=decoder, stop_at_eos=stop_at_eos,
-        cache_dtype=cache_dtype, stop=read_stops(stop), eos_penalty=eos_penalty, min_tokens=min_tokens, grow=grow,
-        chat=chat, parse_special=parse_special,
-    )  # fmt: skip
+    arguments = {**sampling, "stop": read_stops(sampling["stop"]), "chat": chat, "parse_special": parse_special}
     if input is not None:
         from dkv.cli.batch import run_batch
 
@@ -142,7 +123,7 @@ def _run(job: _Job, live: bool, svg: Path | None, as_json: bool) -> None:
     _report(lm, frames[-1].generation, as_json)
     _tell_warmth(lm)
     if svg is not None:
-        from dkv.cli.picture import save_picture
+        from dkv.cli.live import save_picture
 
         save_picture(svg, view, frames)
 
@@ -182,7 +163,7 @@ def _tell_warmth(lm: DiffusionLM) -> None:
 
 
 def _report(lm: DiffusionLM, generation: Generation | None, as_json: bool) -> None:
-    from dkv.cli.record import print_json, record_of, shown_text, summary_of
+    from dkv.cli.record import record_of, shown_text, summary_of
 
     if generation is None:
         raise RuntimeError("the stream ended without a result")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import printable
+from dkv.cli.console import print_json, printable
 
 __all__ = ["inspect"]
 
@@ -42,8 +42,6 @@ def inspect(
     kind = None if dtype == "auto" else named_dtype("dtype", dtype, ("auto",))
     facts = facts_of(path, MemoryQuestion(prompt_length, gen_length, batch, kind, quantize))
     if as_json:
-        from dkv.cli.record import print_json
-
         print_json(facts)
         return
     for name, value in _lines(facts):

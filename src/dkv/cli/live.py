@@ -1,4 +1,5 @@
-"""The live view: the canvas after each step, and which of its positions were recomputed or served from the cache.
+"""What changes on the terminal while a command runs: a line of progress; or the live view, the canvas after each step
+and which of its positions were recomputed or served from the cache.
 
 The shape of a mark tells the token's state and its filling where the keys and values came from, so that nothing rests
 on colour alone.
@@ -6,14 +7,17 @@ on colour alone.
 
 from __future__ import annotations
 
+import io
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -21,19 +25,22 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from dkv.cli.console import printable
+from dkv.cli.console import printable, stderr_console
+from dkv.errors import SettingError
+from dkv.storage.atomic import placed
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
     from dkv.outputs import Frame
 
-__all__ = ["View", "keeping", "region", "watch"]
+__all__ = ["View", "keeping", "region", "save_picture", "telling", "watch"]
 
 _STATES = ("committed", "provisional", "masked")
 _STYLES = {"committed": "bold green", "provisional": "italic yellow", "masked": "blue"}
 _UNICODE = {"committed": "■□", "provisional": "◆◇", "masked": "●○", "mask": "·", "line": "↵", "end": "∎"}
 _ASCII = {"committed": "Cc", "provisional": "Pp", "masked": "Mm", "mask": ".", "line": "/", "end": "_"}
 _PER_LINE = 64
+_PICTURE_WIDTH = 96
 _SECONDS_A_DRAWING = 1 / 15
 
 
@@ -138,6 +145,34 @@ def watch(frames: Iterable[Frame], view: View, console: Console | None, keep: bo
     return seen
 
 
+def save_picture(path: Path, view: View, frames: Sequence[Frame]) -> None:
+    """Draw the most telling frame into `path`. Raises SettingError where it cannot be written."""
+    console = Console(
+        record=True,
+        file=io.StringIO(),
+        width=_PICTURE_WIDTH,
+        force_terminal=True,
+        color_system="truecolor",
+        no_color=False,
+    )
+    console.print(view.draw(_telling(frames)))
+    picture = console.export_svg(title="dkv generate --live", unique_id="dkv-live")
+    # rich's picture loads a font from the network; a reader's own monospace font does as well.
+    picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+    try:
+        with placed(path) as part:
+            part.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise SettingError(f"svg={str(path)!r}: cannot be written ({error.strerror}); choose another path") from None
+
+
+def _telling(frames: Sequence[Frame]) -> Frame:
+    """The frame nearest the middle in which something came from the cache; a refresh would show nothing of it."""
+    middle = len(frames) // 2
+    cached = [at for at, frame in enumerate(frames) if not all(frame.computed)]
+    return frames[min(cached, key=lambda at: abs(at - middle), default=middle)]
+
+
 @contextmanager
 def keeping(kept: Callable[[], str]) -> Iterator[None]:
     """A run that can be gone on with: Ctrl-C says what was kept, and then ends as it always does."""
@@ -159,3 +194,10 @@ def region(console: Console | None) -> Iterator[Callable[[RenderableType], None]
         console=console, transient=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
     ) as live:
         yield lambda picture: live.update(picture, refresh=True)
+
+
+@contextmanager
+def telling() -> Iterator[Callable[[str], None]]:
+    """What takes a line of progress now and then; it is shown on a terminal only."""
+    with region(stderr_console()) as show:
+        yield lambda note: None if show is None else show(printable(note))

@@ -3,18 +3,20 @@ errors name argument, value and fix."""
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dkv.params import CACHE, DEFAULTS, OPTIONS
 from dkv.storage.regular_file import expanded
 
 __all__ = [
     "BatchSize",
     "BlockLength",
-    "Cache",
-    "CacheDtype",
     "Caches",
     "CfgScale",
     "Chat",
@@ -23,14 +25,12 @@ __all__ = [
     "Decoder",
     "Device",
     "Dtype",
-    "EosPenalty",
     "GenLength",
     "Grow",
     "Ids",
     "Input",
     "Json",
     "Live",
-    "MinTokens",
     "Model",
     "Output",
     "ParseSpecial",
@@ -42,17 +42,19 @@ __all__ = [
     "Seed",
     "SkipBad",
     "Steps",
-    "Stop",
-    "StopAtEos",
     "Svg",
-    "Temperature",
     "TensorParallel",
-    "TopK",
-    "TopP",
     "Workers",
+    "counted",
+    "declared",
+    "named",
     "number",
+    "numbered",
     "place",
+    "placed",
+    "switch",
     "whole",
+    "with_sampling_options",
 ]
 
 
@@ -81,32 +83,86 @@ def _option(name: str, meaning: str, panel: str | None, **more: Any) -> Any:
     return typer.Option(name, help=meaning, rich_help_panel=panel, **more)
 
 
-def _whole(name: str, meaning: str, panel: str | None = None) -> Any:
-    return _option(name, meaning, panel, parser=whole, metavar="N")
+def counted(name: str, meaning: str, panel: str | None = None, metavar: str = "N") -> Any:
+    """An option whose value is a whole number. panel: of the help, None = without one."""
+    return _option(name, meaning, panel, parser=whole, metavar=metavar)
 
 
-def _number(name: str, meaning: str, panel: str | None = None) -> Any:
-    return _option(name, meaning, panel, parser=number, metavar="X")
+def numbered(name: str, meaning: str, panel: str | None = None, metavar: str = "X") -> Any:
+    """An option whose value is a number."""
+    return _option(name, meaning, panel, parser=number, metavar=metavar)
 
 
-def _text(name: str, meaning: str, panel: str | None = None, metavar: str = "NAME") -> Any:
+def placed(name: str, meaning: str, panel: str | None = None, metavar: str = "PATH") -> Any:
+    """An option whose value is a path."""
+    return _option(name, meaning, panel, parser=place, metavar=metavar)
+
+
+def named(name: str, meaning: str, panel: str | None = None, metavar: str = "NAME") -> Any:
+    """An option whose value is a text."""
     return _option(name, meaning, panel, metavar=metavar)
 
 
-def _flag(name: str, meaning: str, panel: str | None = None) -> Any:
+def switch(name: str, meaning: str, panel: str | None = None) -> Any:
+    """An option that is given or not."""
     return _option(name, meaning, panel)
+
+
+def declared(name: str, panel: str | None = None, served: bool = False) -> Any:
+    """How typer reads an option of `dkv.SamplingParams`. panel: None = as it is grouped there; served: whether it is a
+    server's, for requests that do not choose their own."""
+    option, dashed = OPTIONS[name], name.replace("_", "-")
+    meaning = option.help
+    unset = (option.served_unset if served else "") or option.unset
+    if option.kind == "texts":
+        meaning = f"{meaning.removesuffix('.')}; may be repeated."
+    elif unset and (served or DEFAULTS[name] is None):
+        meaning += f" Default: {unset}."
+    meaning = re.sub(r"\b[a-z]+(_[a-z]+)+\b", lambda found: f"--{found[0].replace('_', '-')}", meaning)
+    flags = f"--{dashed}/--no-{dashed}" if option.kind == "switch" else f"--{dashed}"
+    makers = {"whole": counted, "number": numbered, "switch": switch}
+    if option.kind in makers:
+        return makers[option.kind](flags, meaning, panel or option.group)
+    metavar = {"spec": "SPEC", "dtype": "NAME", "texts": "TEXT"}[option.kind]
+    return named(flags, meaning, panel or option.group, metavar)
+
+
+def with_sampling_options(
+    names: Iterable[str] = OPTIONS, panel: str | None = None, served: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with an option for each of these fields of `dkv.SamplingParams`, in place of its parameter `sampling`,
+    which gets them by name. panel, served: as `declared` has them; a server's are None where they are not given."""
+
+    def wrap(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = list(inspect.signature(command, eval_str=True).parameters.values())
+        place = next(number for number, each in enumerate(parameters) if each.name == "sampling")
+        parameters[place : place + 1] = [_parameter(name, panel, served) for name in names]
+
+        def run(**given: Any) -> None:
+            sampling = {name: given.pop(name) for name in names}
+            command(sampling=sampling, **given)
+
+        run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return wrap
+
+
+def _parameter(name: str, panel: str | None, served: bool) -> inspect.Parameter:
+    kinds: dict[str, Any] = {"whole": int, "number": float, "switch": bool, "texts": list[str]}
+    default = None if served else DEFAULTS[name]
+    kind = kinds.get(OPTIONS[name].kind, str)
+    annotation: Any = Annotated[kind if default is not None else kind | None, declared(name, panel, served)]
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
 
 
 # The panels of the help, in the order in which commands name their options.
 _MODEL = "Model"
-_LENGTH = "Length and end of the text"
-_SAMPLING = "Sampling"
-_CACHE = "Cache and decoder"
 _PROMPT = "How the prompt is read"
 _OUTPUT = "What is shown"
 _MANY = "Many prompts, with --input"
-
-_AS_LONG = "Default: the same as --gen-length."
 
 Prompt = Annotated[
     str, typer.Argument(metavar="PROMPT", help="The prompt; - reads it from standard input.", show_default=False)
@@ -117,87 +173,59 @@ PromptOrNone = Annotated[
 ]
 
 Model = Annotated[
-    str, _text("--model", "tiny (the embedded model), a directory, or a hub id (owner/name[@revision]).", _MODEL)
+    str, named("--model", "tiny (the embedded model), a directory, or a hub id (owner/name[@revision]).", _MODEL)
 ]
-Device = Annotated[str, _text("--device", "auto, cpu, cuda, ...", _MODEL)]
-Dtype = Annotated[str, _text("--dtype", "auto, float32, bfloat16, ...", _MODEL)]
-Quantize = Annotated[str | None, _text("--quantize", "Keep the layers' weights in 8 or 4 bits: int8, int4.", _MODEL)]
+Device = Annotated[str, named("--device", "auto, cpu, cuda, ...", _MODEL)]
+Dtype = Annotated[str, named("--dtype", "auto, float32, bfloat16, ...", _MODEL)]
+Quantize = Annotated[str | None, named("--quantize", "Keep the layers' weights in 8 or 4 bits: int8, int4.", _MODEL)]
 TensorParallel = Annotated[
     int,
-    _whole("--tensor-parallel", "Split the model over this many processes, each with a GPU if there are any.", _MODEL),
+    counted("--tensor-parallel", "Split the model over this many processes, each with a GPU if there are any.", _MODEL),
 ]
-Compile = Annotated[bool, _flag("--compile", "Build faster code for this machine first.", _MODEL)]
-CudaGraphs = Annotated[bool, _flag("--cuda-graphs", "Record forwards and replay them; GPU only.", _MODEL)]
+Compile = Annotated[bool, switch("--compile", "Build faster code for this machine first.", _MODEL)]
+CudaGraphs = Annotated[bool, switch("--cuda-graphs", "Record forwards and replay them; GPU only.", _MODEL)]
 
-GenLength = Annotated[int, _whole("--gen-length", "Positions of the response: the length of the canvas.", _LENGTH)]
-BlockLength = Annotated[
-    int | None, _whole("--block-length", f"Positions per block; blocks are decoded in turn. {_AS_LONG}", _LENGTH)
-]
-Steps = Annotated[int | None, _whole("--steps", f"Denoising steps for the whole response. {_AS_LONG}", _LENGTH)]
-Grow = Annotated[
-    bool, _flag("--grow/--no-grow", "Begin with one block and add blocks as needed, up to --gen-length.", _LENGTH)
-]
-Stop = Annotated[list[str] | None, _text("--stop", "End the text before this one; may be repeated.", _LENGTH, "TEXT")]
-StopAtEos = Annotated[
-    bool, _flag("--stop-at-eos/--no-stop-at-eos", "End as soon as all before the end-of-text is decided.", _LENGTH)
-]
-EosPenalty = Annotated[
-    float, _number("--eos-penalty", "Subtract this from the logits of the tokens that end a text.", _LENGTH)
-]
-MinTokens = Annotated[int, _whole("--min-tokens", "Do not let the text end within this many first positions.", _LENGTH)]
+GenLength = Annotated[int, declared("gen_length")]
+BlockLength = Annotated[int | None, declared("block_length")]
+Steps = Annotated[int | None, declared("steps")]
+Grow = Annotated[bool, declared("grow")]
+CfgScale = Annotated[float, declared("cfg_scale")]
+Seed = Annotated[int | None, declared("seed")]
+Decoder = Annotated[str | None, declared("decoder")]
 
-Temperature = Annotated[float, _number("--temperature", "0 takes the most likely token.", _SAMPLING)]
-TopP = Annotated[float | None, _number("--top-p", "Sample from this share of the probability.", _SAMPLING)]
-TopK = Annotated[int | None, _whole("--top-k", "Sample from this many tokens.", _SAMPLING)]
-CfgScale = Annotated[float, _number("--cfg-scale", "Strength of classifier-free guidance; 0 is none.", _SAMPLING)]
-Seed = Annotated[
-    int | None, _whole("--seed", "Seed of all random choices. Default: one is drawn and reported.", _SAMPLING)
-]
-
-Cache = Annotated[str, _text("--cache", "The cache; `dkv caches` lists them.", _CACHE, "SPEC")]
 Caches = Annotated[
     list[str] | None,
-    _text("--cache", "A cache to compare; may be repeated. Default: none and dkv-decode.", _CACHE, "SPEC"),
+    named("--cache", "A cache to compare; may be repeated. Default: none and dkv-decode.", CACHE, "SPEC"),
 ]
-Decoder = Annotated[
-    str | None, _text("--decoder", "The unmasking rule. Default: that of the model's family.", _CACHE, "SPEC")
-]
-CacheDtype = Annotated[
-    str | None, _text("--cache-dtype", "The dtype of cached keys and values. Default: the model's.", _CACHE)
-]
-Repeats = Annotated[int, _whole("--repeats", "Timed runs of each cache, in turn; medians are shown.", _CACHE)]
+Repeats = Annotated[int, counted("--repeats", "Timed runs of each cache, in turn; medians are shown.", CACHE)]
 
 Chat = Annotated[
-    bool | None, _flag("--chat/--no-chat", "Use the chat template. Default: if the model has one.", _PROMPT)
+    bool | None, switch("--chat/--no-chat", "Use the chat template. Default: if the model has one.", _PROMPT)
 ]
 ParseSpecial = Annotated[
-    bool, _flag("--parse-special", "PROMPT is rendered already: control tokens in it count as such.", _PROMPT)
+    bool, switch("--parse-special", "PROMPT is rendered already: control tokens in it count as such.", _PROMPT)
 ]
-Ids = Annotated[bool, _flag("--ids", "PROMPT is token ids, separated by blanks or commas.", _PROMPT)]
+Ids = Annotated[bool, switch("--ids", "PROMPT is token ids, separated by blanks or commas.", _PROMPT)]
 
 Live = Annotated[
-    bool, _flag("--live", "Show the canvas while it denoises; the drawing counts in the time shown.", _OUTPUT)
+    bool, switch("--live", "Show the canvas while it denoises; the drawing counts in the time shown.", _OUTPUT)
 ]
-Svg = Annotated[
-    Path | None, _option("--svg", "Save a frame of the live view as a picture.", _OUTPUT, parser=place, metavar="PATH")
-]
-Json = Annotated[bool, _flag("--json", "Print one machine-readable JSON object.", _OUTPUT)]
+Svg = Annotated[Path | None, placed("--svg", "Save a frame of the live view as a picture.", _OUTPUT, "PATH")]
+Json = Annotated[bool, switch("--json", "Print one machine-readable JSON object.", _OUTPUT)]
 
 Input = Annotated[
     Path | None,
-    _option("--input", "Read JSON lines with prompt, messages or question.", _MANY, parser=place, metavar="FILE"),
+    placed("--input", "Read JSON lines with prompt, messages or question.", _MANY, "FILE"),
 ]
 Output = Annotated[
     Path | None,
-    _option(
-        "--output", "Write a JSON line for each answer; - is standard output.", _MANY, parser=place, metavar="FILE"
-    ),
+    placed("--output", "Write a JSON line for each answer; - is standard output.", _MANY, "FILE"),
 ]
-BatchSize = Annotated[int, _whole("--batch-size", "Prompts that are generated for at the same time.", _MANY)]
+BatchSize = Annotated[int, counted("--batch-size", "Prompts that are generated for at the same time.", _MANY)]
 SkipBad = Annotated[
-    bool, _flag("--skip-bad", "Answer a bad line with its error. Default: a bad line stops the job.", _MANY)
+    bool, switch("--skip-bad", "Answer a bad line with its error. Default: a bad line stops the job.", _MANY)
 ]
-Ray = Annotated[bool, _flag("--ray", "Spread the job over Ray workers, here or at RAY_ADDRESS.", _MANY)]
+Ray = Annotated[bool, switch("--ray", "Spread the job over Ray workers, here or at RAY_ADDRESS.", _MANY)]
 Workers = Annotated[
-    int | None, _whole("--workers", "Ray workers; each loads the model. Default: one per GPU, else 2.", _MANY)
+    int | None, counted("--workers", "Ray workers; each loads the model. Default: one per GPU, else 2.", _MANY)
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +9,9 @@ from dkv.core.registry import spec_of
 
 if TYPE_CHECKING:
     from dkv.outputs import Generation, Stats
-    from dkv.params import SamplingParams
+    from dkv.params import ResolvedParams
 
-__all__ = ["print_json", "record_of", "share_of", "shown_text", "summary_of"]
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object to standard output. Escapes all but ASCII, so no encoding or control character can spoil it."""
-    print(json.dumps(value, indent=2))
+__all__ = ["record_of", "share_of", "shown_text", "summary_of"]
 
 
 def record_of(generation: Generation) -> dict[str, Any]:
@@ -44,7 +38,7 @@ def share_of(stats: Stats) -> float:
     return stats.rows_computed / stats.rows_total if stats.rows_total else 0.0
 
 
-def _settings(settings: SamplingParams) -> dict[str, Any]:
+def _settings(settings: ResolvedParams) -> dict[str, Any]:
     """The settings by name, cache and decoder as specs."""
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
     return {**values, "cache": spec_of(settings.cache), "decoder": spec_of(settings.decoder)}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import printable
+from dkv.cli.console import print_json, printable
 from dkv.errors import SettingError
 
 __all__ = ["report"]
@@ -29,7 +29,7 @@ def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json
     """Turn benchmark FILEs into one HTML page with plots."""
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise SettingError(f"out={str(out)!r} must be a file in a directory that exists")
-    from dkv.lab.bench.rows_file import read_rows
+    from dkv.lab.bench.rows import read_rows
 
     for path in files:
         if not path.exists():
@@ -37,16 +37,10 @@ def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json
     rows = list({row.key: row for path in files for row in read_rows(path)}.values())
     if not rows:
         raise SettingError(f"file={str(files[0])!r} holds no rows; let `dkv bench` finish a group first")
-    try:
-        from dkv.lab.bench.bench_report import write_report
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise SettingError("report: plots need matplotlib; pip install 'dkv[plots]'") from None
+    from dkv.lab.bench.bench_page import write_report
+
     written = [str(path) for path in write_report(rows, out)]
     if as_json:
-        from dkv.cli.record import print_json
-
         print_json({"page": written[0], "plots": written[1:], "rows": len(rows)})
         return
     print(printable(f"{len(rows)} rows in {written[0]}, with {len(written) - 1} plots beside it"))

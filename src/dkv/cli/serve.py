@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from dkv.cli import options
 from dkv.cli.console import say_loading
 from dkv.errors import SettingError
+from dkv.params import SERVED, Options
 
 __all__ = ["serve"]
 
@@ -31,10 +31,6 @@ def _number(name: str, meaning: str) -> Any:
 
 def _seconds(name: str, meaning: str) -> Any:
     return typer.Option(name, parser=options.number, metavar="S", help=meaning)
-
-
-def _default(name: str, metavar: str, meaning: str, parser: Callable[[str], Any] | None = None) -> Any:
-    return typer.Option(name, parser=parser, metavar=metavar, help=meaning, rich_help_panel=_REQUESTS)
 
 
 _Host = Annotated[
@@ -66,38 +62,6 @@ _DefaultTokens = Annotated[
 _MaxChoices = Annotated[int, _whole("--max-choices", "The most choices of a request (n times its prompts).")]
 _MaxMessages = Annotated[int, _whole("--max-messages", "The most messages of a conversation.")]
 
-_Cache = Annotated[
-    str | None,
-    _default("--cache", "SPEC", "The cache. Default: the one that `dkv tune` found, else none."),
-]
-_Decoder = Annotated[
-    str | None,
-    _default("--decoder", "SPEC", "The unmasking rule. Default: the one that `dkv tune` found, else the family's own."),
-]
-_BlockLength = Annotated[
-    int | None,
-    _default("--block-length", "N", "Tokens per block. Default: as tuned, else 64 on a growing canvas.", options.whole),
-]
-_Steps = Annotated[
-    int | None,
-    _default("--steps", "N", "Denoising steps; the canvas then does not grow unless --grow is given.", options.whole),
-]
-_Grow = Annotated[
-    bool | None,
-    typer.Option(
-        "--grow/--no-grow",
-        help="Begin with one block and add blocks as needed, up to max_tokens. Default: --grow without --steps.",
-        rich_help_panel=_REQUESTS,
-    ),
-]
-_Temperature = Annotated[
-    float | None, _default("--temperature", "X", "0, the default, takes the most likely token.", options.number)
-]
-_TopP = Annotated[float | None, _default("--top-p", "X", "Sample from this share of the probability.", options.number)]
-_TopK = Annotated[int | None, _default("--top-k", "N", "Sample from this many tokens.", options.whole)]
-_CfgScale = Annotated[
-    float | None, _default("--cfg-scale", "X", "Strength of classifier-free guidance.", options.number)
-]
 _ParseSpecial = Annotated[
     bool, typer.Option("--parse-special", help="Control tokens in a completion's text prompt count as such.")
 ]
@@ -123,6 +87,7 @@ _Replicas = Annotated[
 _Log = Annotated[bool, typer.Option("--access-log", help="Log each request's method, path and status; never a text.")]
 
 
+@options.with_sampling_options(SERVED, panel=_REQUESTS, served=True)
 def serve(
     model: options.Model = "tiny",
     host: _Host = "127.0.0.1",
@@ -132,15 +97,7 @@ def serve(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     quantize: options.Quantize = None,
-    cache: _Cache = None,
-    decoder: _Decoder = None,
-    block_length: _BlockLength = None,
-    steps: _Steps = None,
-    grow: _Grow = None,
-    temperature: _Temperature = None,
-    top_p: _TopP = None,
-    top_k: _TopK = None,
-    cfg_scale: _CfgScale = None,
+    sampling: Any = None,
     memory: _Memory = None,
     active: _Active = 32,
     waiting: _Waiting = 256,
@@ -179,7 +136,7 @@ def serve(
     from dkv.checkpoints.safetensors_writer import parse_size
     from dkv.layers.quantized import check_kind
     from dkv.loading import check_model
-    from dkv.server.served_defaults import Choices
+    from dkv.server.served_defaults import check_options
 
     limits = Limits(
         parse_size(max_body, "max_body"),
@@ -208,8 +165,9 @@ def serve(
             raise SettingError(f"{bound}={number} must be a whole number of at least 1")
     check_kind(quantize, tensor_parallel)
     check_model(model)
-    settings = Choices(cache, decoder, block_length, steps, grow, temperature, top_p, top_k, cfg_scale)
-    settings.check()
+    settings = cast("Options", {name: value for name, value in sampling.items() if value is not None})
+    check_options(settings)
+    block_length = settings.get("block_length")
     if block_length is not None and block_length > max_tokens:
         raise SettingError(f"block_length={block_length} exceeds max_tokens={max_tokens}; use less")
     budget = None if memory is None else parse_size(memory, "memory")

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dkv.cli.console import printable, say_loading
+from dkv.params import Options
 from dkv.server.app import build
 from dkv.server.cors import ANY_ORIGIN
 from dkv.server.gate import Gate
 from dkv.server.limits import Limits
 from dkv.server.listen import address_of, listen
-from dkv.server.served_defaults import Choices, Defaults, told
+from dkv.server.served_defaults import Defaults, told
 from dkv.server.uvicorn_server import KEEP_ALIVE, run
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class ServerSetup:
     parse_special: bool = False
     keep_alive: int = KEEP_ALIVE
     origins: tuple[str, ...] = ANY_ORIGIN
-    settings: Choices = field(default_factory=Choices)
+    settings: Options = field(default_factory=Options)
 
     def tell(self, where: str, how: str) -> None:
         """Say on standard error what is served where."""

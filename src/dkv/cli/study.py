@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dkv.cli import options
-from dkv.cli.console import printable, say_loading, stderr_console
+from dkv.cli.console import print_json, printable, say_loading, stderr_console
 from dkv.cli.live import keeping, region
-from dkv.errors import SettingError
+from dkv.storage.extras import module_of
 
 if TYPE_CHECKING:
     from dkv.lab.study.base import Effort, Study
     from dkv.lab.study.context import Kit
-    from dkv.lab.study.study_session import Finished, StudySession
+    from dkv.lab.study.study_page import Finished
+    from dkv.lab.study.study_session import StudySession
 
 __all__ = ["study"]
 
@@ -71,7 +72,7 @@ def study(
         return
     studies = named(names)
     say_loading(model, as_json)
-    _need_matplotlib()
+    module_of("plots", "matplotlib.figure")  # find out now, not after the measurements
     from dkv.lab.study.context import Kit
 
     number = (_QUICK if quick else _COUNT) if count is None else count
@@ -79,26 +80,13 @@ def study(
     with Kit(model, device, dtype, compile, seed=seed, out=out) as kit:
         finished = _run(studies, effort, kit, out)
     if as_json:
-        from dkv.cli.record import print_json
-
         print_json({"page": str(out / "index.html"), "studies": [_json(f) for f in finished]})
     else:
         _print(finished, out)
 
 
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib.figure  # noqa: F401 - find out now, not after the measurements
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise SettingError("study: plots need matplotlib; pip install 'dkv[plots]'") from None
-
-
 def _list(studies: list[Study], as_json: bool) -> None:
     if as_json:
-        from dkv.cli.record import print_json
-
         print_json({"studies": [{"name": study.name, "claim": study.claim} for study in studies]})
         return
     for study in studies:

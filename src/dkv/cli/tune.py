@@ -5,18 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from dkv.cli import options
-from dkv.cli.console import printable, say_loading, stderr_console
-from dkv.cli.live import keeping, region
+from dkv.cli.console import print_json, printable, say_loading
+from dkv.cli.live import keeping, telling
 from dkv.core.growth import BLOCK_LENGTH
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
     from dkv.lab.tune.budget import Budget
-    from dkv.lab.tune.tune_session import Attempt, Outcomes, TuneSession
-    from dkv.lm import DiffusionLM
+    from dkv.lab.tune.tune_session import Attempt, Outcomes
 
 __all__ = ["tune"]
 
@@ -24,55 +21,28 @@ _BLOCKS = 4
 """Blocks of an answer to a task, at most: as many tokens as the longest of them have several times over."""
 
 _Changed = Annotated[
-    float | None,
-    typer.Option("--changed", parser=options.number, metavar="PERCENT", help="Answers that may become another text."),
+    float | None, options.numbered("--changed", "Answers that may become another text.", None, "PERCENT")
 ]
-_Lost = Annotated[
-    float | None,
-    typer.Option("--lost", parser=options.number, metavar="POINTS", help="Accuracy that may be lost. Default: 5."),
-]
+_Lost = Annotated[float | None, options.numbered("--lost", "Accuracy that may be lost. Default: 5.", None, "POINTS")]
 _Tasks = Annotated[
-    str | None, typer.Option("--tasks", metavar="NAMES", help="Embedded tasks, by commas. Default: words,lists,code.")
+    str | None, options.named("--tasks", "Embedded tasks, by commas. Default: words,lists,code.", None, "NAMES")
 ]
 _Prompts = Annotated[
-    Path | None,
-    typer.Option(
-        "--prompts",
-        parser=options.place,
-        metavar="PATH",
-        help="A file with one prompt per line, or .jsonl with a field prompt.",
-    ),
+    Path | None, options.placed("--prompts", "A file with one prompt per line, or .jsonl with a field prompt.")
 ]
-_GenLength = Annotated[
-    int, typer.Option("--gen-length", parser=options.whole, metavar="N", help="Positions of each answer to --prompts.")
-]
-_Count = Annotated[
-    int, typer.Option("--count", parser=options.whole, metavar="N", help="Examples of each task for the race.")
-]
-_HeldOut = Annotated[
-    int,
-    typer.Option("--held-out", parser=options.whole, metavar="N", help="Further examples of each task, for the bound."),
-]
+_GenLength = Annotated[int, options.counted("--gen-length", "Positions of each answer to --prompts.")]
+_Count = Annotated[int, options.counted("--count", "Examples of each task for the race.")]
+_HeldOut = Annotated[int, options.counted("--held-out", "Further examples of each task, for the bound.")]
 _Caches = Annotated[
-    list[str] | None, typer.Option("--cache", metavar="SPEC", help="A cache to try; may be repeated. Default: all.")
+    list[str] | None, options.named("--cache", "A cache to try; may be repeated. Default: all.", None, "SPEC")
 ]
-_Decoders = Annotated[
-    list[str] | None, typer.Option("--decoder", metavar="SPEC", help="A decoder to try; may be repeated.")
-]
-_BlockLength = Annotated[
-    int, typer.Option("--block-length", parser=options.whole, metavar="N", help="Positions that the canvas grows by.")
-]
+_Decoders = Annotated[list[str] | None, options.named("--decoder", "A decoder to try; may be repeated.", None, "SPEC")]
+_BlockLength = Annotated[int, options.counted("--block-length", "Positions that the canvas grows by.")]
 _Grow = Annotated[
-    bool,
-    typer.Option("--grow/--no-grow", help="Tune on a canvas that grows, as `dkv serve` has it, or on a whole one."),
+    bool, options.switch("--grow/--no-grow", "Tune on a canvas that grows, as `dkv serve` has it, or on a whole one.")
 ]
-_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Seed of all random choices.")]
-_Out = Annotated[
-    Path,
-    typer.Option(
-        "--out", parser=options.place, metavar="DIR", help="Answers, figure and settings; what is there is kept."
-    ),
-]
+_Seed = Annotated[int, options.counted("--seed", "Seed of all random choices.")]
+_Out = Annotated[Path, options.placed("--out", "Answers, figure and settings; what is there is kept.", None, "DIR")]
 
 
 def tune(
@@ -104,9 +74,10 @@ def tune(
         raise SettingError("changed and lost exclude each other; give one of them")
     say_loading(model, as_json)
     import dkv
+    from dkv.lab.common.lab_prompts import suites_of
     from dkv.lab.tune.budget import Budget
+    from dkv.lab.tune.chosen import draw, keep
     from dkv.lab.tune.search_space import CACHES, DECODERS
-    from dkv.lab.tune.tune_prompts import suites_of
     from dkv.lab.tune.tune_session import TuneSession, TuningPlan
 
     budget = (
@@ -118,23 +89,29 @@ def tune(
         block_length=block, gen_length=length,
     )  # fmt: skip
     suites = suites_of(tasks, prompts, gen_length, count + held_out, budget)
-    _check(plan.caches, plan.decoders)
+    for spec in plan.caches:
+        dkv.caches.make_cache(spec)  # a misspelled one should not cost the loading
+    for spec in plan.decoders:
+        dkv.decoders.make_decoder(spec)
     lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize, compile=compile)
     out.mkdir(parents=True, exist_ok=True)
-    with TuneSession(lm, suites, plan, seed, out / "answers.jsonl") as session:
-        outcomes = _run(session, out)
-    kept = _keep(lm, outcomes, budget, out)
+    with (
+        TuneSession(lm, suites, plan, seed, out / "answers.jsonl") as session,
+        keeping(lambda: f"{len(session.store)} results are kept in {out}"),
+        telling() as tell,
+    ):
+        outcomes = session.run(tell)
+    draw(outcomes, budget, out / "tune.png")
+    kept = None if outcomes.chosen is None else keep(lm, outcomes.chosen, budget)
     if as_json:
-        from dkv.cli.record import print_json
-
         print_json(_json(outcomes, budget, kept))
     else:
         _print(outcomes, budget, kept, out)
 
 
 def _canvas(block_length: int, grow: bool, gen_length: int | None) -> tuple[int | None, int | None]:
-    """By how many positions the canvas grows, and how far: as far as the answers to prompts may go, in whole blocks, or
-    several blocks for tasks. None and None for a canvas that does not grow. Raises SettingError."""
+    """By how many positions the canvas grows, and how far: as far as answers to prompts may go, or several blocks for
+    tasks. None and None for a canvas that does not grow. Raises SettingError."""
     if block_length < 1:
         raise SettingError(f"block_length={block_length} must be a whole number of at least 1")
     if not grow:
@@ -143,33 +120,6 @@ def _canvas(block_length: int, grow: bool, gen_length: int | None) -> tuple[int 
         return block_length, _BLOCKS * block_length
     block = min(block_length, gen_length)
     return block, -(-gen_length // block) * block if block > 0 else gen_length
-
-
-def _check(caches: tuple[str, ...], decoders: tuple[str, ...]) -> None:
-    """A misspelled spec should not cost the loading. Raises SpecError."""
-    import dkv
-
-    for spec in caches:
-        dkv.caches.make_cache(spec)
-    for spec in decoders:
-        dkv.decoders.make_decoder(spec)
-
-
-def _run(session: TuneSession, out: Path) -> Outcomes:
-    """Run what is missing."""
-    with (
-        keeping(lambda: f"{len(session.store)} results are kept in {out}"),
-        region(stderr_console()) as show,
-    ):
-        return session.run(lambda note: None if show is None else show(printable(note)))
-
-
-def _keep(lm: DiffusionLM, outcomes: Outcomes, budget: Budget, out: Path) -> Path | None:
-    """The figure, and the settings where `--cache auto` finds them: None where nothing passed."""
-    from dkv.lab.tune.chosen import draw, keep
-
-    draw(outcomes, budget, out / "tune.png")
-    return None if outcomes.chosen is None else keep(lm, outcomes.chosen, budget)
 
 
 def _print(outcomes: Outcomes, budget: Budget, kept: Path | None, out: Path) -> None:

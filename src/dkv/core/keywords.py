@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from dkv.errors import SettingError
 
-__all__ = ["checked_keywords", "nearest"]
+__all__ = ["checked_keywords", "checked_options", "nearest"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,14 +38,25 @@ _ELSEWHERE = {
 
 def checked_keywords(call: Callable[P, R]) -> Callable[P, R]:
     """The same call, which raises SettingError for a keyword that it does not take, and says which one is near."""
-    known = [name for name in inspect.signature(call).parameters if name != "self"]
+    return _checked(call, ())
+
+
+def checked_options(options: type) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """As `checked_keywords`, for a call that also takes the keys of a TypedDict as keywords."""
+    return lambda call: _checked(call, options.__annotations__)
+
+
+def _checked(call: Callable[P, R], options: Iterable[str]) -> Callable[P, R]:
+    parameters = inspect.signature(call).parameters.values()
+    known = [each.name for each in parameters if each.name != "self" and each.kind is not each.VAR_KEYWORD]
+    known += options
     name = call.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 
     @wraps(call)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for given, value in kwargs.items():
             if given not in known:
-                raise SettingError(_unknown(name, given, value, known))
+                raise SettingError(_unknown(name, given, value, known), given, value)
         return call(*args, **kwargs)
 
     return checked

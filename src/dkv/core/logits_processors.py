@@ -63,13 +63,18 @@ class ProcessorOptions(Protocol):
         """Positions at the start of the response that hold no end-of-text token."""
         ...
 
+    @property
+    def repetition_penalty(self) -> float:
+        """See `RepetitionPenalty.penalty`."""
+        ...
+
 
 def logits_processors_of(
     options: Sequence[ProcessorOptions], prompt: Tensor, eos_ids: Sequence[int]
 ) -> tuple[LogitsProcessor, ...]:
     """The processors that sequences with such options [B] need, in the order in which they apply; prompt [B]: lengths
     of their prompts; eos_ids: the tokens that end a text."""
-    processors = (EndOfTextControl.of(options, prompt, eos_ids),)
+    processors = (EndOfTextControl.of(options, prompt, eos_ids), RepetitionPenalty.of(options, prompt.device))
     return tuple(processor for processor in processors if processor is not None)
 
 
@@ -113,11 +118,11 @@ class RepetitionPenalty:
     """[B] a positive logit is divided by it, a negative one multiplied; 1 = none; below 1 favours repetition."""
 
     @classmethod
-    def of(cls, penalties: Sequence[float], device: torch.device) -> RepetitionPenalty | None:
-        """That of sequences with such penalties [B]; None where all are 1."""
-        if all(penalty == 1 for penalty in penalties):
+    def of(cls, options: Sequence[ProcessorOptions], device: torch.device) -> RepetitionPenalty | None:
+        """That of sequences with such options [B]; None where none asks for it."""
+        if all(each.repetition_penalty == 1 for each in options):
             return None
-        return cls(torch.tensor(penalties, dtype=torch.float32, device=device))
+        return cls(torch.tensor([float(each.repetition_penalty) for each in options], device=device))
 
     def __call__(self, logits: Tensor, positions: QueriedPositions) -> Tensor:
         """Divide or multiply the logits of the tokens that are there."""

@@ -28,7 +28,7 @@ from dkv.engine.sequence import Sequence
 from dkv.engine.step_views import canvas_copy, checked
 from dkv.engine.watchdog import bounded
 from dkv.errors import RequestError
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 
 __all__ = ["BatchBuffers", "BatchKey", "BatchSetup"]
 
@@ -66,7 +66,7 @@ class BatchKey:
                 raise RequestError(f"the buffers of a layer rule must be at most {_MOST_BUFFERS}, not {len(names)}")
 
     @classmethod
-    def of(cls, settings: SamplingParams, rules: Rules, width: int, model: Model) -> BatchKey:
+    def of(cls, settings: ResolvedParams, rules: Rules, width: int, model: Model) -> BatchKey:
         """That of a sequence with such settings and rules, in slots of such a width."""
         dtype = model.dtype if settings.cache_dtype is None else named_dtype("cache_dtype", settings.cache_dtype)
         return cls(width, rules, settings.cfg_scale > 0, dtype)
@@ -225,7 +225,7 @@ def _schedule_of(rows: abc.Sequence[Sequence], device: torch.device) -> Schedule
     )
 
 
-def _sampling_of(settings: abc.Sequence[SamplingParams], vocab: int, device: torch.device) -> Sampling:
+def _sampling_of(settings: abc.Sequence[ResolvedParams], vocab: int, device: torch.device) -> Sampling:
     """How sequences under `settings` draw their tokens. A filter that keeps everything stands in where only others have
     one; top_p=1 is none, lest rounding drop the tail."""
 

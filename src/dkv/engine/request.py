@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from dkv.core.values import plain
 from dkv.errors import DkvError
 from dkv.outputs import Frame, Generation
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 
 __all__ = ["Request", "Status", "Update"]
 
@@ -23,7 +23,7 @@ class Request:
     """
 
     prompt: tuple[int, ...] = field(repr=False)
-    settings: SamplingParams
+    settings: ResolvedParams
     seed: int
     number: int = 0
     trace: bool = False

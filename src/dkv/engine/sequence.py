@@ -13,7 +13,7 @@ from dkv.engine.request import Request, Update
 from dkv.engine.request_errors import name_of
 from dkv.errors import DkvError, RequestError
 from dkv.outputs import Generation, Stats
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 from dkv.tokenizer import Tokenizer
 
 __all__ = ["Sequence", "SequenceOutcome"]
@@ -69,7 +69,7 @@ class Sequence:
         self.adaptive = adaptive or bool(self.request.given)  # one with given tokens has fewer to commit than steps
 
     @property
-    def settings(self) -> SamplingParams:
+    def settings(self) -> ResolvedParams:
         """What it was asked under."""
         return self.request.settings
 

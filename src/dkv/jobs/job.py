@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dkv.checkpoints.fingerprint import fingerprint
@@ -15,46 +15,63 @@ from dkv.distributed.ray_cluster import cluster
 from dkv.errors import PromptError, SettingError
 from dkv.jobs.job_line import Asking, named, read_line
 from dkv.jobs.local_runner import answers, engine_for
-from dkv.jobs.progress import JobProgress
 from dkv.jobs.ray_data import RaySpread
-from dkv.jobs.records import Record
+from dkv.jobs.records import Record, failure_of, tokens_of
 from dkv.jobs.results import Results, begun_with
-from dkv.jobs.source import Source, SourceLine
-from dkv.layers.quantized import check_kind
-from dkv.loading import check_model, compiled_as, find_device, find_dtype, find_model, load
+from dkv.jobs.source import JobOptions, Source, SourceLine
+from dkv.loading import check_model, compiled_as, find_device, find_dtype, find_model
 from dkv.version import installed_version
 
-__all__ = ["Job", "JobOptions"]
+__all__ = ["Job", "JobProgress"]
 
 
-@dataclass(frozen=True)
-class JobOptions:
-    """A batch job as it was asked for. arguments: of `lm.request`, seed left out; seed: the job's, None = that of the
-    run that is gone on with, else drawn; batch_size: prompts in the engine's forwards at once; skip_bad: a bad line
-    becomes an error record, where else it stops the job before anything is run; ray: spread it over so many `workers`
-    (None = one for each GPU, without any two)."""
+@dataclass
+class JobProgress:
+    """How far a batch job is, how fast it goes, and how long it will take."""
 
-    input: Path
-    output: Path
-    arguments: Mapping[str, Any]
-    model: str = "tiny"
-    device: str = "auto"
-    dtype: str = "auto"
-    seed: int | None = None
-    batch_size: int = 32
-    skip_bad: bool = False
-    ray: bool = False
-    workers: int | None = None
-    quantize: str | None = None
-    compile: bool = False
+    total: int  # prompts of the input
+    before: int = 0  # those that an earlier run finished
+    done: int = 0  # those of this run, errors included
+    failed: int = 0
+    tokens: int = 0  # new ones of this run
+    steps: int = 0  # of the engine in this run; on Ray, chunks that came
+    clock: Callable[[], float] = time.monotonic  # seconds
+    began: float = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
-            if value is not None and (type(value) is not int or value < 1):
-                raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
-        check_kind(self.quantize)
-        if self.workers is not None and not self.ray:
-            raise SettingError(f"workers={self.workers} needs ray; give --ray, or leave workers out")
+        self.began = self.clock()
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Count finished records."""
+        self.done += len(records)
+        self.failed += sum(failure_of(record) is not None for record in records)
+        self.tokens += sum(tokens_of(record) for record in records)
+
+    @property
+    def finished(self) -> int:
+        """Prompts that are finished, by this run or before."""
+        return self.before + self.done
+
+    @property
+    def share(self) -> float:
+        """Of the whole job."""
+        return self.finished / self.total
+
+    @property
+    def seconds(self) -> float:
+        """Since this run began."""
+        return self.clock() - self.began
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end at this run's pace; None before there is one."""
+        return self.seconds / self.done * (self.total - self.finished) if self.done else None
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Prompts and new tokens a second, in this run."""
+        seconds = self.seconds
+        return (self.done / seconds, self.tokens / seconds) if seconds else (0.0, 0.0)
 
 
 class Job:
@@ -101,10 +118,7 @@ class Job:
                 yield crew
             return
         wanted = self._wanted
-        lm = load(
-            wanted.model, device=wanted.device, dtype=wanted.dtype, quantize=wanted.quantize, compile=wanted.compile
-        )
-        asking = Asking(lm, wanted.arguments, self.seed)
+        asking = Asking(wanted.load(), wanted.arguments, self.seed)
         asking.check_job()
         if self._new and not wanted.skip_bad:
             for line in self.source.lines():
@@ -115,10 +129,7 @@ class Job:
     @contextmanager
     def _spread(self) -> Iterator[Iterator[list[Record]]]:
         wanted, left = self._wanted, self.source.count - self.results.count
-        spread = RaySpread(
-            wanted.model, self._device, self._dtype, wanted.arguments, self.seed, wanted.batch_size, wanted.workers,
-            wanted.quantize, wanted.compile,
-        )  # fmt: skip
+        spread = RaySpread(replace(wanted, device=self._device, dtype=self._dtype), self.seed)
         check_model(wanted.model)  # Ray takes a minute to start
         with cluster():
             if self._new and not wanted.skip_bad:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from dkv.errors import PromptError, SettingError
+from dkv.errors import PromptError, SettingError, message_with
 from dkv.jobs.openai_lines import OpenAILine, OpenAILines, is_openai_line, read_openai_line
 from dkv.jobs.records import Record, answer_record
 from dkv.jobs.source import SourceLine
+from dkv.params import OPTIONS
 from dkv.server.client_fields import NEUTRAL, is_neutral, refusal
 
 if TYPE_CHECKING:
@@ -27,15 +27,11 @@ __all__ = ["ARGUMENTS", "PROMPTS", "Asking", "JobLine", "named", "read_line", "s
 PROMPTS = ("prompt", "messages", "question")
 """The fields that may hold the prompt; `question` is what data sets such as GSM8K call it."""
 
-ARGUMENTS = (
-    "gen_length", "block_length", "steps", "temperature", "top_p", "top_k", "cfg_scale", "seed", "cache", "decoder",
-    "stop_at_eos", "cache_dtype", "stop", "chat", "eos_penalty", "min_tokens", "grow",
-    "parse_special",
-)  # fmt: skip
+ARGUMENTS = (*OPTIONS, "chat", "parse_special")
 """The fields that override an argument of the job: those of `lm.request`."""
 
-_WHOLE = ("gen_length", "block_length", "steps", "top_k", "seed", "min_tokens")
-_SWITCHES = ("stop_at_eos", "chat", "grow", "parse_special")
+_WHOLE = frozenset(name for name, option in OPTIONS.items() if option.kind == "whole")
+_SWITCHES = (*(name for name, option in OPTIONS.items() if option.kind == "switch"), "chat", "parse_special")
 _ALIKE = 0.85
 _SHOWN = 40
 _LONG = 6
@@ -269,8 +265,4 @@ class Asking:
 
 def _in_words_of(asked: JobLine, error: SettingError | PromptError) -> SettingError:
     """An error that calls the arguments as the line does."""
-    if not asked.names:
-        return SettingError(str(error), error.argument)
-    pattern = "|".join(rf"\b{name}\b" for name in asked.names)
-    message = re.sub(pattern, lambda found: asked.names[found[0]], str(error))
-    return SettingError(message, asked.names.get(error.argument or "", error.argument))
+    return SettingError(message_with(error, asked.names), asked.names.get(error.argument or "", error.argument))

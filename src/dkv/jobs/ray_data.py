@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,8 +19,7 @@ from dkv.errors import EngineError, SettingError
 from dkv.jobs.job_line import Asking
 from dkv.jobs.local_runner import answers, engine_for
 from dkv.jobs.records import Record, failed_on_the_way, failure_of, number_of
-from dkv.jobs.source import SourceLine
-from dkv.loading import load
+from dkv.jobs.source import JobOptions, SourceLine
 from dkv.storage.extras import module_of
 
 __all__ = ["RaySpread"]
@@ -34,30 +33,20 @@ _BATCHES = 8
 
 @dataclass(frozen=True)
 class RaySpread:
-    """How a job is spread. model, device, dtype, quantize, compile: as `load` takes them, the same for every worker;
-    arguments, seed: the job's; batch_size: prompts in a worker's forwards at once; workers: None = one for each GPU,
-    without any two."""
+    """A job to be spread over workers."""
 
-    model: str
-    device: str
-    dtype: str
-    arguments: Mapping[str, Any]
+    wanted: JobOptions  # with the device and the dtype that were found here, the same for every worker
     seed: int
-    batch_size: int
-    workers: int | None = None
-    quantize: str | None = None
-    compile: bool = False
 
     def asking(self) -> Asking:
         """The job with its model, loaded here."""
-        lm = load(self.model, device=self.device, dtype=self.dtype, quantize=self.quantize, compile=self.compile)
-        return Asking(lm, self.arguments, self.seed)
+        return Asking(self.wanted.load(), self.wanted.arguments, self.seed)
 
     def check(self, lines: Iterable[SourceLine]) -> None:
         """Have a worker check all lines, so that the model is not loaded here. Raises SettingError."""
         ray = module_of("ray", "ray")
-        chunks = list(_put(lines, _BATCHES * self.batch_size))
-        task = ray.remote(_first_error).options(**share_of(self._count, self.device), max_retries=TRIES)
+        chunks = list(_put(lines, _BATCHES * self.wanted.batch_size))
+        task = ray.remote(_first_error).options(**share_of(self._count, self.wanted.device), max_retries=TRIES)
         error = _got(lambda: ray.get(task.remote(self, chunks)))
         if error is not None:
             raise SettingError(error)
@@ -65,7 +54,7 @@ class RaySpread:
     def answers(self, lines: Iterable[SourceLine], total: int, skip_bad: bool = False) -> Iterator[list[Record]]:
         """Records as workers finish them, a chunk at a time. total: how many lines there are, about; else as
         `local.answers`. Raises SettingError, and EngineError where workers die again and again."""
-        size = min(_BATCHES * self.batch_size, math.ceil(total / (_CHUNKS * self._count)))
+        size = min(_BATCHES * self.wanted.batch_size, math.ceil(total / (_CHUNKS * self._count)))
         made = iter(self._workers(list(_put(lines, max(1, size)))))
         while (chunk := _got(lambda: next(made, None))) is not None:
             records = [json.loads(text) for text in chunk["record"].to_pylist()]
@@ -89,20 +78,20 @@ class RaySpread:
                 compute=data.ActorPoolStrategy(size=count),
                 max_restarts=TRIES,
                 max_task_retries=TRIES,
-                **share_of(count, self.device),
+                **share_of(count, self.wanted.device),
             )
         return made.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
     @property
     def _count(self) -> int:
-        return workers_for("workers", self.workers, self.device)
+        return workers_for("workers", self.wanted.workers, self.wanted.device)
 
 
 class _Worker:
     """An actor: a model and its engine, asked for chunk after chunk."""
 
     def __init__(self, spread: RaySpread) -> None:
-        self._asking, self._size = spread.asking(), spread.batch_size
+        self._asking, self._size = spread.asking(), spread.wanted.batch_size
         self._engine = engine_for(self._asking.lm, self._size)
 
     def __call__(self, chunk: Any) -> Any:

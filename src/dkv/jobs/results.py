@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Self
 
 from dkv.errors import SettingError
 from dkv.jobs.records import number_of
-from dkv.storage.atomic_file import write_whole
+from dkv.storage.atomic import write_whole
 from dkv.storage.jsonl import LineFile, check_same, open_alone
 
 __all__ = ["Results", "begun_with", "noted_beside"]

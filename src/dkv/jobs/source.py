@@ -1,16 +1,51 @@
-"""The input of a batch job: JSON lines, read again and again but never held."""
+"""What a batch job is asked: its options, and its input of JSON lines, read again and again but never held."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dkv.errors import SettingError
+from dkv.layers.quantized import check_kind
+from dkv.lm import DiffusionLM
+from dkv.loading import load
 from dkv.storage.jsonl import raw_lines
 
-__all__ = ["Source", "SourceLine"]
+__all__ = ["JobOptions", "Source", "SourceLine"]
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """A batch job as it was asked for. Raises SettingError."""
+
+    input: Path
+    output: Path
+    arguments: Mapping[str, Any]  # of `lm.request`, without a seed
+    model: str = "tiny"
+    device: str = "auto"
+    dtype: str = "auto"
+    seed: int | None = None  # None = that of the run that is gone on with, else drawn
+    batch_size: int = 32  # prompts in the engine's forwards at once
+    skip_bad: bool = False  # a bad line becomes an error record; else it stops the job before anything is run
+    ray: bool = False
+    workers: int | None = None  # of Ray; None = one for each GPU, without any two
+    quantize: str | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
+            if value is not None and (type(value) is not int or value < 1):
+                raise SettingError(f"{name}={value!r} must be a whole number of at least 1")
+        check_kind(self.quantize)
+        if self.workers is not None and not self.ray:
+            raise SettingError(f"workers={self.workers} needs ray; give --ray, or leave workers out")
+
+    def load(self) -> DiffusionLM:
+        """The model. Raises what `dkv.load` raises."""
+        return load(self.model, device=self.device, dtype=self.dtype, quantize=self.quantize, compile=self.compile)
 
 
 @dataclass(frozen=True)

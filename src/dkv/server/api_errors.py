@@ -30,6 +30,7 @@ from dkv.errors import (
     PromptError,
     RequestError,
     SettingError,
+    message_with,
 )
 from dkv.server.client_fields import near_names
 from dkv.server.schema import ChatBody, CompletionBody, StreamOptions
@@ -39,8 +40,6 @@ __all__ = ["CONTEXT", "ApiError", "CatchAll", "api_error", "handle_errors", "inv
 
 CONTEXT = "context_length_exceeded"
 """The code of every refusal whose reason is the length of prompt and answer."""
-_SPELLED = {"gen_length": "max_tokens"}
-"""Arguments of dkv's that the API calls otherwise."""
 _FIELDS = frozenset({*ChatBody.model_fields, *CompletionBody.model_fields})
 _LISTED = "GET /openapi.json lists them"
 _SHORT = 40
@@ -111,11 +110,11 @@ def _refusal(error: SettingError | PromptError, prompt: str) -> ApiError:
         return ApiError(400, message, code=CONTEXT)
     if isinstance(error, PromptError) and error.reason is not None:
         return ApiError(400, f"{prompt}: the model's chat template does not take them: {error.reason}", prompt)
-    message = re.sub("|".join(rf"\b{name}\b" for name in _SPELLED), lambda found: _SPELLED[found[0]], str(error))
-    argument = error.argument
-    if argument == "prompt":
-        argument, message = prompt, re.sub(r"^prompt\b", prompt, message)
-    param = _SPELLED.get(argument or "", argument)
+    names = {"gen_length": "max_tokens", "prompt": prompt}
+    message = message_with(error, {"gen_length": "max_tokens"})
+    if error.argument == "prompt" and message.startswith(("prompt ", "prompt:", "prompt=")):
+        message = prompt + message.removeprefix("prompt")
+    param = names.get(error.argument or "", error.argument)
     code = CONTEXT if isinstance(error, ContextError) else None
     return ApiError(400, message, param if param in _FIELDS else None, code)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from dkv.core.keywords import checked_keywords
+from dkv.params import Options
 from dkv.server.admission import Admission
 from dkv.server.api_errors import CatchAll, handle_errors
 from dkv.server.auth import Auth
@@ -22,8 +23,8 @@ from dkv.server.metrics import Meters, RequestMetrics
 from dkv.server.model_list import models
 from dkv.server.paths import Paths
 from dkv.server.playground import playground
-from dkv.server.requests import Backend, served_name
-from dkv.server.served_defaults import Choices, Defaults
+from dkv.server.requests import ModelService, served_name
+from dkv.server.served_defaults import Defaults
 from dkv.version import installed_version
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def build(
     gate: Gate | None = None,
     parse_special: bool = False,
     origins: Sequence[str] = ANY_ORIGIN,
-    settings: Choices | None = None,
+    settings: Options | None = None,
 ) -> FastAPI:
     """An ASGI application that serves `lm` through `service`, which it starts and stops with its lifespan.
 
@@ -57,7 +58,7 @@ def build(
     limits = limits or Limits()
     gate = gate or Gate(limits)
     shown = served_name(lm.name) if name is None else name
-    backend = Backend(lm, limits, shown, parse_special, service=service, defaults=Defaults.of(lm, settings))
+    backend = ModelService(lm, limits, shown, parse_special, service=service, defaults=Defaults.of(lm, settings))
     meters = Meters(service)
 
     @asynccontextmanager

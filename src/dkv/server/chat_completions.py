@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from dkv.server.openai_format import respond
-from dkv.server.requests import Backend
+from dkv.server.requests import ModelService
 from dkv.server.schema import ChatBody
 from dkv.server.styles import STYLES
 
@@ -15,7 +15,7 @@ __all__ = ["chat"]
 _ROUTE = "/v1/chat/completions"
 
 
-def chat(backend: Backend) -> APIRouter:
+def chat(backend: ModelService) -> APIRouter:
     """The route, for a backend."""
     router = APIRouter()
 

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from dkv.params import OPTIONS
+
 __all__ = ["DROPPED", "NEUTRAL", "OTHER_NAMES", "Neutral", "is_neutral", "near_names", "refusal"]
 
 
@@ -42,7 +44,7 @@ _NO_ADAPTERS = "adapters are not supported by this server"
 _NO_HIDDEN = "hidden states are not returned by this server"
 _NO_IMAGES = "images are not supported by this server"
 
-NEUTRAL: Final[dict[str, Neutral]] = {
+_TABLE: Final[dict[str, Neutral]] = {
     # OpenAI
     "audio": Neutral((), _TEXT_ONLY),
     "best_of": Neutral((1,), "all n choices are returned; use n"),
@@ -141,7 +143,8 @@ NEUTRAL: Final[dict[str, Neutral]] = {
     "num_beams": Neutral((1,), _NO_BEAMS),
     "system": Neutral((), "a system text is a message of the role system; give messages"),
 }
-"""Fields that dkv does not have."""
+NEUTRAL: Final = {name: field for name, field in _TABLE.items() if name not in OPTIONS}
+"""Fields that dkv does not have: an option of its own is none of them."""
 
 DROPPED: Final = frozenset(
     {

@@ -7,13 +7,12 @@ from typing import Any
 from fastapi import APIRouter
 
 from dkv.server.api_errors import ApiError
-from dkv.server.requests import Backend
-from dkv.server.served_defaults import Choices
+from dkv.server.requests import ModelService
 
 __all__ = ["models"]
 
 
-def models(backend: Backend) -> APIRouter:
+def models(backend: ModelService) -> APIRouter:
     """The routes, for a backend."""
     router, card = APIRouter(), _card(backend)
 
@@ -33,17 +32,17 @@ def models(backend: Backend) -> APIRouter:
     return router
 
 
-def _card(backend: Backend) -> dict[str, Any]:
+def _card(backend: ModelService) -> dict[str, Any]:
     """What OpenAI tells of a model, and under `dkv` what there is to choose from."""
     from dkv.caches import known_caches
     from dkv.decoders import known_decoders
 
-    filled = backend.defaults.fill(Choices())
+    filled = backend.defaults.fill({})
     details = {
         "context": backend.lm.model.config.context,
         "max_prompt": backend.limits.max_prompt,
         "max_tokens": backend.limits.max_tokens,
-        "default_tokens": backend.limits.tokens(bool(filled.choices.grow)),
+        "default_tokens": backend.limits.tokens(bool(filled.options["grow"])),
         "settings": filled.record,
         "sources": filled.sources,
         "caches": list(known_caches()),

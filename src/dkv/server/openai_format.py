@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from dkv.engine import Update
 from dkv.server.choices import Choice, Ending, Piece, answer
-from dkv.server.requests import Backend, RequestBuilder
+from dkv.server.requests import ModelService, RequestBuilder
 from dkv.server.schema import CommonRequest
 from dkv.server.served_defaults import Source, ran_with
 from dkv.server.sse import EventStream
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["head_of", "respond", "whole_of"]
 
 
-async def respond(backend: Backend, style: Style, body: CommonRequest) -> Response:
+async def respond(backend: ModelService, style: Style, body: CommonRequest) -> Response:
     """Answer a request. Raises ApiError and the engine's errors; in a stream, only before its first event."""
     prompts = style.prompts(body)
     full, sources = backend.filled(body)
@@ -44,7 +44,7 @@ class _Reply:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: ModelService,
         style: Style,
         body: CommonRequest,
         requests: Sequence[Request],

@@ -23,6 +23,7 @@ from dkv.distributed.ray_cluster import TRIES, cluster, one_line, share_of, work
 from dkv.engine import Engine, Service, Status
 from dkv.errors import EngineError
 from dkv.loading import bound_memory, find_device, load
+from dkv.params import Options
 from dkv.server.admission import Admission
 from dkv.server.api_errors import ApiError, CatchAll, handle_errors
 from dkv.server.app import build
@@ -32,7 +33,6 @@ from dkv.server.gate import Gate
 from dkv.server.limits import Limits
 from dkv.server.metrics import Meters, RequestMetrics
 from dkv.server.paths import Paths
-from dkv.server.served_defaults import Choices
 from dkv.server.sse import event
 from dkv.storage.extras import module_of
 from dkv.version import installed_version
@@ -61,7 +61,7 @@ class ReplicaSetup:
     name: str | None = None
     quantize: str | None = None
     parse_special: bool = False
-    settings: Choices = field(default_factory=Choices)
+    settings: Options = field(default_factory=Options)
 
 
 class _Replica:

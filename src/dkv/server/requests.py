@@ -6,17 +6,18 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from dkv.errors import ContextError, SettingError
+from dkv.params import OPTIONS, SERVED, InfillOptions, Options
 from dkv.server.api_errors import CONTEXT, ApiError
 from dkv.server.limits import Limits
 from dkv.server.prompt_threads import PromptThreads
 from dkv.server.schema import ChatBody, CommonRequest, CompletionBody
-from dkv.server.served_defaults import Choices, Defaults, Source, steps_for
+from dkv.server.served_defaults import Defaults, Source, steps_for
 from dkv.tokenizer.prompts import encoded
 from dkv.version import installed_version
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dkv.engine.infill import Part
     from dkv.lm import DiffusionLM
 
-__all__ = ["Backend", "Prompt", "RequestBuilder", "served_name"]
+__all__ = ["ModelService", "Prompt", "RequestBuilder", "served_name"]
 
 Prompt = str | list[int] | Sequence[Mapping[str, str]]
 _SEARCHED = 16
@@ -159,14 +160,18 @@ class RequestBuilder:
         self._check_prompt(len(ids), what)
         fitted = self._fitted(body, len(ids), what)
         gen_length = self._gen_length(fitted)
+        options: Options = {
+            **fitted.options(OPTIONS),
+            "gen_length": gen_length,
+            "block_length": fitted.block_length or gen_length,
+            "seed": seed,
+        }
+        if body.ignore_eos:
+            options |= {"min_tokens": gen_length, "stop_at_eos": False}
         return self.lm.request(
             ids,
-            gen_length=gen_length,
-            stop=body.stop or None,
-            min_tokens=gen_length if body.ignore_eos else body.min_tokens or 0,
-            stop_at_eos=not body.ignore_eos,
-            grow=bool(fitted.grow),
-            **_shared(fitted, seed) | {"block_length": fitted.block_length or gen_length},
+            frames=bool(body.draft),
+            **options,
         )
 
     def _ids(self, body: CommonRequest, prompt: Prompt, what: str, attend: Callable[[], None]) -> list[int]:
@@ -226,7 +231,8 @@ class RequestBuilder:
         parts = [part for part in (prompt, self.bound(body), body.suffix) if part]
         canvas = cast("str", prompt) if body.canvas else cast("list[Part]", parts)
         try:
-            return self.lm.infill_request(canvas, min_tokens=body.min_tokens, **_shared(body, seed))
+            options = cast("InfillOptions", body.options(InfillOptions.__annotations__))
+            return self.lm.infill_request(canvas, frames=bool(body.draft), **options | {"seed": seed})
         except ContextError as error:
             if not body.canvas:
                 raise self._too_long(body, error.prompt_tokens, what) from None
@@ -235,7 +241,7 @@ class RequestBuilder:
 
 
 @dataclass(frozen=True)
-class Backend(RequestBuilder):
+class ModelService(RequestBuilder):
     """A service with its model, under the name that clients use."""
 
     service: Service = field(kw_only=True)
@@ -246,9 +252,8 @@ class Backend(RequestBuilder):
     def filled(self, body: CommonRequest) -> tuple[CommonRequest, dict[str, Source]]:
         """The body with every default in its place, and where each of its settings came from. A default gives way where
         it does not fit what the body says. Raises SettingError for a cache "auto" where nothing was tuned."""
-        asked = Choices(**{part.name: getattr(body, part.name) for part in fields(Choices)})
-        filled = self.defaults.fill(asked, infills=_infills(body))
-        full = body.model_copy(update=filled.choices.said)
+        filled = self.defaults.fill(body.options(SERVED), infills=_infills(body))
+        full = body.model_copy(update={**filled.options})
         return full.model_copy(update=self._divided(full, filled.sources)), filled.sources
 
     def _divided(self, body: CommonRequest, sources: Mapping[str, Source]) -> dict[str, int]:
@@ -276,20 +281,3 @@ def _goes_on() -> None:
 def _infills(body: CommonRequest) -> bool:
     """Whether a gap is to be filled."""
     return isinstance(body, CompletionBody) and (bool(body.canvas) or body.suffix is not None)
-
-
-def _shared(body: CommonRequest, seed: int) -> dict[str, Any]:
-    """The arguments that `lm.request` and `lm.infill_request` both take."""
-    return {
-        "block_length": body.block_length,
-        "steps": body.steps,
-        "temperature": 0.0 if body.temperature is None else body.temperature,
-        "top_p": body.top_p,
-        "top_k": body.top_k,
-        "cfg_scale": 0.0 if body.cfg_scale is None else body.cfg_scale,
-        "seed": seed,
-        "cache": "none" if body.cache is None else body.cache,
-        "decoder": body.decoder,
-        "frames": bool(body.draft),
-        "eos_penalty": 0.0 if body.eos_penalty is None else body.eos_penalty,
-    }

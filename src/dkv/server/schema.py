@@ -7,8 +7,8 @@ accepted at the values that change nothing, and refused at others: dkv.server.cl
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Callable, Collection
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -18,16 +18,29 @@ from pydantic import (
     Field,
     ValidationError,
     WrapValidator,
+    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from dkv.errors import PromptError
+from dkv.params import DEFAULTS, OPTIONS, Option, Options
 from dkv.server.client_fields import DROPPED, NEUTRAL, is_neutral, refusal
 from dkv.tokenizer.chat import MESSAGE_TYPES, well_formed, well_formed_label
 
-__all__ = ["ChatBody", "CommonRequest", "CompletionBody", "Message", "StreamOptions", "TextPart"]
+__all__ = [
+    "ChatBody",
+    "CommonRequest",
+    "CompletionBody",
+    "Message",
+    "StreamOptions",
+    "TextPart",
+    "with_options",
+    "with_unchecked_options",
+]
+
+B = TypeVar("B", bound=BaseModel)
 
 _MESSAGE_NULLS = frozenset(
     {"annotations", "audio", "function_call", "reasoning", "reasoning_content", "refusal", "tool_calls"}
@@ -82,9 +95,6 @@ _Number = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=1 << 31)]
 _Id = Annotated[int, Field(ge=0, lt=1 << 31)]
 _Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=1 << 62)]
 _TopK = Annotated[_Count | None, _no_filter(-1, 0), BeforeValidator(_whole)]
-_Temperature = Annotated[float, Field(ge=0, le=1e6)]
-_Share = Annotated[float, Field(gt=0, le=1)]
-_Scale = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Text = Annotated[str, Field(min_length=1)]
 _Stop = Annotated[
     _Text | Annotated[list[_Text], Field(max_length=16)] | None,
@@ -117,8 +127,43 @@ class StreamOptions(_Body):
     include_obfuscation: Literal[False] | None = None
 
 
+def with_options(body: type[B]) -> type[B]:
+    """The body with a field for each option of a generation that is not there already in a form of its own."""
+    return _with_fields(body, _form)
+
+
+def with_unchecked_options(body: type[B]) -> type[B]:
+    """As `with_options`, with fields of which only the types are checked; `SamplingParams` checks the rest."""
+    types: dict[str, Any] = {"number": float, "whole": int, "switch": bool}
+    return _with_fields(body, lambda option: types.get(option.kind, str))
+
+
+def _with_fields(body: type[B], form: Callable[[Option], Any]) -> type[B]:
+    made: dict[str, Any] = {
+        name: (form(option) | None, Field(None, description=_description(name, option)))
+        for name, option in OPTIONS.items()
+        if option.served != "other" and name not in body.model_fields
+    }
+    return create_model(body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **made)
+
+
+def _form(option: Option) -> Any:
+    """The type of a field with an option's values."""
+    if option.kind == "number":
+        lowest: dict[str, Any] = {"gt" if option.exclusive else "ge": option.least}
+        return Annotated[float, Field(le=option.most, allow_inf_nan=False, **lowest)]
+    if option.kind == "whole":
+        return Annotated[int, BeforeValidator(_whole), Field(ge=int(option.least), lt=1 << 31)]
+    return bool if option.kind == "switch" else str
+
+
+def _description(name: str, option: Option) -> str:
+    unset = option.served_unset or option.unset or DEFAULTS[name]
+    return f"{option.help.removesuffix('.')}; default: {json.dumps(unset) if type(unset) is bool else unset}"
+
+
 class CommonRequest(_Body):
-    """What both endpoints take."""
+    """What both endpoints take. Options of a generation that are not listed here are added by `with_options`."""
 
     neutral_here: ClassVar[dict[str, tuple[Any, ...]]] = {}
     """Fields that an endpoint does not have, with the values that change nothing at this one alone."""
@@ -131,15 +176,9 @@ class CommonRequest(_Body):
     stop: _Stop = Field(None, description="texts before which a choice ends")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: _Temperature | None = Field(None, description="default 0: the most likely token")
-    top_p: _Share | None = Field(None, description="samples from this share of the probability")
 
     block_length: _Count | None = Field(None, description="tokens per block; default 64 where the canvas grows")
-    cache: str | None = Field(None, description="a cache's spec; default: as tuned, else none")
-    cfg_scale: _Scale | None = Field(None, description="strength of guidance; default 0, none")
-    decoder: str | None = Field(None, description="a decoder's spec; default: as tuned, else the family's own")
     draft: bool | None = Field(None, description="streams each step's provisional text beside the final text")
-    eos_penalty: _Scale | None = Field(None, description="taken from the end-of-text's logits; default 0")
     grow: bool | None = Field(
         None, description="the canvas grows by blocks up to max_tokens; default true without steps"
     )
@@ -165,6 +204,11 @@ class CommonRequest(_Body):
                 raise _refused(name, refusal(name))
         return {name: value for name, value in data.items() if name not in others}
 
+    def options(self, names: Collection[str]) -> Options:
+        """The options of these names that the body has, as `lm.request` takes them."""
+        found = {name: getattr(self, name, None) for name in names}
+        return cast("Options", {name: value for name, value in found.items() if value is not None})
+
     @model_validator(mode="after")
     def _agree(self) -> CommonRequest:
         """Fields that need each other."""
@@ -175,6 +219,7 @@ class CommonRequest(_Body):
         return self
 
 
+@with_options
 class CompletionBody(CommonRequest):
     """POST /v1/completions: texts go to the model as they are, without a chat template."""
 
@@ -284,6 +329,7 @@ def _refused_in_message(name: str) -> PydanticCustomError:
     return PydanticCustomError("unsupported", "messages are of text only; leave out {name}", {"name": name})
 
 
+@with_options
 class ChatBody(CommonRequest):
     """POST /v1/chat/completions: the conversation goes through the checkpoint's chat template."""
 

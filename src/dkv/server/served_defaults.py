@@ -9,8 +9,8 @@ by blocks, so that the bound of an answer's length is no cost.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dkv.caches import make_cache
 from dkv.checkpoints.tuned_settings import AUTO, Tuned, find_tuned, kept_for
@@ -18,75 +18,43 @@ from dkv.core.growth import BLOCK_LENGTH
 from dkv.core.registry import spec_of
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
-from dkv.params import SamplingParams
+from dkv.params import DEFAULTS, OPTIONS, SERVED, Options, ResolvedParams, SamplingParams
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
 
-__all__ = ["Choices", "Defaults", "Filled", "Source", "ran_with", "steps_for", "told"]
+__all__ = ["Defaults", "Filled", "Source", "check_options", "ran_with", "steps_for", "told"]
 
 Source = Literal["request", "operator", "tuned", "default"]
 
 
-@dataclass(frozen=True)
-class Choices:
-    """How to generate, as far as somebody has said so; None = not said. The names and values are those of
-    `lm.generate`; cache "auto" is what `dkv tune` found."""
-
-    cache: str | None = None
-    decoder: str | None = None
-    block_length: int | None = None
-    steps: int | None = None
-    grow: bool | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    cfg_scale: float | None = None
-
-    @property
-    def said(self) -> dict[str, Any]:
-        """What was said, by name."""
-        every = {part.name: getattr(self, part.name) for part in fields(self)}
-        return {name: value for name, value in every.items() if value is not None}
-
-    def check(self) -> None:
-        """Raise SettingError for a value that no request could have."""
-        steps = self.steps if isinstance(self.steps, int) and self.steps > 0 else 1
-        length = steps if self.block_length is None else self.block_length
-        SamplingParams(
-            gen_length=max(length, 1),
-            block_length=length,
-            steps=length if self.steps is None else self.steps,
-            temperature=0.0 if self.temperature is None else self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            cfg_scale=0.0 if self.cfg_scale is None else self.cfg_scale,
-            seed=0,
-            cache=make_cache("none" if self.cache in (None, AUTO) else str(self.cache)),
-            decoder=make_decoder("confidence" if self.decoder is None else self.decoder),
-            stop_at_eos=True,
-            cache_dtype=None,
-            stop=(),
-            grow=bool(self.grow),
-        )
-
-
-NAMES = tuple(part.name for part in fields(Choices))
+def check_options(options: Options) -> None:
+    """Raise SettingError and SpecError for an option of the operator's that no request could have."""
+    for name in options.keys() - set(SERVED):
+        raise SettingError(f"{name} is no setting of a server's requests; it takes {', '.join(SERVED)}", name)
+    steps, length = options.get("steps"), options.get("block_length")
+    if length is None:
+        length = steps if type(steps) is int and steps > 0 else 1
+    whole = length if type(length) is int and length > 0 else 1
+    params = SamplingParams(gen_length=whole, block_length=length).with_options(options)
+    make_cache("none" if params.cache == AUTO else str(params.cache))
+    make_decoder("confidence" if params.decoder is None else str(params.decoder))
 
 
 @dataclass(frozen=True)
 class Filled:
-    """Choices with nothing left open that has a default, and by name where each came from."""
+    """The options of a request with nothing left open that has a default."""
 
-    choices: Choices
+    options: Options
     sources: dict[str, Source]
+    """By name, where each came from."""
 
     @property
     def record(self) -> dict[str, Any]:
         """What is chosen, as JSON takes it; specs with every key, as an answer has them."""
-        said = self.choices.said
-        specs = {"cache": spec_of(make_cache(said["cache"])), "decoder": spec_of(make_decoder(said["decoder"]))}
-        return said | specs
+        found = dict[str, Any](self.options)
+        specs = {"cache": spec_of(make_cache(found["cache"])), "decoder": spec_of(make_decoder(found["decoder"]))}
+        return found | specs
 
 
 @dataclass(frozen=True)
@@ -97,35 +65,36 @@ class Defaults:
 
     decoder: str
     tuned: Tuned | None
-    operator: Choices
+    operator: Options
     auto: Callable[[], Tuned]
 
     @classmethod
-    def of(cls, lm: DiffusionLM, operator: Choices | None = None) -> Defaults:
+    def of(cls, lm: DiffusionLM, operator: Options | None = None) -> Defaults:
         """Those of a loaded model. Raises SettingError for a setting that no request could have, and where what was
         tuned cannot be read or used."""
-        operator = Choices() if operator is None else operator
-        operator.check()
+        given = {name: value for name, value in (operator or {}).items() if value is not None}
+        operator = cast("Options", given)
+        check_options(operator)
 
         def auto() -> Tuned:
             return find_tuned(lm.directory, lm.name, lm.quantize)
 
         tuned = None
-        if operator.cache == AUTO:
+        if operator.get("cache") == AUTO:
             tuned = auto()
-        elif operator.cache is None and operator.decoder is None and lm.directory is not None:
+        elif not operator.keys() & {"cache", "decoder"} and lm.directory is not None:
             tuned = kept_for(lm.directory, lm.quantize)
         if tuned is not None:
             _check_tuned(tuned)
         return cls(lm.model.config.default_decoder, tuned, operator, auto)
 
-    def fill(self, asked: Choices, infills: bool = False) -> Filled:
+    def fill(self, asked: Options, infills: bool = False) -> Filled:
         """What a request runs with that asks for so much. infills: whether it fills a gap, whose length is given: its
         canvas does not grow, only its own blocks and steps divide it, and no pair was tuned for that. Raises
         SettingError for a cache "auto" where nothing was tuned."""
-        layers: list[tuple[Source, dict[str, Any]]] = [("request", asked.said), ("operator", self.operator.said)]
+        layers: list[tuple[Source, dict[str, Any]]] = [("request", {**asked}), ("operator", {**self.operator})]
         if infills:
-            layers[1] = ("operator", {n: v for n, v in self.operator.said.items() if n not in _OF_A_CANVAS})
+            layers[1] = ("operator", {n: v for n, v in self.operator.items() if n not in _OF_A_CANVAS})
         said = dict[str, tuple[Source, Any]]()
         for source, values in reversed(layers):
             said.update((name, (source, value)) for name, value in values.items())
@@ -136,12 +105,11 @@ class Defaults:
         if said["grow"][1] and "block_length" not in said:
             tuned = None if self.tuned is None else self.tuned.block_length
             said["block_length"] = ("default", BLOCK_LENGTH) if tuned is None else ("tuned", tuned)
-        said.setdefault("temperature", ("default", 0.0))
-        said.setdefault("cfg_scale", ("default", 0.0))
-        return Filled(
-            Choices(**{name: value for name, (_, value) in said.items()}),
-            {name: said[name][0] if name in said else "default" for name in NAMES},
-        )
+        for name in SERVED:
+            if DEFAULTS[name] is not None:
+                said.setdefault(name, ("default", DEFAULTS[name]))
+        options = {name: said[name][1] for name in SERVED if name in said}
+        return Filled(cast("Options", options), {name: said[name][0] if name in said else "default" for name in SERVED})
 
     def _with_pair(self, said: dict[str, tuple[Source, Any]], tuned: Tuned | None) -> dict[str, tuple[Source, Any]]:
         """The same with a cache and a decoder: the tuned ones where neither was chosen."""
@@ -163,19 +131,22 @@ def steps_for(steps: int, gen_length: int, block_length: int) -> int:
 
 
 def told(defaults: Defaults, model: str) -> str:
-    """One line: how requests are answered that say nothing else."""
-    filled = defaults.fill(Choices())
-    said = [f"{name}={value} ({filled.sources[name]})" for name, value in filled.choices.said.items()]
+    """One line: how requests are answered that say nothing else; without options that change nothing."""
+    filled = defaults.fill({})
+    options = dict[str, Any](filled.options)
+    neutral = {name for name in options if OPTIONS[name].neutral and options[name] == DEFAULTS[name]}
+    names = sorted(options.keys() - neutral, key=lambda name: ("cache", "decoder", *SERVED).index(name))
+    said = [f"{name}={options[name]} ({filled.sources[name]})" for name in names]
     advice = ""
     if defaults.tuned is None and set(filled.sources.values()) <= {"default"}:
         advice = f"; dkv tune --model {model} finds a faster cache and decoder"
     return f"unless a request says otherwise: {', '.join(said)}{advice}"
 
 
-def ran_with(settings: SamplingParams) -> dict[str, Any]:
-    """The settings of a request by the names of `Choices`, as JSON takes them."""
-    specs = {name: spec_of(getattr(settings, name)) for name in ("cache", "decoder")}
-    return {part.name: specs.get(part.name, getattr(settings, part.name)) for part in fields(Choices)}
+def ran_with(settings: ResolvedParams) -> dict[str, Any]:
+    """The options of a request that an operator may set, as JSON takes them."""
+    specs = {"cache": spec_of(settings.cache), "decoder": spec_of(settings.decoder)}
+    return {name: specs.get(name, getattr(settings, name)) for name in SERVED}
 
 
 _OF_A_CANVAS = frozenset({"block_length", "steps", "grow"})
@@ -183,7 +154,7 @@ _OF_A_CANVAS = frozenset({"block_length", "steps", "grow"})
 
 def _check_tuned(tuned: Tuned) -> None:
     try:
-        Choices(tuned.cache, tuned.decoder, tuned.block_length).check()
+        check_options({"cache": tuned.cache, "decoder": tuned.decoder, "block_length": tuned.block_length})
     except SettingError as error:
         raise SettingError(
             f"what was tuned for this model cannot be used ({error}); tune again, or choose a cache and a decoder"

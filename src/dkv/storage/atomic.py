@@ -1,8 +1,9 @@
-"""A directory that appears whole or not at all."""
+"""Files and directories that appear whole or not at all."""
 
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,7 +12,31 @@ from pathlib import Path
 
 from dkv.errors import CheckpointError, SettingError
 
-__all__ = ["new_directory"]
+__all__ = ["new_directory", "placed", "write_whole"]
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to: what is there in the end takes the place, in one step. Raises OSError."""
+    part = _beside(path)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put a file in its place once it is whole. Raises SettingError."""
+    try:
+        with placed(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        raise SettingError(f"out={str(path)!r} cannot be written ({error.strerror or error}); give another") from None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 @contextmanager
@@ -27,7 +52,7 @@ def new_directory(destination: Path, needed: int) -> Iterator[Path]:
         raise SettingError(f"directory={str(destination)!r}: {parent} does not exist; make it first")
     if (free := shutil.disk_usage(parent).free) < needed:
         raise CheckpointError(f"{destination}: needs {needed} bytes and the disk has {free}; free some")
-    part = parent / f".{destination.name}.{secrets.token_hex(4)}.part"
+    part = _beside(destination.absolute())
     try:
         part.mkdir()
         yield part

@@ -1,4 +1,4 @@
-"""The embedded models: where their files lie, the tasks it ships with and their frozen evaluation sets.
+"""The embedded models: where their files lie, the tasks that they were trained for and the frozen evaluation sets.
 
 Light to import: no torch, no tokenizer. The recipe is `python -m recipes.tiny.train`.
 """
@@ -9,7 +9,7 @@ import gzip
 import json
 from pathlib import Path
 
-from dkv.tiny.tasks import EVALUATED, Example, Task
+from dkv.tiny.checks import TASKS, Example, Task
 
 __all__ = ["EVALUATION_DIR", "MODELS", "MODEL_DIR", "TASKS", "Example", "Task", "load_eval"]
 
@@ -21,8 +21,6 @@ MODELS: dict[str, Path] = {
 }
 """By the name that `dkv.load` takes."""
 EVALUATION_DIR: Path = Path(__file__).parent / "evaluation"
-TASKS: dict[str, Task] = dict(sorted(EVALUATED.items()))
-"""The tasks that the models were trained for, by name."""
 
 
 def load_eval(task: str) -> list[Example]:

@@ -13,7 +13,7 @@ from dkv.lab.bench import bench_session as module
 from dkv.lab.bench.bench_session import BenchSession, config_of, cost_of
 from dkv.lab.bench.grid import AUTOREGRESSIVE, Grid
 from dkv.lab.bench.roofline import Rates
-from dkv.lab.bench.rows_file import read_rows
+from dkv.lab.bench.rows import read_rows
 from dkv.lab.bench.shapes import named_shape
 from tests.support.grids import GRID
 

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from dkv.lab.bench.columns import COLUMNS, growth_lines, shown, with_unit
+from dkv.lab.bench.columns import COLUMNS, growth_lines, shown
 from dkv.lab.bench.exponents import growths
 from dkv.lab.bench.rows import RepeatSpread
 from tests.support.bench_samples import grid_of_rows, row
 
 PAGE = Path(__file__).parents[3] / "docs" / "bench.md"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0 s"), (1.5, "1.50 s"), (0.0123, "12.3 ms"), (4.5e-6, "4.50 µs"), (123456, "123 ks"), (7e15, "7.00 Ps"),
-        (999.4, "999 s"), (-0.002, "-2.00 ms"),
-    ],
-)  # fmt: skip
-def test_units(value: float, text: str) -> None:
-    assert with_unit(value, "s") == text
 
 
 def test_spreads() -> None:

@@ -12,14 +12,14 @@ import torch
 
 import dkv
 from dkv.core.loop import StepOutput
-from dkv.lab.bench.energy import find_meter
 from dkv.lab.bench.flops import Work, flops
 from dkv.lab.bench.grid import AUTOREGRESSIVE, Cell, settings_of
+from dkv.lab.bench.instruments import find_meter
 from dkv.lab.bench.measure import interleave, measure_group
 from dkv.lab.bench.replay import replay
 from dkv.lab.bench.roofline import Rates
 from dkv.lab.bench.runners import RunOutcome, runner_of
-from dkv.lab.bench.sized_prompts import prompts_of
+from dkv.lab.common.lab_prompts import sized_prompts
 from tests.support.bench_samples import CELL
 from tests.support.powercap import zone
 
@@ -107,7 +107,7 @@ def test_a_group(bare_lm: dkv.DiffusionLM) -> None:
 
 def test_its_tokens_are_those_of_generate(lm: dkv.DiffusionLM) -> None:
     (cell,) = cells("dkv-prefill", stop_at_eos=True)
-    prompts = prompts_of(lm, 6, 2, seed=4)
+    prompts = sized_prompts(lm, 6, 2, seed=4)
     run = runner_of(lm, cell, prompts)
     while run.step():
         pass
@@ -127,7 +127,7 @@ def test_no_tick_is_kept_for_it_holds_the_logits(lm: dkv.DiffusionLM, monkeypatc
 
     monkeypatch.setattr("dkv.lab.bench.runners.work_of", spied)
     (cell,) = cells("none")
-    run = runner_of(lm, cell, prompts_of(lm, 6, 2, seed=4), counted=True)
+    run = runner_of(lm, cell, sized_prompts(lm, 6, 2, seed=4), counted=True)
     while run.step():
         pass
     gc.collect()
@@ -137,7 +137,7 @@ def test_no_tick_is_kept_for_it_holds_the_logits(lm: dkv.DiffusionLM, monkeypatc
 
 def test_a_timed_run_keeps_no_count(lm: dkv.DiffusionLM) -> None:
     (cell,) = cells("none")
-    run = runner_of(lm, cell, prompts_of(lm, 6, 2, seed=4))
+    run = runner_of(lm, cell, sized_prompts(lm, 6, 2, seed=4))
     while run.step():
         pass
     assert run.outcome().works == ()

@@ -9,12 +9,12 @@ import pytest
 from dkv.lab.bench.flops import work_of
 from dkv.lab.bench.replay import replay
 from dkv.models import Transformer
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 from tests.support.flops_cases import settings
 from tests.support.runs import POLICIES, start_and_play
 
 
-def small(cache: str) -> SamplingParams:
+def small(cache: str) -> ResolvedParams:
     return replace(settings(cache), gen_length=8, block_length=4, steps=8)
 
 

@@ -7,7 +7,7 @@ import pytest
 import dkv
 from dkv.errors import PromptError, SettingError
 from dkv.lab.doctor.examine import Diagnosis, ExamineOptions, examine
-from dkv.lab.doctor.finding import Finding
+from dkv.lab.doctor.findings import Finding
 from dkv.models import Transformer
 from dkv.tiny import load_eval
 

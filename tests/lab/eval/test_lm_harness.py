@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ from typer.testing import CliRunner
 import dkv
 from dkv.cli.commands import app
 from dkv.errors import SettingError
-from dkv.lab.eval.answers import ANSWERS, Asker
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.answers import ANSWERS, Asker, gather, run
 from dkv.lab.eval.lm_harness import Tasks, registered_class
-from dkv.lab.eval.run import gather, run
-from dkv.lab.eval.suite import embedded
+from dkv.lab.eval.questions import Setting
+from dkv.lab.eval.suites import embedded
 from dkv.storage.jsonl import Store
 from dkv.tiny import load_eval
 
@@ -62,7 +62,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded task's own examples, and two YAML tasks over them."""
     folder = tmp_path_factory.mktemp("tasks")
     data = folder / "words.jsonl"
-    data.write_text("".join(json.dumps(e.as_json()) + "\n" for e in load_eval("words")[:COUNT]), encoding="utf-8")
+    data.write_text("".join(json.dumps(asdict(e)) + "\n" for e in load_eval("words")[:COUNT]), encoding="utf-8")
     (folder / "words.yaml").write_text(WORDS.format(data=data), encoding="utf-8")
     (folder / "chosen.yaml").write_text(CHOICE.format(data=data), encoding="utf-8")
     return folder

@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 
 from dkv.errors import SettingError
-from dkv.lab.eval.gsm8k import check as gsm8k_check
-from dkv.lab.eval.gsm8k import gsm8k
-from dkv.lab.eval.humaneval import check, humaneval, program_of
-from dkv.lab.eval.suite import EMBEDDED, embedded
+from dkv.lab.eval.suites import (
+    EMBEDDED,
+    embedded,
+    gsm8k,
+    humaneval,
+    humaneval_program,
+    passes_humaneval,
+    same_final_number,
+)
 from dkv.storage.jsonl import read_records
+from dkv.storage.sandbox import can_cut_network
 from dkv.tiny import TASKS, load_eval
-from dkv.tiny.tasks.sandbox import can_cut_network
 
 SUMS = [
     {"question": "Ann has 1,000 pens and buys 2 more. How many?", "answer": "1000+2=<<1000+2=1002>>1,002\n#### 1,002"},
@@ -58,7 +63,7 @@ def test_gsm8k_asks_the_question_and_checks_the_final_number(tmp_path: Path, nam
     ],
 )  # fmt: skip
 def test_the_final_number(text: str, right: bool) -> None:
-    assert gsm8k_check(SUMS[0]["answer"], text) is right
+    assert same_final_number(SUMS[0]["answer"], text) is right
 
 
 @pytest.mark.parametrize(
@@ -72,18 +77,22 @@ def test_the_final_number(text: str, right: bool) -> None:
 )  # fmt: skip
 @needs_no_network
 def test_humaneval_runs_every_form_of_a_right_answer(text: str) -> None:
-    assert check(FUNCTION, text)
+    assert passes_humaneval(FUNCTION, text)
 
 
 @pytest.mark.parametrize("text", ["    return 3\n", "", "def area(r):\n    return 1 +", "def area(r):\n    exit()"])
 @needs_no_network
 def test_humaneval_fails_wrong_answers(text: str) -> None:
-    assert not check(FUNCTION, text)
+    assert not passes_humaneval(FUNCTION, text)
 
 
 def test_helpers_of_the_prompt_stay() -> None:
-    assert program_of(FUNCTION, WHOLE).count("def helper") == program_of(FUNCTION, BODY).count("def helper") == 1
-    assert program_of(FUNCTION, WHOLE).count("def area") == 1
+    assert (
+        humaneval_program(FUNCTION, WHOLE).count("def helper")
+        == humaneval_program(FUNCTION, BODY).count("def helper")
+        == 1
+    )
+    assert humaneval_program(FUNCTION, WHOLE).count("def area") == 1
 
 
 def test_humaneval_needs_consent(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import dkv
+from dkv.lab.common.plots import draw
 from dkv.lab.eval.measured import ExampleOutcome
-from dkv.lab.eval.suite import embedded
+from dkv.lab.eval.suites import embedded
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
 from dkv.lab.study.diversity import DRAWS, Diversity, by_prompt, distinct, sampled
@@ -51,7 +52,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert len(records[0].result["right"]) == 8
     assert records[0].result["different"][0] > 0.5
     assert study.verdict(records).held is None
-    figure = study.figure(records)
+    figure = draw(study.chart(records))
     assert [axis.get_ylabel() for axis in figure.axes][3] == "pass@8 (%), n=1, 95% interval"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["temperature 0.7", "temperature 3.0"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dkv
-from dkv.lab.eval.turns import messages_of
+from dkv.lab.eval.questions import messages_of
 from dkv.lab.study.base import Effort
 from dkv.lab.study.context import Kit
 from dkv.lab.study.domains import snapshots, task_cells

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dkv.core.canvas import GIVEN, NEVER
-from dkv.lab.bench.plots import png
+from dkv.lab.common.plots import png
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
 from dkv.lab.study.dynamics import AGES, STATES, Dynamics, drifts, states_of
@@ -103,5 +103,5 @@ def test_a_tiny_run_and_its_plot() -> None:
     # a token's first-layer keys depend on the token alone: they move when it is decoded, and never else
     assert moved["just decoded"][0] > 0.1
     assert moved["masked"][0] == moved["1 step ago"][0] == moved["prompt"][0] == 0
-    assert png(STUDY.figure(records)).startswith(b"\x89PNG")
+    assert png(STUDY.chart(records)).startswith(b"\x89PNG")
     assert "code (n=2 prompts)" in STUDY.verdict(records).sentence

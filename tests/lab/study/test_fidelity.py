@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import dkv
-from dkv.lab.eval.turns import messages_of
+from dkv.lab.eval.questions import messages_of
 from dkv.lab.study.context import Kit
 from dkv.lab.study.fidelity import examples_of, follow, free
 from dkv.tiny import Example

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from dkv.lab.bench.plots import png
+from dkv.lab.common.plots import draw, png
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.fill_rows import FillRows
 from tests.support.study_samples import flags, record
@@ -47,7 +47,8 @@ def test_too_few_to_tell() -> None:
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_figure_has_a_line_for_each_family(quick: bool) -> None:
-    figure = FillRows().figure(records_of(BETTER, quick))
+    chart = FillRows().chart(records_of(BETTER, quick))
+    figure = draw(chart)
     first, second = figure.axes
     lines = [line.get_label() for line in first.containers]
     assert lines[:2] == ["dkv-decode", "dllm-cache"]
@@ -55,7 +56,7 @@ def test_the_figure_has_a_line_for_each_family(quick: bool) -> None:
     points = {(round(float(x)), round(float(y), 1)) for x, y in zip(*first.containers[0][0].get_data(), strict=True)}
     assert points == {(50, 90.0)}
     assert all("%" in axis.get_ylabel() for axis in (first, second))
-    assert png(figure).startswith(b"\x89PNG")
+    assert png(chart).startswith(b"\x89PNG")
 
 
 def test_cells_cover_every_task_but_in_quick_ones() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dkv.lab.common.plots import draw
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
 from dkv.lab.study.length import POLICIES, LengthStudy, lines_of
@@ -96,4 +97,4 @@ def test_a_cell_for_real_and_its_plot() -> None:
     assert decode["saved"] > 1
     assert decode["cache_bytes"] == 2 * 2 * 65 * 64 * 4  # keys and values, layers, slots and scratch, width, bytes
     assert decode["rows"] < none["rows"] == 64 * 16
-    assert len(LengthStudy().figure(records).axes) == 4
+    assert len(draw(LengthStudy().chart(records)).axes) == 4

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from dkv.lab.common.plots import draw
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
-from dkv.lab.study.length_grid import Params
-from dkv.lab.study.length_params import LengthParams, found_in
+from dkv.lab.study.length_params import LengthParams, Params, found_in
 from tests.support.study_samples import SMALL
 
 PUBLISHED, OFTEN, EAGER = Params(50, 7, 0.25), Params(10, 7, 0.25), Params(50, 7, 0.0)
@@ -104,5 +104,5 @@ def test_both_parts_for_real() -> None:
     assert exact["agreement"] == [1.0]
     assert (exact["differ"], exact["compared"]) == (0, 64 * 65 // 2)
     assert rough["differ"] > 0
-    figure = LengthParams().figure(made)
+    figure = draw(LengthParams().chart(made))
     assert len(figure.axes) == 3

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dkv.lab.eval.suite import embedded
+from dkv.lab.common.plots import draw
+from dkv.lab.eval.suites import embedded
 from dkv.lab.study.accuracy import NONE, Policy
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
@@ -45,7 +46,7 @@ def test_a_run(tmp_path: Path) -> None:
     assert [record.cell for record in records] == cells
     counts = [len(record.result["right"]) for record in records]
     assert counts[3:] == [2, 2, 2, 0, 0, 0]
-    ticks = [text.get_text() for text in study.figure(records).axes[0].get_xticklabels()]
+    ticks = [text.get_text() for text in draw(study.chart(records)).axes[0].get_xticklabels()]
     assert ticks[1:] == ["200-499, n=2", "500-2047, n=0"]
     assert study.verdict(records).held is None
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from dkv.lab.bench.shapes import SHAPES
-from dkv.lab.eval.turns import messages_of
+from dkv.lab.common.plots import draw
+from dkv.lab.eval.questions import messages_of
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
-from dkv.lab.study.memory_cells import label_of
-from dkv.lab.study.memory_compute import MemoryCompute
+from dkv.lab.study.memory_compute import MemoryCompute, label_of
 from dkv.tiny import load_eval
 from tests.support.study_samples import llada
 
@@ -89,4 +89,4 @@ def test_a_cell_for_real_and_its_plot() -> None:
     assert result["llada_bytes"] == (32 * 2 + 31) * 1281 * large.width * 2
     assert result["rows"] < result["none_rows"]
     assert len(result["seconds"]) == len(result["same"]) == 1
-    assert len(MemoryCompute().figure([made]).axes) == 4
+    assert len(draw(MemoryCompute().chart([made])).axes) == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dkv.lab.bench.plots import png
+from dkv.lab.common.plots import draw, png
 from dkv.lab.study.accuracy import Policy
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.parallel import Parallel
@@ -45,10 +45,11 @@ def test_each_part_s_share_is_told() -> None:
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_figure_shows_accuracy_and_speed(quick: bool) -> None:
-    figure = Parallel().figure(records_of(360, 0.1, quick))
+    chart = Parallel().chart(records_of(360, 0.1, quick))
+    figure = draw(chart)
     speeds = {round(float(y), 3) for line in figure.axes[1].containers for y in line[0].get_ydata()}
     assert speeds == {1.0, 2.0, 4.0, 10.0}
-    assert png(figure).startswith(b"\x89PNG")
+    assert png(chart).startswith(b"\x89PNG")
 
 
 def test_cells_cover_every_task_but_in_quick_ones() -> None:

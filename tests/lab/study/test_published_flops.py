@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from dkv.lab.common.plots import draw
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
 from dkv.lab.study.published_flops import Flops
@@ -27,7 +28,7 @@ def test_a_factor_that_is_missed_by_more_than_a_tenth(cost: int, held: bool) -> 
     cell = {"task": "gsm8k", "prompt": 8, "gen_length": 4, "cache": "none", "published": 8.0}
     record = Record(cell, {"vanilla": 80, "none": 70, "cache": cost})
     assert Flops().verdict([record]).held is held
-    assert len(Flops().figure([record]).axes) == 1
+    assert len(draw(Flops().chart([record])).axes) == 1
 
 
 def test_a_task_whose_lengths_are_ours_decides_nothing() -> None:

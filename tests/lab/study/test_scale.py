@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dkv.lab.common.plots import draw
 from dkv.lab.study.accuracy import Policy
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit
-from dkv.lab.study.scale import Scale, embedded_models
+from dkv.lab.study.scale import Scale
 from tests.support.study_samples import flags, llada, record, small_dream
 
 
@@ -22,7 +23,7 @@ def test_models_of_both_families(tmp_path: Path) -> None:
     assert [record.result["family"] for record in records] == ["llada"] * 4 + ["dream"] * 4
     assert {path.name for path in tmp_path.glob("answers*")} == {"answers.small.jsonl", "answers.dream.jsonl"}
     assert records[0].result["said"] != records[4].result["said"]
-    figure = study.figure(records)
+    figure = draw(study.chart(records))
     assert [text.get_text().partition(" (")[2] for text in figure.legends[0].get_texts()] == [
         f"{r.result['family']}, {r.result['layers']} layers of {r.result['width']})" for r in (records[0], records[4])
     ]
@@ -32,7 +33,7 @@ def test_models_of_both_families(tmp_path: Path) -> None:
 def test_the_studied_model_comes_first_and_once() -> None:
     cells = Scale(["a", "b"]).cells(Effort(quick=True, count=1, model="b"))
     assert list(dict.fromkeys(cell["model"] for cell in cells)) == ["b", "a"]
-    assert "tiny" in embedded_models()
+    assert "tiny" in {cell["model"] for cell in Scale().cells(Effort(quick=True, count=1))}
 
 
 def made(model: str, right: int) -> list[Record]:

@@ -13,9 +13,9 @@ from dkv.core.packing import exact
 from dkv.lab.bench.flops import flops, work_of
 from dkv.lab.bench.replay import replay
 from dkv.lab.common.engine_batch import EngineBatch, requests_of
+from dkv.lab.study.context import Kit
 from dkv.lab.study.runs import settings_for
-from dkv.lab.study.sampled import random_weights, side_by_side
-from dkv.lab.study.steps import Sample, StepKind, compose, outline, points_of, seconds_of
+from dkv.lab.study.steps import Sample, StepKind, compose, outline, points_of, seconds_of, side_by_side
 from dkv.models import Transformer
 from tests.support.runs import start_and_play
 
@@ -97,7 +97,7 @@ def test_steps_taken_from_a_silent_state_compute_what_real_ones_do(model: Transf
     [pytest.param("none", marks=pytest.mark.slow), "dkv-decode", pytest.param("dllm-cache", marks=pytest.mark.slow)],
 )
 def test_a_composed_generation_is_near_one_in_full(cache: str) -> None:
-    model = random_weights("micro,width=128,layers=2,heads=2,mlp_width=384,context=1024", "cpu")
+    model = Kit(device="cpu").random_weights("micro,width=128,layers=2,heads=2,mlp_width=384,context=1024")
     none = outline(model.config, settings_for("none", 48, 48), 464)
     mine = outline(model.config, settings_for(cache, 48, 48), 464)
     off = []

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from matplotlib.figure import Figure
 
 from dkv.errors import SettingError
+from dkv.lab.common.charts import Chart, Panel, Series
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
-from dkv.lab.study.study_session import Finished, StudySession
+from dkv.lab.study.study_page import Finished
+from dkv.lab.study.study_session import StudySession
 
 
 class Squares:
@@ -36,10 +37,9 @@ class Squares:
             self.asked.append(cell["n"])
             yield Record(cell, {"square": cell["n"] ** 2, "right": [True] * 9 + [False]})
 
-    def figure(self, records: Sequence[Record]) -> Figure:
-        figure = Figure(figsize=(2, 2))
-        figure.subplots().plot([r.result["square"] for r in records])
-        return figure
+    def chart(self, records: Sequence[Record]) -> Chart:
+        squares = [r.result["square"] for r in records]
+        return Chart("", [Panel(series=[Series("squares", squares, range(len(squares)))])])
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         return Verdict(True, f"The largest is {max(r.result['square'] for r in records)} & no more.")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from dkv.lab.eval.statistics import Difference
-from dkv.lab.study.verdicts import Mean, all_of, gained, kept
+from dkv.lab.study.verdicts import Mean, all_of, bootstrap, gained, kept
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,24 @@ def test_means_have_intervals_from_twenty_values_on() -> None:
     half = 1.959963984540054 * math.sqrt(64 / 63) / 8
     assert many.interval == pytest.approx((-half, half))
     assert str(many) == f"+0.000 [{-half:+.3f}, {half:+.3f}], n=64"
+
+
+def mean(samples: torch.Tensor) -> torch.Tensor:
+    return samples.mean(1)
+
+
+def test_values_that_agree_leave_no_doubt() -> None:
+    assert bootstrap(torch.full((5,), 0.5), mean) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_one_prompt_says_nothing_of_others() -> None:
+    assert bootstrap(torch.tensor([0.5]), mean) == (0.5, -math.inf, math.inf)
+
+
+def test_the_interval_is_about_two_standard_errors_and_always_the_same() -> None:
+    values = torch.randn(200, generator=torch.Generator().manual_seed(1))
+    value, low, high = bootstrap(values, mean)
+    error = float(values.std()) / 200**0.5
+    assert low == pytest.approx(value - 1.96 * error, abs=0.4 * error)
+    assert high == pytest.approx(value + 1.96 * error, abs=0.4 * error)
+    assert bootstrap(values, mean) == (value, low, high)

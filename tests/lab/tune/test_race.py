@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.questions import Setting
 from dkv.lab.tune.budget import Budget, Loss
 from dkv.lab.tune.race import Trial, ordered, race, rungs
 

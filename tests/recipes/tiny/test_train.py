@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from dkv.tiny import MODEL_DIR
-from dkv.tiny.tasks import ALL, EVALUATED
 from recipes.tiny.batches import BUCKETS, draw_masks, make_chunk, make_rows
 from recipes.tiny.curriculum import CURRICULA, STAGES, learning_rate, stage_at
 from recipes.tiny.export import export
 from recipes.tiny.network import Network, Shape, initialise
 from recipes.tiny.optimisers import orthogonalise
 from recipes.tiny.sampler import accuracy, decode
+from recipes.tiny.tasks import ALL, EVALUATED
 from recipes.tiny.tiny_tokenizer import MASK, load, special_id
 from recipes.tiny.train import Settings, Trainer, run
 

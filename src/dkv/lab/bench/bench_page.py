@@ -1,17 +1,35 @@
-"""A benchmark as one HTML page that needs nothing but itself: plots inside, tables, settings and versions in full."""
+"""A benchmark as one HTML page: plots, tables, settings and versions in full; and its plots as files beside it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
+from dkv.lab.bench.bench_charts import plots_of
 from dkv.lab.bench.columns import COLUMNS, Column, growth_lines
 from dkv.lab.bench.exponents import growths
-from dkv.lab.bench.html import Picture, document, picture, table
 from dkv.lab.bench.rows import BenchRow
+from dkv.lab.common.html import Picture, document, picture, table
+from dkv.storage.atomic import write_whole
+from dkv.storage.extras import module_of
 
-__all__ = ["page"]
+__all__ = ["page", "write_report"]
+
+
+def write_report(rows: Sequence[BenchRow], path: Path) -> list[Path]:
+    """Write the page at `path`, and each plot beside it as NAME.plot.png, each whole or not at all. What was written,
+    the page first. Raises SettingError where that cannot be, or matplotlib is missing."""
+    png = module_of("plots", "dkv.lab.common.plots").png
+    written, pictures = [path], []
+    for plot in plots_of(rows):
+        pictures.append(Picture(plot.caption, png(plot.chart)))
+        written.append(path.with_name(f"{path.stem}.{plot.name}.png"))
+    for place, shown in zip(written[1:], pictures, strict=True):
+        write_whole(place, shown.png)
+    write_whole(path, page(rows, pictures).encode())
+    return written
 
 
 def page(rows: Sequence[BenchRow], pictures: Iterable[Picture]) -> str:

@@ -13,14 +13,11 @@ from dkv.checkpoints.special_tokens import with_ids
 from dkv.core.dtypes import named_dtype
 from dkv.core.model import ModelConfig
 from dkv.errors import SettingError
-from dkv.lab.bench.counts import count_group
-from dkv.lab.bench.energy import find_meter
-from dkv.lab.bench.environment import environment_of
 from dkv.lab.bench.grid import REFERENCE, Cell, Grid
-from dkv.lab.bench.measure import Tell, measure_group
+from dkv.lab.bench.instruments import environment_of, find_meter
+from dkv.lab.bench.measure import Tell, count_group, measure_group
 from dkv.lab.bench.roofline import Rates, measure_rates, weight_bytes
-from dkv.lab.bench.rows import BenchRow, Result, key_of
-from dkv.lab.bench.rows_file import append_rows, read_rows
+from dkv.lab.bench.rows import BenchRow, Result, append_rows, key_of, read_rows
 from dkv.lab.bench.shapes import random_model
 from dkv.lm import DiffusionLM
 from dkv.loading import arranged, built, find_model, load

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dkv.lab.bench.exponents import Growth
-from dkv.lab.bench.fit import Exponent
+from dkv.lab.bench.exponents import Exponent, Growth
 from dkv.lab.bench.rows import BenchRow, RepeatSpread
+from dkv.lab.common.charts import digits_of, with_unit
 
-__all__ = ["COLUMNS", "Column", "growth_lines", "shown", "with_unit"]
+__all__ = ["COLUMNS", "Column", "growth_lines", "shown"]
 
 BLANK = ""
 
@@ -23,27 +23,11 @@ class Column:
     text: Callable[[BenchRow], str]
 
 
-def with_unit(value: float, unit: str, digits: int = 3) -> str:
-    """A number to so many digits with a prefix: 12.3 G, 456 µ."""
-    if not value:
-        return f"0 {unit}".rstrip()
-    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0), ("m", 1e-3)):
-        if abs(value) >= size:
-            return f"{_digits(value / size, digits)} {prefix}{unit}".rstrip()
-    return f"{_digits(value * 1e6, digits)} µ{unit}"
-
-
-def _digits(value: float, digits: int) -> str:
-    """Without an exponent."""
-    whole = len(str(int(abs(value))))
-    return f"{value:.{max(digits - whole, 0)}f}"
-
-
 def shown(spread: RepeatSpread | None, unit: str = "", prefixed: bool = False) -> str:
     """The median, and by how much the farther of the lowest and the highest differs from it."""
     if spread is None:
         return BLANK
-    middle = with_unit(spread.median, unit) if prefixed else f"{_digits(spread.median, 3)}{unit}"
+    middle = with_unit(spread.median, unit) if prefixed else f"{digits_of(spread.median, 3)}{unit}"
     if spread.low == spread.high or not spread.median:
         return middle
     return f"{middle} ±{max(spread.median - spread.low, spread.high - spread.median) / abs(spread.median):.0%}"

@@ -1,30 +1,51 @@
-"""How the whole cost of a generation grows with its length, by cache: fitted over the rows of a benchmark."""
+"""How a cost grows with a length: as which power, fitted, and that of whole generations by cache."""
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from dkv.lab.bench.fit import Exponent, fit_exponent
 from dkv.lab.bench.rows import BenchRow
 
-__all__ = ["Growth", "growths"]
+__all__ = ["Exponent", "Growth", "fit_exponent", "growths"]
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """cost ~ length ** value."""
+
+    value: float
+    error: float | None  # standard error; None with two points, through which a line always goes
+    points: int
+
+
+def fit_exponent(lengths: Sequence[float], costs: Sequence[float]) -> Exponent | None:
+    """Least squares of log cost on log length; None with fewer than two different lengths."""
+    if len(set(lengths)) < 2 or min(costs) <= 0:
+        return None
+    x, y = [math.log(v) for v in lengths], [math.log(v) for v in costs]
+    count = len(x)
+    middle, height = sum(x) / count, sum(y) / count
+    spread = sum((a - middle) ** 2 for a in x)
+    slope = sum((a - middle) * (b - height) for a, b in zip(x, y, strict=True)) / spread
+    left = sum((b - height - slope * (a - middle)) ** 2 for a, b in zip(x, y, strict=True))
+    error = math.sqrt(left / (count - 2) / spread) if count > 2 else None
+    return Exponent(slope, error, count)
 
 
 @dataclass(frozen=True)
 class Growth:
-    """cost ~ length ** exponent, of one cache. along: "gen" (with as many steps) or "prompt", the length that varies;
-    fixed: the other one; time: of the processor seconds, None where nothing was timed; work: of the operations, which
-    have no noise."""
+    """cost ~ length ** exponent, of one cache."""
 
     cache: str
     dtype: str
     batch: int
-    along: str
-    fixed: int
-    time: Exponent | None
-    work: Exponent
+    along: str  # the length that varies: "gen" (with as many steps) or "prompt"
+    fixed: int  # the other one
+    time: Exponent | None  # of the processor seconds; None where nothing was timed
+    work: Exponent  # of the operations, which have no noise
 
 
 def growths(rows: Iterable[BenchRow]) -> list[Growth]:
@@ -48,15 +69,7 @@ def _growth(along: str, line: list[BenchRow]) -> Growth | None:
     work = fit_exponent(lengths, [row.result.flops for row in line])
     if work is None:
         return None
-    cell = line[0].cell
-    timed = all(row.result.cpu_seconds for row in line)
-    costs = [statistics.median(row.result.cpu_seconds) for row in line] if timed else None
-    return Growth(
-        cache=cell.cache,
-        dtype=cell.numbers,
-        batch=cell.batch,
-        along=along,
-        fixed=cell.prompt if along == "gen" else cell.gen,
-        time=None if costs is None else fit_exponent(lengths, costs),
-        work=work,
-    )
+    cell, costs = line[0].cell, [row.result.cpu_seconds for row in line]
+    time = fit_exponent(lengths, list(map(statistics.median, costs))) if all(costs) else None
+    fixed = cell.prompt if along == "gen" else cell.gen
+    return Growth(cell.cache, cell.numbers, cell.batch, along, fixed, time, work)

@@ -17,21 +17,25 @@ __all__ = ["LayerWork", "Work", "flops", "head_flops", "part_flops", "work_of"]
 
 @dataclass(frozen=True)
 class LayerWork:
-    """`layers` layers that compute alike. In each: values: rows whose values are projected; rows: those that pass
-    through all else; pairs: of a query row and a key that it attends to."""
+    """What each of `layers` layers that compute alike computes."""
 
     layers: int
-    values: int
-    rows: int
-    pairs: int
+    values: int  # rows whose values are projected
+    rows: int  # those that pass through all else
+    pairs: int  # of a query row and a key that it attends to
 
 
 @dataclass(frozen=True)
 class Work:
-    """One forward of a batch: its layers from below, and how many rows the head reads, those of guides included."""
+    """One forward of a batch."""
 
-    parts: tuple[LayerWork, ...]
-    reads: int
+    parts: tuple[LayerWork, ...]  # its layers, from below
+    reads: int  # rows that the head reads, those of guides included
+
+    @property
+    def rows(self) -> int:
+        """Rows through an MLP, summed over layers."""
+        return sum(part.layers * part.rows for part in self.parts)
 
 
 def work_of(tick: StepOutput, lengths: Sequence[int], layers: int) -> Work:

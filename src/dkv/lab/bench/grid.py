@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -13,7 +13,7 @@ from dkv.core.registry import spec_of
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
 from dkv.layers.quantized import check_kind
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams, SamplingParams
 
 __all__ = ["AUTOREGRESSIVE", "REFERENCE", "Cell", "Grid", "settings_of"]
 
@@ -24,29 +24,33 @@ REFERENCE = "none"
 """What every cache is compared with."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """The settings of one row. model: what was loaded, or the shape; cache: a spec, or AUTOREGRESSIVE; baseline: "ar"
-    where that runs beside the caches; prompt, gen: tokens; batch: sequences, all alike but for their text; threads: of
-    torch; repeats: timed runs; quantize, compile: as `load` takes them."""
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    """What all cells of a grid have in common."""
 
-    model: str
+    model: str  # what was loaded, or the shape
     device: str
-    dtype: str
-    cache: str
-    prompt: int
-    gen: int
-    block: int
-    steps: int
-    batch: int
     decoder: str
     seed: int
     stop_at_eos: bool
-    baseline: str
-    threads: int
-    repeats: int
-    quantize: str | None = None
-    compile: bool = False
+    baseline: str  # "ar" where the autoregressive run is made beside the caches
+    threads: int  # of torch
+    repeats: int  # timed runs
+    quantize: str | None = None  # as `load` takes it
+    compile: bool = False  # as `load` takes it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(_Common):
+    """The settings of one row."""
+
+    dtype: str
+    cache: str  # a spec, or AUTOREGRESSIVE
+    prompt: int  # tokens
+    gen: int  # tokens
+    block: int  # tokens
+    steps: int
+    batch: int  # sequences, all alike but for their text
 
     @property
     def key(self) -> str:
@@ -75,26 +79,16 @@ class Cell:
         return replace(self, cache=REFERENCE)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """All combinations. block: tokens per block, None = gen. The others are those of `Cell`, in the plural."""
+@dataclass(frozen=True, kw_only=True)
+class Grid(_Common):
+    """All combinations of some values of a cell."""
 
-    model: str
-    device: str
     caches: Sequence[str]
     dtypes: Sequence[str]
     prompts: Sequence[int]
     gens: Sequence[int]
     batches: Sequence[int]
-    block: int | None
-    decoder: str
-    seed: int
-    stop_at_eos: bool
-    baseline: str
-    threads: int
-    repeats: int
-    quantize: str | None = None
-    compile: bool = False
+    block: int | None  # tokens; None = gen
 
     def groups(self) -> list[list[Cell]]:
         """The cells by point, no cache first, the cheapest points first within a dtype.
@@ -104,13 +98,10 @@ class Grid:
         if self.baseline not in ("", "ar"):
             raise SettingError(f"baseline={self.baseline!r} is unknown; known: ar")
         for name, values, least in (
-            ("prompt_length", self.prompts, 1),
-            ("batch", self.batches, 1),
-            ("repeats", [self.repeats], 0),
-        ):
-            for value in values:
-                if value < least:
-                    raise SettingError(f"{name}={value} must be a whole number of at least {least}")
+            ("prompt_length", self.prompts, 1), ("batch", self.batches, 1), ("repeats", [self.repeats], 0),
+        ):  # fmt: skip
+            if (value := min(values)) < least:
+                raise SettingError(f"{name}={value} must be a whole number of at least {least}")
         check_kind(self.quantize)
         caches = list(dict.fromkeys((REFERENCE, *self.caches, *([AUTOREGRESSIVE] if self.baseline else []))))
         points = sorted(set(product(self.prompts, self.gens, self.batches)), key=lambda p: (p[0] + p[1]) * p[1] * p[2])
@@ -122,41 +113,15 @@ class Grid:
         return groups
 
     def _cell(self, dtype: str, prompt: int, gen: int, batch: int, cache: str) -> Cell:
-        return Cell(
-            model=self.model,
-            device=self.device,
-            dtype=dtype,
-            cache=cache,
-            prompt=prompt,
-            gen=gen,
-            block=gen if self.block is None else min(self.block, gen),
-            steps=gen,
-            batch=batch,
-            decoder=self.decoder,
-            seed=self.seed,
-            stop_at_eos=self.stop_at_eos,
-            baseline=self.baseline,
-            threads=self.threads,
-            repeats=self.repeats,
-            quantize=self.quantize,
-            compile=self.compile,
-        )
+        common = {field.name: getattr(self, field.name) for field in fields(_Common)}
+        block = gen if self.block is None else min(self.block, gen)
+        return Cell(**common, dtype=dtype, cache=cache, prompt=prompt, gen=gen, block=block, steps=gen, batch=batch)
 
 
-def settings_of(cell: Cell) -> SamplingParams:
+def settings_of(cell: Cell) -> ResolvedParams:
     """The generation of a cell. Raises SettingError and SpecError."""
-    return SamplingParams(
-        gen_length=cell.gen,
-        block_length=cell.block,
-        steps=cell.steps,
-        temperature=0.0,
-        top_p=None,
-        top_k=None,
-        cfg_scale=0.0,
-        seed=cell.seed,
-        cache=make_cache(REFERENCE if cell.cache == AUTOREGRESSIVE else cell.cache),
-        decoder=make_decoder(cell.decoder),
-        stop_at_eos=cell.stop_at_eos,
-        cache_dtype=None,
-        stop=(),
+    cache = make_cache(REFERENCE if cell.cache == AUTOREGRESSIVE else cell.cache)
+    params = SamplingParams(
+        gen_length=cell.gen, block_length=cell.block, steps=cell.steps, stop_at_eos=cell.stop_at_eos
     )
+    return params.resolve(cache, make_decoder(cell.decoder), cell.seed)

@@ -1,4 +1,4 @@
-"""Measuring one group of cells: everything at one point of the grid, interleaved step by step.
+"""Measuring one group of cells: everything at one point of the grid, interleaved step by step; or counting it.
 
 A step of each in turn, whoever went first last time going last: a change of the machine's speed meets all alike, and
 nobody always finds the caches that another has warmed.
@@ -14,18 +14,20 @@ from functools import partial
 
 import torch
 
+from dkv.caches import make_cache
+from dkv.core.cache_size import cache_bytes
 from dkv.core.model import ModelConfig
-from dkv.lab.bench.energy import Meter
 from dkv.lab.bench.flops import Work, flops
-from dkv.lab.bench.grid import AUTOREGRESSIVE, REFERENCE, Cell
-from dkv.lab.bench.peak import peak_bytes
+from dkv.lab.bench.grid import AUTOREGRESSIVE, REFERENCE, Cell, settings_of
+from dkv.lab.bench.instruments import Meter, peak_bytes
+from dkv.lab.bench.replay import replay
 from dkv.lab.bench.roofline import Rates, bound_seconds, synchronize, weight_bytes
 from dkv.lab.bench.rows import Result
-from dkv.lab.bench.runners import Runner, RunOutcome, runner_of
-from dkv.lab.bench.sized_prompts import prompts_of
+from dkv.lab.bench.runners import Runner, RunOutcome, autoregressive_work, runner_of
+from dkv.lab.common.lab_prompts import sized_prompts
 from dkv.lm import DiffusionLM
 
-__all__ = ["Spent", "Tell", "in_turn", "interleave", "measure_group", "result_of"]
+__all__ = ["Spent", "Tell", "count_group", "in_turn", "interleave", "measure_group"]
 
 Tell = Callable[[str, float], object]
 """Is called before each run, with what comes and the share of its group that is done."""
@@ -40,28 +42,92 @@ class Spent:
     joules: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Cells that differ in their cache alone, and what their runs came to."""
+
+    cells: Sequence[Cell]
+    config: ModelConfig
+    rates: Rates
+    itemsize: int  # bytes of a weight
+    outcomes: Sequence[RunOutcome]
+    peaks: Sequence[int | None]
+    spent: Sequence[Sequence[Spent]] = ()  # by repeat and cell
+    metered: bool = False
+
+    def results(self) -> list[Result]:
+        """Of each cell."""
+        return [self._result(number, cell) for number, cell in enumerate(self.cells)]
+
+    def _result(self, number: int, cell: Cell) -> Result:
+        names = [one.cache for one in self.cells]
+        reference = names.index(REFERENCE)
+        ar = names.index(AUTOREGRESSIVE) if AUTOREGRESSIVE in names else None
+        own, none, config = self.outcomes[number], self.outcomes[reference], self.config
+        bounds = (
+            bound_seconds(config, work, self.rates, slots, self.itemsize, cell.quantize)
+            for work, slots in zip(own.works, _slots(cell, own.works), strict=True)
+        )
+        return Result(
+            seconds=[repeat[number].wall for repeat in self.spent],
+            cpu_seconds=[repeat[number].cpu for repeat in self.spent],
+            joules=[repeat[number].joules for repeat in self.spent] if self.metered else None,
+            none_seconds=[repeat[reference].wall for repeat in self.spent],
+            none_cpu_seconds=[repeat[reference].cpu for repeat in self.spent],
+            ar_seconds=None if ar is None else [repeat[ar].wall for repeat in self.spent],
+            ar_tokens=None if ar is None else self.outcomes[ar].new_tokens,
+            new_tokens=own.new_tokens,
+            forwards=sum(any(part.rows for part in work.parts) for work in own.works),
+            rows_computed=own.rows_computed,
+            rows_total=own.rows_total,
+            flops=sum(flops(config, work) for work in own.works),
+            none_flops=sum(flops(config, work) for work in none.works),
+            peak_bytes=self.peaks[number],
+            cache_bytes=own.cache_bytes,
+            weight_bytes=weight_bytes(config, self.itemsize, cell.quantize),
+            agreement=own.agreement(none),
+            bound_seconds=sum(bounds),
+        )
+
+
 def measure_group(
     lm: DiffusionLM, cells: Sequence[Cell], rates: Rates, meter: Meter | None, tell: Tell
 ) -> list[Result]:
     """Results of cells that differ in their cache alone, no cache first, after an untimed run of each that also shows
     its memory."""
-    prompts = prompts_of(lm, cells[0].prompt, cells[0].batch, cells[0].seed)
-    device, outcomes, peaks = lm.model.device, list[RunOutcome](), list[int | None]()
+    prompts = sized_prompts(lm, cells[0].prompt, cells[0].batch, cells[0].seed)
+    model, outcomes, peaks = lm.model, list[RunOutcome](), list[int | None]()
     runs = len(cells) * (1 + cells[0].repeats)
     for number, cell in enumerate(cells):
         tell(f"{cell.cache}, first run", number / runs)
-        outcome, peak = _alone(lambda cell=cell: runner_of(lm, cell, prompts, counted=True), device)  # type: ignore[misc]
+        outcome, peak = _alone(partial(runner_of, lm, cell, prompts, counted=True), model.device)
         outcomes.append(outcome)
         peaks.append(peak)
     spent: list[list[Spent]] = []
     for repeat in range(cells[0].repeats):
         tell(f"repeat {repeat + 1} of {cells[0].repeats}", len(cells) * (1 + repeat) / runs)
-        spent.append(interleave([runner_of(lm, cell, prompts) for cell in cells], meter, device))
-    itemsize = lm.model.dtype.itemsize
-    return [
-        result_of(lm.model.config, cells, number, outcomes, spent, peak, rates, itemsize, meter is not None)
-        for number, peak in enumerate(peaks)
-    ]
+        spent.append(interleave([runner_of(lm, cell, prompts) for cell in cells], meter, model.device))
+    itemsize, metered = model.dtype.itemsize, meter is not None
+    return _Group(cells, model.config, rates, itemsize, outcomes, peaks, spent, metered).results()
+
+
+def count_group(config: ModelConfig, cells: Sequence[Cell], rates: Rates, dtype: torch.dtype) -> list[Result]:
+    """Results of a canvas that is filled, counted without running a model: no times, peak memory and agreement."""
+    outcomes = [_counted(config, cell, dtype) for cell in cells]
+    return _Group(cells, config, rates, dtype.itemsize, outcomes, [None] * len(cells)).results()
+
+
+def _counted(config: ModelConfig, cell: Cell, dtype: torch.dtype) -> RunOutcome:
+    """What a run would come to."""
+    sizes = (cell.prompt, cell.gen, cell.batch)
+    held = cache_bytes(config, make_cache(REFERENCE if cell.cache == AUTOREGRESSIVE else cell.cache), *sizes, dtype)
+    if cell.cache == AUTOREGRESSIVE:
+        works = tuple(autoregressive_work(config, *sizes))
+        total = sum(work.parts[0].rows for work in works)
+    else:
+        works = tuple(replay(config, settings_of(cell), cell.prompt, cell.batch))
+        total = len([work for work in works if work.rows]) * cell.batch * (cell.prompt + cell.gen)
+    return RunOutcome(works, (), cell.gen * cell.batch, sum(work.rows for work in works) / config.layers, total, held)
 
 
 def _alone(make: Callable[[], Runner], device: torch.device) -> tuple[RunOutcome, int | None]:
@@ -108,47 +174,6 @@ def _timed(step: Callable[[], bool], spent: Spent, meter: Meter | None, device: 
     if meter is not None and energy is not None:
         spent.joules += meter.joules(energy, meter.read())
     return going
-
-
-def result_of(
-    config: ModelConfig,
-    cells: Sequence[Cell],
-    number: int,
-    outcomes: Sequence[RunOutcome],
-    spent: Sequence[Sequence[Spent]],
-    peak: int | None,
-    rates: Rates,
-    itemsize: int,
-    metered: bool,
-) -> Result:
-    """The result of cell `number` of a group. spent: by repeat and cell."""
-    names = [cell.cache for cell in cells]
-    own, none = outcomes[number], outcomes[names.index(REFERENCE)]
-    ar = names.index(AUTOREGRESSIVE) if AUTOREGRESSIVE in names else None
-    slots = list(_slots(cells[number], own.works))
-    return Result(
-        seconds=[repeat[number].wall for repeat in spent],
-        cpu_seconds=[repeat[number].cpu for repeat in spent],
-        joules=[repeat[number].joules for repeat in spent] if metered else None,
-        none_seconds=[repeat[names.index(REFERENCE)].wall for repeat in spent],
-        none_cpu_seconds=[repeat[names.index(REFERENCE)].cpu for repeat in spent],
-        ar_seconds=None if ar is None else [repeat[ar].wall for repeat in spent],
-        ar_tokens=None if ar is None else outcomes[ar].new_tokens,
-        new_tokens=own.new_tokens,
-        forwards=sum(any(part.rows for part in work.parts) for work in own.works),
-        rows_computed=own.rows_computed,
-        rows_total=own.rows_total,
-        flops=sum(flops(config, work) for work in own.works),
-        none_flops=sum(flops(config, work) for work in none.works),
-        peak_bytes=peak,
-        cache_bytes=own.cache_bytes,
-        weight_bytes=weight_bytes(config, itemsize, cells[number].quantize),
-        agreement=own.agreement(none),
-        bound_seconds=sum(
-            bound_seconds(config, work, rates, n, itemsize, cells[number].quantize)
-            for work, n in zip(own.works, slots, strict=True)
-        ),
-    )
 
 
 def _slots(cell: Cell, works: Sequence[Work]) -> Iterator[int]:

@@ -18,7 +18,7 @@ from dkv.core.model import ModelConfig
 from dkv.core.packing import PackedRows, exact
 from dkv.lab.bench.flops import Work, work_of
 from dkv.lab.common.engine_batch import EngineBatch, requests_of
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 
 __all__ = ["Silent", "replay", "silent_run"]
 
@@ -44,14 +44,14 @@ class Silent:
         return torch.zeros(len(x), 4)
 
 
-def replay(config: ModelConfig, settings: SamplingParams, prompt: int, batch: int = 1) -> Iterator[Work]:
+def replay(config: ModelConfig, settings: ResolvedParams, prompt: int, batch: int = 1) -> Iterator[Work]:
     """The work of each forward of `batch` prompts of `prompt` tokens under `settings`, its canvas filled."""
     run = silent_run(config, settings, prompt, batch)
     for output in run.steps():
         yield work_of(output, [prompt + settings.gen_length] * batch, config.layers)
 
 
-def silent_run(config: ModelConfig, settings: SamplingParams, prompt: int, batch: int = 1) -> EngineBatch:
+def silent_run(config: ModelConfig, settings: ResolvedParams, prompt: int, batch: int = 1) -> EngineBatch:
     """`batch` prompts of `prompt` tokens under `settings`, for a silent model."""
     silent = Silent(replace(config, width=1, vocab=4, mask_id=3, eos_ids=(2,), pad_id=2))
     settings = replace(settings, stop_at_eos=False)

@@ -1,4 +1,5 @@
-"""One row of a benchmark: its settings, what it was measured with, what came out, and the figures read from that."""
+"""One row of a benchmark: its settings, what it was measured with, what came out, and the figures read from that; and
+the file of such rows, one a line."""
 
 from __future__ import annotations
 
@@ -6,11 +7,14 @@ import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from dkv.errors import SettingError
 from dkv.lab.bench.grid import Cell
+from dkv.storage.jsonl import LineFile, open_alone
 
-__all__ = ["BenchRow", "RepeatSpread", "Result", "key_of", "spread_of"]
+__all__ = ["BenchRow", "RepeatSpread", "Result", "append_rows", "key_of", "read_rows", "spread_of"]
 
 
 def key_of(cell: Cell, versions: Mapping[str, str]) -> str:
@@ -27,6 +31,11 @@ class RepeatSpread:
     high: float
 
 
+def _ratios(of: Sequence[float], over: Sequence[float]) -> RepeatSpread | None:
+    """Of each repeat."""
+    return spread_of([a / b for a, b in zip(of, over, strict=True)])
+
+
 def spread_of(values: Sequence[float]) -> RepeatSpread | None:
     """None of nothing."""
     return RepeatSpread(statistics.median(values), min(values), max(values)) if values else None
@@ -34,44 +43,35 @@ def spread_of(values: Sequence[float]) -> RepeatSpread | None:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured. All counts are of the whole batch.
+    """What was measured, of the whole batch. Seconds and joules are of each repeat."""
 
-    seconds, cpu_seconds, joules: of each repeat, wall clock, processor time of this process, and energy of the machine
-    (None where it is not reported); none_*, ar_*: those of no cache and of the autoregressive run, repeat by repeat
-    beside them (ar_* None where it did not run). new_tokens: up to the end-of-text; forwards: steps with a forward;
-    rows_computed: rows through the MLP, averaged over layers; rows_total: what no cache computes in as many forwards;
-    flops, none_flops: of all forwards; peak_bytes: held at the highest beside the weights, None where unknown;
-    cache_bytes: keys, values and features; weight_bytes; agreement: share of tokens equal to no cache's, None of the
-    autoregressive run; bound_seconds: what the machine's rates allow.
-    """
-
-    seconds: list[float]
-    cpu_seconds: list[float]
-    joules: list[float] | None
-    none_seconds: list[float]
+    seconds: list[float]  # by the wall clock
+    cpu_seconds: list[float]  # processor time of this process
+    joules: list[float] | None  # energy of the machine; None where it is not reported
+    none_seconds: list[float]  # no cache's, repeat by repeat beside them
     none_cpu_seconds: list[float]
-    ar_seconds: list[float] | None
+    ar_seconds: list[float] | None  # the autoregressive run's; None where it did not run
     ar_tokens: int | None
-    new_tokens: int
-    forwards: int
-    rows_computed: float
-    rows_total: int
-    flops: int
+    new_tokens: int  # up to the end-of-text
+    forwards: int  # steps with a forward
+    rows_computed: float  # rows through the MLP, averaged over layers
+    rows_total: int  # what no cache computes in as many forwards
+    flops: int  # of all forwards
     none_flops: int
-    peak_bytes: int | None
-    cache_bytes: int
+    peak_bytes: int | None  # held at the highest beside the weights; None where unknown
+    cache_bytes: int  # keys, values and features
     weight_bytes: int
-    agreement: float | None
-    bound_seconds: float
+    agreement: float | None  # share of tokens equal to no cache's; None of the autoregressive run
+    bound_seconds: float  # what the machine's rates allow
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """A cell, its cache with every key written out, the versions and the machine it was measured with, its result."""
+    """A cell and its result."""
 
     cell: Cell
-    spec: str
-    environment: dict[str, Any]
+    spec: str  # the cache with every key written out
+    environment: dict[str, Any]  # the versions and the machine that it was measured with
     result: Result
 
     @property
@@ -97,14 +97,12 @@ class BenchRow:
     @property
     def speedup(self) -> RepeatSpread | None:
         """Seconds of no cache over its own."""
-        pairs = zip(self.result.none_seconds, self.result.seconds, strict=True)
-        return spread_of([none / own for none, own in pairs])
+        return _ratios(self.result.none_seconds, self.result.seconds)
 
     @property
     def cpu_speedup(self) -> RepeatSpread | None:
         """The same of processor seconds."""
-        pairs = zip(self.result.none_cpu_seconds, self.result.cpu_seconds, strict=True)
-        return spread_of([none / own for none, own in pairs])
+        return _ratios(self.result.none_cpu_seconds, self.result.cpu_seconds)
 
     @property
     def flops_saved(self) -> float:
@@ -169,17 +167,49 @@ class BenchRow:
     def read(cls, record: dict[str, Any]) -> BenchRow:
         """A row as it was written. Raises KeyError and TypeError where it was not written here."""
         cell, result = record["settings"], record["measured"]
-        row = cls(
-            Cell(
-                **{
-                    field.name: cell[field.name]
-                    for field in fields(Cell)
-                    if field.default is MISSING or field.name in cell
-                }
-            ),
-            record["cache"],
-            record["environment"],
-            Result(**{field.name: result[field.name] for field in fields(Result)}),
-        )
+        known = {f.name: cell[f.name] for f in fields(Cell) if f.default is MISSING or f.name in cell}
+        measured = Result(**{f.name: result[f.name] for f in fields(Result)})
+        row = cls(Cell(**known), record["cache"], record["environment"], measured)
         _ = row.key, row.figures
         return row
+
+
+def read_rows(path: Path) -> list[BenchRow]:
+    """The rows of a file; none where there is no file. A last line that was cut off does not count.
+
+    Raises SettingError for a file that holds something else.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(LineFile(file).lines(), 1):
+                rows.append(_row(path, number, line))
+    except OSError as error:
+        raise SettingError(f"file={str(path)!r} cannot be read ({error.strerror or error}); give another") from None
+    return rows
+
+
+def _row(path: Path, number: int, line: bytes) -> BenchRow:
+    try:
+        return BenchRow.read(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+        raise SettingError(
+            f"file={str(path)!r}: line {number} is not a row of `dkv bench`; give another file, or remove the line"
+        ) from None
+
+
+def append_rows(path: Path, rows: Sequence[BenchRow]) -> None:
+    """Add rows, all in one write, and see to it that they are on the disk. A cut-off last line is dropped before.
+
+    Raises SettingError where the file cannot be written.
+    """
+    try:
+        with open_alone("out", path, "give another") as file:
+            lines = LineFile(file)
+            lines.drop_cut_line()
+            lines.append(row.record for row in rows)
+            lines.sync()
+    except OSError as error:
+        raise SettingError(f"out={str(path)!r} cannot be written ({error.strerror or error}); give another") from None

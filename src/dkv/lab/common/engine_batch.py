@@ -17,20 +17,34 @@ from dkv.engine.batch_setup import BatchKey
 from dkv.engine.policy_calls import CallLimits, first_alike
 from dkv.engine.request import Request
 from dkv.engine.running_batch import RunningBatch
+from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 from dkv.tokenizer import Tokenizer
 from dkv.version import installed_version
 
-__all__ = ["EngineBatch", "requests_of"]
+__all__ = ["EngineBatch", "batch_of", "requests_of"]
 
 
-def requests_of(prompts: Sequence[Sequence[int]], seeds: Sequence[int], settings: SamplingParams) -> list[Request]:
+def requests_of(prompts: Sequence[Sequence[int]], seeds: Sequence[int], settings: ResolvedParams) -> list[Request]:
     """Requests for prompts (token ids) under the same settings, of which only the end is asked for."""
     return [
         Request(tuple(ids), settings, seed, number, deltas=False)
         for number, (ids, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
+
+
+def batch_of(
+    lm: DiffusionLM,
+    prompts: Sequence[Sequence[int]],
+    settings: ResolvedParams,
+    seeds: Sequence[int] | None = None,
+    *,
+    leave: bool = False,
+) -> EngineBatch:
+    """Prompts (token ids) on a loaded model, under the same settings. seeds: None = 0 each."""
+    requests = requests_of(prompts, [0] * len(prompts) if seeds is None else seeds, settings)
+    return EngineBatch(lm.model, lm.tokenizer, requests, lm.bucket, leave=leave)
 
 
 class EngineBatch:

@@ -12,8 +12,7 @@ from dkv.core.policy import CachePolicy
 from dkv.errors import SettingError
 from dkv.lab.common.agreement import agreement
 from dkv.lab.doctor.cache_errors import Errors
-from dkv.lab.doctor.finding import Finding
-from dkv.lab.doctor.finding_rules import Evidence, findings_of
+from dkv.lab.doctor.findings import Evidence, Finding, findings_of
 from dkv.lab.doctor.milder_settings import variants_of
 from dkv.lab.doctor.timing import cost_of, time_steps
 from dkv.lab.study.side_by_side import Lockstep, Prompts

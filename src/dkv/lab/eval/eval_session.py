@@ -10,17 +10,14 @@ from typing import Any
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
-from dkv.lab.eval.answers import ANSWERS, Asker, common_of, warm_up
-from dkv.lab.eval.eval_settings import Setting
-from dkv.lab.eval.gsm8k import gsm8k
-from dkv.lab.eval.humaneval import humaneval
+from dkv.lab.eval.answers import ANSWERS, Asker, common_of, gather, missing, run, warm_up
 from dkv.lab.eval.lm_harness import Tasks
 from dkv.lab.eval.measured import ResultRow, TaskOutcomes, pooled, summaries
-from dkv.lab.eval.run import gather, missing, run
-from dkv.lab.eval.suite import EMBEDDED, Suite, embedded
+from dkv.lab.eval.questions import Setting
+from dkv.lab.eval.suites import EMBEDDED, Suite, embedded, gsm8k, humaneval
 from dkv.lm import DiffusionLM
 from dkv.loading import load
-from dkv.server.served_defaults import Choices, Defaults
+from dkv.server.served_defaults import Defaults
 from dkv.storage.jsonl import Store
 
 __all__ = ["CACHES", "FEW", "EvalOptions", "EvalSession"]
@@ -128,10 +125,10 @@ class EvalOptions:
         """No cache and one token a step on a whole canvas, and what a server gives a request that says nothing. Raises
         SettingError."""
         known = Defaults.of(lm)
-        chosen = known.fill(Choices()).choices
+        chosen = known.fill({}).options
         served = Setting(
-            str(chosen.decoder), str(chosen.cache), self.cfg_scale, chosen.block_length,
-            gen_length=_SERVED, grow=bool(chosen.grow),
+            str(chosen["decoder"]), str(chosen["cache"]), self.cfg_scale, chosen.get("block_length"),
+            gen_length=_SERVED, grow=chosen["grow"],
         )  # fmt: skip
         return [Setting(known.decoder, "none", self.cfg_scale, gen_length=self.gen_length), served]
 

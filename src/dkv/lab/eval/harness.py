@@ -12,10 +12,8 @@ from typing import Any, Protocol
 
 from dkv.errors import PromptError, SettingError
 from dkv.lab.eval.answers import Asker
-from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.likelihood import Likelihood, Pair
-from dkv.lab.eval.questions import Question, digest
-from dkv.lab.eval.turns import Turns, messages_of
+from dkv.lab.eval.questions import Question, Setting, Turns, digest, messages_of
 from dkv.tokenizer import Tokenizer
 
 __all__ = ["HarnessModel", "HarnessRequest", "question_of"]

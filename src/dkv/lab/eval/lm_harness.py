@@ -17,10 +17,10 @@ from typing import Any
 
 from dkv.errors import SettingError
 from dkv.lab.eval.answers import ANSWERS, Asker, key_of
-from dkv.lab.eval.eval_settings import Setting
 from dkv.lab.eval.harness import HarnessModel
 from dkv.lab.eval.measured import ExampleOutcome, TaskOutcomes
-from dkv.lab.eval.suite import EMBEDDED
+from dkv.lab.eval.questions import Setting
+from dkv.lab.eval.suites import EMBEDDED
 from dkv.lm import DiffusionLM
 from dkv.loading import load
 from dkv.storage.jsonl import Store

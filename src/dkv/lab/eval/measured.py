@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.questions import Setting
 from dkv.lab.eval.statistics import Difference, Share
 
 __all__ = ["ALL", "ExampleOutcome", "ResultRow", "TaskOutcomes", "pooled", "summaries"]

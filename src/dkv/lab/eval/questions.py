@@ -1,17 +1,46 @@
-"""What is asked of a model, and in which batches."""
+"""What is asked of a model, under which settings, and in which batches."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from dkv.lab.eval.eval_settings import Setting
-from dkv.lab.eval.turns import Turns
+if TYPE_CHECKING:
+    from dkv.tokenizer import Tokenizer
 
-__all__ = ["Question", "batches", "digest"]
+__all__ = ["Question", "Setting", "Turns", "as_prompt", "batches", "digest", "messages_of"]
+
+Turns = tuple[tuple[str, str], ...]
+"""A conversation as (role, text) pairs, the user's last, as data sets keep it; the engine takes messages."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How to generate. decoder, cache: specs; block_length, steps, gen_length: None = one block of the response, one
+    token a step, and the task's own length; grow: whether the canvas grows by blocks, up to that length."""
+
+    decoder: str
+    cache: str
+    cfg_scale: float = 0.0
+    block_length: int | None = None
+    steps: int | None = None
+    gen_length: int | None = None
+    grow: bool = False
+
+    @property
+    def base(self) -> Setting:
+        """What it is compared with: no cache, all else equal."""
+        return replace(self, cache="none")
+
+    def __str__(self) -> str:
+        """All but the cache and what is as usual."""
+        given = {"block_length": self.block_length, "steps": self.steps, "gen_length": self.gen_length}
+        guided = f", cfg_scale={self.cfg_scale:g}" if self.cfg_scale else ""
+        grows = ", grow" if self.grow else ""
+        return self.decoder + guided + "".join(f", {name}={value}" for name, value in given.items() if value) + grows
 
 
 @dataclass(frozen=True)
@@ -63,3 +92,18 @@ def batches(questions: Sequence[Question], size: int) -> Iterator[list[int]]:
         alike.setdefault(call(i), []).append(i)
     for group in alike.values():
         yield from (group[first : first + size] for first in range(0, len(group), size))
+
+
+def as_prompt(asked: str | Turns, tokenizer: Tokenizer | None, chat: bool | None = None) -> str | list[dict[str, str]]:
+    """What `lm.generate` takes for a text or a whole conversation: a conversation becomes messages, or one text where
+    it does not go through a chat template. chat: as in `lm.generate`; tokenizer: the model's."""
+    if isinstance(asked, str):
+        return asked
+    if chat is False or (chat is None and tokenizer is not None and not tokenizer.has_template):
+        return "\n\n".join([*(f"{role}: {text}" for role, text in asked), "assistant:"])
+    return messages_of(asked)
+
+
+def messages_of(turns: Turns) -> list[dict[str, str]]:
+    """A conversation as chat templates take it."""
+    return [{"role": role, "content": text} for role, text in turns]

@@ -6,19 +6,19 @@ afterwards: for accuracy (who was right) and for agreement (who said the same).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dkv.caches import make_cache
 from dkv.core.registry import spec_of
-from dkv.lab.eval.answers import warm_up
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.common.charts import Chart, Ends, Panel, Series
+from dkv.lab.common.grouping import grouped
+from dkv.lab.eval.answers import gather, missing, run, warm_up
 from dkv.lab.eval.measured import ExampleOutcome
-from dkv.lab.eval.questions import digest
-from dkv.lab.eval.run import gather, missing, run
+from dkv.lab.eval.questions import Setting, digest
 from dkv.lab.eval.statistics import Difference, Share
-from dkv.lab.eval.suite import Suite, embedded
+from dkv.lab.eval.suites import Suite, embedded
 from dkv.lab.study.base import Cell, Effort, Record
 from dkv.lab.study.context import Kit
 
@@ -27,13 +27,18 @@ __all__ = [
     "Accuracy",
     "Policy",
     "Pool",
+    "accuracy_chart",
     "cells_of",
     "gathered",
-    "known_pool",
     "measured",
+    "percent",
     "pool",
     "pooled",
+    "pools_of",
     "result_of",
+    "share_panel",
+    "share_series",
+    "value_panel",
 ]
 
 QUICK_TASKS = ("words",)
@@ -45,10 +50,10 @@ Summary = Callable[[Sequence[ExampleOutcome]], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Policy:
-    """One setting. cache: a spec; decoder: a spec, None = the model's own."""
+    """One setting."""
 
-    cache: str
-    decoder: str | None = None
+    cache: str  # a spec
+    decoder: str | None = None  # a spec; None = the model's own
 
     @property
     def label(self) -> str:
@@ -65,10 +70,9 @@ NONE = Policy("none")
 
 
 class Accuracy:
-    """The part that most accuracy studies share: a cell is a task under a policy. tasks: of a study that is not
-    quick."""
+    """The part that most accuracy studies share: a cell is a task under a policy."""
 
-    tasks: ClassVar[Sequence[str]] = TASKS
+    tasks: ClassVar[Sequence[str]] = TASKS  # of a study that is not quick
 
     def policies(self, quick: bool) -> Sequence[Policy]:
         """What is compared."""
@@ -91,12 +95,10 @@ def cells_of(policies: Sequence[Policy], effort: Effort, tasks: Sequence[str] = 
 
 def measured(kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
     """Cells on the models that they name (`model`; else the studied one), each as soon as its last batch is there."""
-    alike: dict[str, list[Cell]] = {}
-    for cell in cells:
-        alike.setdefault(digest({name: cell.get(name) for name in ("model", "task", "count")}), []).append(cell)
-    for group in alike.values():
-        suite = embedded(group[0]["task"], group[0]["count"])
-        yield from gathered(kit, suite, group)
+    for (_, task, count), group in grouped(
+        cells, lambda cell: (cell.get("model"), cell["task"], cell["count"])
+    ).items():
+        yield from gathered(kit, embedded(task, count), group)
 
 
 def gathered(kit: Kit, suite: Suite, cells: Sequence[Cell], result: Summary | None = None) -> Iterator[Record]:
@@ -104,7 +106,8 @@ def gathered(kit: Kit, suite: Suite, cells: Sequence[Cell], result: Summary | No
     result: what is kept of a cell, `result_of` by default."""
     asker = kit.asker(cells[0].get("model"))
     own = asker.lm.model.config.default_decoder
-    left = [(cell, Setting(cell["decoder"] or own, _whole(cell["cache"]))) for cell in cells]
+    # The spec with every key, so that one policy has one spelling among the answers.
+    left = [(cell, Setting(cell["decoder"] or own, spec_of(make_cache(cell["cache"])))) for cell in cells]
     settings = list(dict.fromkeys(setting for _, setting in left))
     total = outstanding = sum(missing(asker.store, suite, [setting]) for setting in settings)
     if total:
@@ -119,11 +122,6 @@ def gathered(kit: Kit, suite: Suite, cells: Sequence[Cell], result: Summary | No
             (found,) = gather(asker.store, suite, [setting])
             yield Record(cell, (result or result_of)(list(found.outcomes.values())))
         left = [pair for pair in left if pair not in done]
-
-
-def _whole(cache: str) -> str:
-    """The spec with every key, so that one policy has one spelling among the answers."""
-    return spec_of(make_cache(cache))
 
 
 def result_of(outcomes: Sequence[ExampleOutcome]) -> dict[str, Any]:
@@ -146,7 +144,7 @@ class Pool:
 
     right: tuple[bool, ...]
     said: tuple[str, ...]
-    rows_share: float
+    rows_share: float  # of no cache's
     tokens: int
     tokens_per_second: float
     cpu_seconds: float
@@ -168,28 +166,77 @@ class Pool:
 def pooled(records: Sequence[Record]) -> Pool:
     """Records of one policy as a pool, in their order."""
     results = [record.result for record in records]
-    total, seconds = (sum(result[name] for result in results) for name in ("rows_total", "seconds"))
+    rows, total, tokens, seconds, cpu = (
+        sum(result[name] for result in results) for name in ("rows", "rows_total", "tokens", "seconds", "cpu_seconds")
+    )
     return Pool(
         right=tuple(flag for result in results for flag in result["right"]),
         said=tuple(text for result in results for text in result["said"]),
-        rows_share=sum(result["rows"] for result in results) / total if total else 0.0,
-        tokens=sum(result["tokens"] for result in results),
-        tokens_per_second=sum(result["tokens"] for result in results) / seconds if seconds else 0.0,
-        cpu_seconds=sum(result["cpu_seconds"] for result in results),
+        rows_share=rows / total if total else 0.0,
+        tokens=tokens,
+        tokens_per_second=tokens / seconds if seconds else 0.0,
+        cpu_seconds=cpu,
     )
 
 
-def known_pool(records: Sequence[Record], policy: Policy) -> Pool | None:
-    """What was measured of a policy, None where nothing was."""
-    try:
-        return pool(records, policy)
-    except KeyError:
-        return None
+def pools_of(records: Sequence[Record]) -> dict[Policy, Pool]:
+    """All that was measured, by policy."""
+    found = grouped(records, lambda record: Policy(record.cell["cache"], record.cell["decoder"]))
+    return {policy: pooled(some) for policy, some in found.items()}
 
 
 def pool(records: Sequence[Record], policy: Policy) -> Pool:
     """All that was measured of a policy. Raises KeyError where nothing was."""
-    found = [record for record in records if policy.fields.items() <= record.cell.items()]
-    if not found:
+    found = pools_of(records)
+    if policy not in found:
         raise KeyError(policy.label)
-    return pooled(found)
+    return found[policy]
+
+
+Pools = Sequence[Pool | None]
+"""Of one series: a pool for each category, None where nothing was measured."""
+
+
+def share_series(name: str, shares: Sequence[Share | None], style: str = "-") -> Series:
+    """Shares with their intervals, in percent."""
+    values = [None if share is None else 100 * share.value for share in shares]
+    return Series(
+        name, values, ends=[None if share is None else percent(share.interval) for share in shares], style=style
+    )
+
+
+def percent(ends: Ends) -> Ends:
+    """An interval of shares, in percent."""
+    return 100 * ends[0], 100 * ends[1]
+
+
+def share_panel(x: str, categories: Sequence[str], series: Mapping[str, Pools], style: str = "-") -> Panel:
+    """Right answers over the categories."""
+    counts = {len(p.right) for pools in series.values() for p in pools if p is not None}
+    label = ", ".join(["right answers (%)", *(f"n={n}" for n in counts if len(counts) == 1), "95% interval"])
+    shares = {name: [None if p is None else p.share for p in pools] for name, pools in series.items()}
+    drawn = [share_series(name, some, style) for name, some in shares.items()]
+    return Panel(x, label, series=drawn, categories=categories, low=0, high=105)
+
+
+def value_panel(
+    x: str,
+    y: str,
+    categories: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    style: str = "-",
+    high: float | None = None,
+) -> Panel:
+    """Values without intervals over the categories, from 0 on."""
+    drawn = [Series(name, values, style=style) for name, values in series.items()]
+    return Panel(x, y, series=drawn, categories=categories, low=0, high=high)
+
+
+def accuracy_chart(
+    title: str, x: str, categories: Sequence[str], series: Mapping[str, Pools], style: str = "-"
+) -> Chart:
+    """Accuracy beside the rows computed, over the categories."""
+    rows = {name: [None if p is None else 100 * p.rows_share for p in pools] for name, pools in series.items()}
+    label = "rows computed (% of no cache)"
+    panels = [share_panel(x, categories, series, style), value_panel(x, label, categories, rows, style, 105)]
+    return Chart(title, panels, 2)

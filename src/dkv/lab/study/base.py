@@ -1,4 +1,4 @@
-"""What a study is: a claim, the cells that test it, a plot of what they gave, and a verdict written by a rule.
+"""What a study is: a claim, the cells that test it, a chart of what they gave, and a verdict written by a rule.
 
 A cell is what is measured at once and kept at once, named by JSON values alone: what a file has of a study is never
 measured again. Studies know nothing of files or the command line; the session (`dkv.lab.study.study_session`) knows
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from dkv.lab.common.charts import Chart
 
+if TYPE_CHECKING:
     from dkv.lab.study.context import Kit
 
 __all__ = ["Cell", "Effort", "Record", "Study", "Verdict"]
@@ -23,13 +23,12 @@ Cell = dict[str, Any]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. quick: fewer settings, shorter lengths; count: examples of each task under each setting;
-    model: the one studied, for studies of several."""
+    """How much is measured."""
 
-    quick: bool = False
-    count: int = 200
+    quick: bool = False  # fewer settings, shorter lengths
+    count: int = 200  # examples of each task under each setting
     seed: int = 0
-    model: str = "tiny"
+    model: str = "tiny"  # the one studied, for studies of several
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the claim held here, None where the examples are too few to tell, and a sentence with the figures; an
-    accuracy difference in it comes with its count and interval."""
+    """What follows for a claim."""
 
-    held: bool | None
-    sentence: str
+    held: bool | None  # None where the examples are too few to tell
+    sentence: str  # with the figures; a difference comes with its count and interval
 
 
 class Study(Protocol):
@@ -71,7 +69,7 @@ class Study(Protocol):
         generating raise."""
         ...
 
-    def figure(self, records: Sequence[Record]) -> Figure:
+    def chart(self, records: Sequence[Record]) -> Chart:
         """The plot of all cells of an effort, in their order; there is at least one."""
         ...
 

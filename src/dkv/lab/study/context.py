@@ -6,11 +6,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
+import torch
+
 from dkv.checkpoints.fingerprint import fingerprint
+from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.lab.eval.answers import Asker
+from dkv.layers.transformer import Transformer
 from dkv.lm import DiffusionLM
 from dkv.loading import compiled_as, find_device, find_dtype, find_model, load
 from dkv.storage.jsonl import Store, StoreFormat
@@ -26,18 +29,17 @@ _ANSWERS = StoreFormat("dkv-study-answers 1", "dkv study", "give another directo
 
 @dataclass
 class Kit:
-    """model, device, dtype, compile: as `load` takes them; the model is studied unless a cell names another. tell:
-    takes a line of progress; seed: of all answers; out: the directory of the answers' files, None = none are kept. A
-    context manager that closes them."""
+    """model, device, dtype, compile: as `load` takes them. A context manager that closes the answers' files."""
 
-    model: str = "tiny"
+    model: str = "tiny"  # the one that is studied, unless a cell names another
     device: str = "auto"
     dtype: str = "auto"
     compile: bool = False
-    tell: Callable[[str], None] = lambda note: None
-    seed: int = 0
-    out: Path | None = None
+    tell: Callable[[str], None] = lambda note: None  # takes a line of progress
+    seed: int = 0  # of all answers
+    out: Path | None = None  # the directory of the answers' files; None = none are kept
     _loaded: dict[str, DiffusionLM] = field(default_factory=dict)
+    _drawn: dict[str, Transformer] = field(default_factory=dict)
     _askers: dict[str, Asker] = field(default_factory=dict)
 
     def lm(self, name: str | None = None) -> DiffusionLM:
@@ -47,12 +49,19 @@ class Kit:
             self._loaded[name] = load(name, device=self.device, dtype=self.dtype, compile=self.compile)
         return self._loaded[name]
 
+    def random_weights(self, shape: str) -> Transformer:
+        """A model of a shape in float32, of which one is kept. Raises SpecError, and SettingError for the device."""
+        if shape not in self._drawn:
+            self._drawn = {shape: random_model(named_shape(shape), torch.float32, device=find_device(self.device))}
+        return self._drawn[shape]
+
     def asker(self, name: str | None = None) -> Asker:
         """A model with the file of its answers. Raises what `load` raises, and SettingError where another run has the
         file, or it holds answers of another model, dtype, seed or version."""
         name = name or self.model
         if name not in self._askers:
-            path = None if self.out is None else self.out / f"answers.{_plain(name)}.jsonl"
+            last = re.sub(r"[^\w.@-]+", "-", Path(name).name) or "model"  # of the name, as a part of a file's
+            path = None if self.out is None else self.out / f"answers.{last}.jsonl"
             common = {**self.common(name), "batch_size": BATCH}
             self._askers[name] = Asker(self.lm(name), Store(path, common, _ANSWERS), self.seed, BATCH)
         return self._askers[name]
@@ -78,13 +87,6 @@ class Kit:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for asker in self._askers.values():
-            asker.store.__exit__(kind, error, trace)
-
-
-def _plain(name: str) -> str:
-    """The last part of a model's name, as a part of a file's."""
-    return re.sub(r"[^\w.@-]+", "-", Path(name).name) or "model"
+            asker.store.__exit__(*error)

@@ -6,21 +6,19 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from dkv.errors import PromptError
+from dkv.lab.common.charts import Chart, Panel
+from dkv.lab.common.grouping import grouped
 from dkv.lab.eval.measured import ExampleOutcome
 from dkv.lab.eval.statistics import Difference, Share
-from dkv.lab.eval.suite import Suite, embedded
-from dkv.lab.study.accuracy import gathered, result_of
+from dkv.lab.eval.suites import Suite, embedded
+from dkv.lab.study.accuracy import gathered, result_of, share_series, value_panel
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
+from dkv.lab.study.runs import tokenizer_of
 from dkv.lab.study.verdicts import Mean, all_of, kept
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from dkv.tokenizer import Tokenizer
+from dkv.tokenizer import Tokenizer
 
 __all__ = ["Diversity", "by_prompt", "distinct", "sampled"]
 
@@ -91,31 +89,29 @@ class Diversity:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Draw what the answers' file lacks."""
-        for temperature in dict.fromkeys(cell["temperature"] for cell in cells):
-            tokenizer, mine = kit.lm().tokenizer, _at(cells, temperature)
-            if tokenizer is None:
-                raise PromptError("prompt: this checkpoint has no tokenizer, and the tasks are texts")
+        for temperature, mine in grouped(cells, lambda cell: cell["temperature"]).items():
             suite = sampled(embedded(mine[0]["task"], mine[0]["count"]), temperature)
-            yield from gathered(kit, suite, mine, partial(by_prompt, tokenizer))
+            yield from gathered(kit, suite, mine, partial(by_prompt, tokenizer_of(kit.lm())))
 
-    def figure(self, records: Sequence[Record]) -> Figure:
+    def chart(self, records: Sequence[Record]) -> Chart:
         """Four panels over the caches, a series for each temperature."""
-        from dkv.lab.study.accuracy_plot import Panel, Point, draw, percent
-
         groups = {f"temperature {t}": [r.result for r in records if r.cell["temperature"] == t] for t in _TEMPERATURES}
-
-        def means(name: str, times: float = 1.0) -> dict[str, list[Point]]:
-            return {t: [Point(times * statistics.fmean(r[name])) for r in group] for t, group in groups.items()}
-
-        passed = {t: [percent(Share(sum(r["passed"]), len(r["passed"]))) for r in g] for t, g in groups.items()}
-        panels = [
-            Panel("distinct-2 (share, mean of prompts)", means("distinct_2"), 0, 1.05),
-            Panel("different texts (% of 8, mean)", means("different", 100), 0, 105),
-            Panel("right samples (%)", means("right", 100), 0, 105),
-            Panel(f"pass@8 (%), n={len(records[0].result['passed'])}, 95% interval", passed, 0, 105),
-        ]
         names = list(dict.fromkeys(record.cell["cache"].replace(":refresh=", " ") for record in records))
-        return draw("Eight samples of a prompt", "cache", names, panels, joined=False)
+
+        def means(label: str, key: str, times: int = 100) -> Panel:
+            values = {t: [times * statistics.fmean(r[key]) for r in group] for t, group in groups.items()}
+            return value_panel("cache", label, names, values, "", 1.05 * times)
+
+        passed = {t: [Share(sum(r["passed"]), len(r["passed"])) for r in group] for t, group in groups.items()}
+        label = f"pass@8 (%), n={len(records[0].result['passed'])}, 95% interval"
+        last = [share_series(t, shares, "") for t, shares in passed.items()]
+        panels = [
+            means("distinct-2 (share, mean of prompts)", "distinct_2", 1),
+            means("different texts (% of 8, mean)", "different"),
+            means("right samples (%)", "right"),
+            Panel("cache", label, series=last, categories=names, low=0, high=105),
+        ]
+        return Chart("Eight samples of a prompt", panels, 2)
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class."""
@@ -130,7 +126,3 @@ class Diversity:
         return Verdict(
             all_of((kept(passed), kept(spread, _NARROWER))), f"{where}: pass@8 {passed}; distinct-2 {spread}."
         )
-
-
-def _at(cells: Sequence[Cell], temperature: float) -> list[Cell]:
-    return [cell for cell in cells if cell["temperature"] == temperature]

@@ -9,22 +9,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from dkv.core.canvas import GIVEN
-from dkv.core.drift import drift
+from dkv.lab.common.charts import Chart, Heatmap, Panel, Series
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
-from dkv.lab.study.domains import DOMAINS, domains_of, exact, snapshots, task_cells
+from dkv.lab.study.domains import domains_of, listed, moved, probed, task_cells, values_of
 from dkv.lab.study.layer_probes import Snapshot
-from dkv.lab.study.resampling import Interval, bootstrap
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from dkv.lab.study.verdicts import Interval, all_of, at_least, at_most, bootstrap
 
 __all__ = ["AGES", "STATES", "Dynamics", "drifts", "states_of"]
 
@@ -63,39 +59,32 @@ class Dynamics:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """A generation without a cache for each cell, in float32. Raises what loading raises, and PromptError."""
-        lm = exact(kit)
-        for cell in cells:
-            kit.tell(f"dynamics: {cell['task']}, prompts from {cell['first']}")
-            yield Record(cell, {"prompts": drifts(snapshots(lm, cell))})
+        return probed(kit, cells, self.name, drifts)
 
-    def figure(self, records: Sequence[Record]) -> Figure:
+    def chart(self, records: Sequence[Record]) -> Chart:
         """For each domain: drift of K and of V by layer and state, and by age."""
-        from dkv.lab.study.panels import grid, heatmap
-
-        domains = domains_of([record.cell for record in records])
-        figure, panels = grid(len(domains), 3, "Keys and values between steps, without a cache")
-        moved = {(d, x): _mean(records, d, "state", x).T.tolist() for d in domains for x in _KEPT}
-        there = [v for values in moved.values() for line in values for v in line if v > 0] or [1.0]
-        for domain, (keys, values, ages) in zip(domains, panels, strict=True):
-            for axis, x in ((keys, "k"), (values, "v")):
-                image = heatmap(axis, moved[domain, x], STATES, min(there) * 0.99, max(there) * 1.01)
-                axis.set_title(f"{domain}: drift of {x.upper()}, step to step", fontsize=9)
-                axis.set_xlabel("token (decoded how many steps ago)", fontsize=8)
-            figure.colorbar(image, ax=values, label="1 - cosine")
-            _draw_ages(ages, records, domain)
-            ages.set_title(f"{domain}: drift by age", fontsize=9)
-        return figure
+        domains = domains_of(records)
+        found = {(d, x): values_of(records, d, "state", x).nanmean(0).T.tolist() for d in domains for x in _KEPT}
+        there = [v for values in found.values() for line in values for v in line if v > 0] or [1.0]
+        panels = []
+        for domain in domains:
+            for x in _KEPT:
+                bar = "1 - cosine" if x == _KEPT[-1] else ""
+                heat = Heatmap(found[domain, x], STATES, min(there) * 0.99, max(there) * 1.01, bar)
+                title = f"{domain}: drift of {x.upper()}, step to step"
+                panels.append(Panel("token (decoded how many steps ago)", "layer", title, heat=heat))
+            panels.append(_by_age(records, domain))
+        return Chart("Keys and values between steps, without a cache", panels, 3, size=(4.6, 3.6))
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule above."""
-        domains = domains_of([record.cell for record in records])
+        domains = domains_of(records)
         found = {(d, x): _ratios(records, d, x) for d in domains for x in _KEPT}
-        held = [h for ratios in found.values() for h in ratios.held]
-        settled = False if False in held else None if None in held else True
         parts = [
-            f"{d} (n={len(_values(records, d, 'state', 'k'))} prompts): {_told(found[d, 'k'], found[d, 'v'])}"
+            f"{d} (n={len(values_of(records, d, 'state', 'k'))} prompts): {_told(found[d, 'k'], found[d, 'v'])}"
             for d in domains
         ]
+        settled = all_of(held for ratios in found.values() for held in ratios.held)
         return Verdict(settled, f"Averaged over layers, with 95% intervals over prompts. {'. '.join(parts)}.")
 
 
@@ -110,17 +99,7 @@ class _Ratios:
 
     @property
     def held(self) -> tuple[bool | None, ...]:
-        return _most(self.after, _SETTLED), _most(self.largest, 1.0), _least(self.masked, 1.0)
-
-
-def _most(interval: Interval, bound: float) -> bool | None:
-    _, low, high = interval
-    return True if high <= bound else False if low > bound else None
-
-
-def _least(interval: Interval, bound: float) -> bool | None:
-    _, low, high = interval
-    return True if low >= bound else False if high < bound else None
+        return at_most(self.after, _SETTLED), at_most(self.largest, 1.0), at_least(self.masked, 1.0)
 
 
 def states_of(committed_at: Tensor, clock: int) -> Tensor:
@@ -158,24 +137,24 @@ class _Tally:
             if age > len(past):
                 break
             then = past[-age]
-            moved = torch.stack([
-                _moved(getattr(now, x)[:, row, whole], getattr(then, x)[:, row, whole]) for x in _KEPT
+            drift = torch.stack([
+                moved(getattr(now, x)[:, row, whole], getattr(then, x)[:, row, whole]).double() for x in _KEPT
             ])  # fmt: skip
-            self._add_age(moved, committed, then.clock, number)
+            self._add_age(drift, committed, then.clock, number)
             if age == 1:
-                self._add_states(moved, states_of(committed, then.clock))
+                self._add_states(drift, states_of(committed, then.clock))
 
-    def _add_states(self, moved: Tensor, state: Tensor) -> None:
+    def _add_states(self, drift: Tensor, state: Tensor) -> None:
         member = torch.nn.functional.one_hot(state, len(STATES)).double()
-        self.state = self._sum(self.state, torch.einsum("xlt,ts->xsl", moved, member))
+        self.state = self._sum(self.state, torch.einsum("xlt,ts->xsl", drift, member))
         self.states = self.states + member.sum(0).cpu()
 
-    def _add_age(self, moved: Tensor, committed: Tensor, clock: int, number: int) -> None:
+    def _add_age(self, drift: Tensor, committed: Tensor, clock: int, number: int) -> None:
         """Of decoded tokens, only those that were themselves at both times."""
         given = committed == GIVEN
         member = torch.stack(((committed < clock) & ~given, given), 1).double()
-        found = torch.zeros(len(_KEPT), len(_GROUPS), len(AGES), moved.shape[1], dtype=torch.float64)
-        found[:, :, number] = torch.einsum("xlt,tg->xgl", moved, member).cpu()
+        found = torch.zeros(len(_KEPT), len(_GROUPS), len(AGES), drift.shape[1], dtype=torch.float64)
+        found[:, :, number] = torch.einsum("xlt,tg->xgl", drift, member).cpu()
         self.age = self._sum(self.age, found)
         self.ages[:, number] += member.sum(0).cpu()
 
@@ -188,39 +167,15 @@ class _Tally:
         state = self.state / self.states[None, :, None]
         age = self.age / self.ages[None, :, :, None]
         return {
-            "state": {x: _listed(state[i]) for i, x in enumerate(_KEPT)},
-            "age": {x: _listed(age[i].flatten(0, 1)) for i, x in enumerate(_KEPT)},
+            "state": {x: listed(state[i], ".6g") for i, x in enumerate(_KEPT)},
+            "age": {x: listed(age[i].flatten(0, 1), ".6g") for i, x in enumerate(_KEPT)},
             "states": [int(n) for n in self.states],
             "ages": [int(n) for n in self.ages.flatten()],
         }
 
 
-def _moved(new: Tensor, old: Tensor) -> Tensor:
-    """1 - cosine [L, T] of vectors [L, T, D]."""
-    return drift(new.flatten(0, 1), old.flatten(0, 1), "cosine").view(new.shape[:2]).double()
-
-
-def _listed(values: Tensor) -> list[list[float | None]]:
-    return [[float(f"{v:.6g}") if v == v else None for v in line] for line in values.tolist()]
-
-
-def _values(records: Sequence[Record], domain: str, kind: str, x: str) -> Tensor:
-    """[prompts, states or groups * ages, L] of a domain; NaN where there was nothing."""
-    found = [
-        [[torch.nan if v is None else v for v in line] for line in prompt[kind][x]]
-        for record in records
-        if DOMAINS[record.cell["task"]] == domain
-        for prompt in record.result["prompts"]
-    ]
-    return torch.tensor(found, dtype=torch.float64)
-
-
-def _mean(records: Sequence[Record], domain: str, kind: str, x: str) -> Tensor:
-    return _values(records, domain, kind, x).nanmean(0)
-
-
 def _ratios(records: Sequence[Record], domain: str, x: str) -> _Ratios:
-    values = _values(records, domain, "state", x).mean(2)  # [prompts, states]
+    values = values_of(records, domain, "state", x).mean(2)  # [prompts, states]
     decoding, old = STATES.index("just decoded"), slice(STATES.index("2"), STATES.index("prompt"))
     others = [i for i in range(len(STATES)) if i != decoding]
 
@@ -236,10 +191,8 @@ def _ratios(records: Sequence[Record], domain: str, x: str) -> _Ratios:
 
 def _told(keys: _Ratios, values: _Ratios) -> str:
     def both(name: str) -> str:
-        return " and ".join(
-            f"{getattr(r, name)[0]:.2g} [{getattr(r, name)[1]:.2g}, {getattr(r, name)[2]:.2g}] ({x})"
-            for x, r in (("K", keys), ("V", values))
-        )
+        pairs = (("K", getattr(keys, name)), ("V", getattr(values, name)))
+        return " and ".join(f"{value:.2g} [{low:.2g}, {high:.2g}] ({x})" for x, (value, low, high) in pairs)
 
     return (
         f"a step after its decoding a token drifts {both('after')} times as far as at it; the largest of the other "
@@ -248,21 +201,15 @@ def _told(keys: _Ratios, values: _Ratios) -> str:
     )
 
 
-def _draw_ages(axis: Axes, records: Sequence[Record], domain: str) -> None:
+def _by_age(records: Sequence[Record], domain: str) -> Panel:
     """Drift over age, averaged over layers, of K and V of decoded tokens and of the prompt."""
-    from dkv.lab.study.panels import COLOURS, MARKS
-
-    for number, group in enumerate(_GROUPS):
-        for x, line in (("k", "-"), ("v", "--")):
-            mean = _mean(records, domain, "age", x).nanmean(1).view(len(_GROUPS), len(AGES))[number].tolist()
-            axis.plot(
-                AGES, mean, line, color=COLOURS[number], marker=MARKS[number], label=f"{x.upper()}, {group}",
-                fillstyle="full" if x == "k" else "none", markersize=5, linewidth=1.4,
-            )  # fmt: skip
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(AGES, [str(age) for age in AGES])
-    axis.set_ylim(bottom=0)
-    axis.set_xlabel("age (steps since computed)", fontsize=8)
-    axis.set_ylabel("1 - cosine, mean over layers", fontsize=8)
-    axis.grid(True, color="#dddddd", linewidth=0.6)
-    axis.legend(fontsize=7, frameon=False)
+    series = []
+    for x, line in (("k", "-"), ("v", "--")):
+        means = values_of(records, domain, "age", x).nanmean(0).nanmean(1).view(len(_GROUPS), len(AGES)).tolist()
+        series += [
+            Series(f"{x.upper()}, {group}", mean, AGES, like=group, style=line, hollow=x == "v")
+            for group, mean in zip(_GROUPS, means, strict=True)
+        ]
+    label = "1 - cosine, mean over layers"
+    title = f"{domain}: drift by age"
+    return Panel("age (steps since computed)", label, title, series=series, log_x=AGES, low=0, legend=True)

@@ -8,19 +8,20 @@ what is counted is the candidates that differ; errors cannot pile up.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dkv.caches import make_cache
-from dkv.lab.bench.runners import RunOutcome
-from dkv.lab.eval.turns import Turns
-from dkv.lab.study.runs import ids_of, run_of, settings_for
+from dkv.lab.bench.runners import Denoising
+from dkv.lab.common.engine_batch import batch_of
+from dkv.lab.eval.questions import Turns
+from dkv.lab.study.runs import ids_of, settings_for
 from dkv.lab.study.side_by_side import Lockstep, Prompts
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 from dkv.tiny import Example, load_eval
 
-__all__ = ["Held", "OneRun", "examples_of", "follow", "free"]
+__all__ = ["Held", "examples_of", "follow", "free", "one_run"]
 
 
 @dataclass(frozen=True)
@@ -38,31 +39,19 @@ def examples_of(lm: DiffusionLM, task: str, least: int, count: int) -> list[Exam
     return [e for size, _, e in sized if size >= least and size + e.gen_length <= context][:count]
 
 
-class OneRun:
-    """One prompt (a text, a conversation, or a list of ids) under a cache, its canvas filled, taken step by step: a
-    `dkv.lab.bench.runners.Runner`. cache_dtype: of keys, values and features, None = the model's."""
-
-    def __init__(
-        self, lm: DiffusionLM, prompt: str | Turns | list[int], gen: int, cache: str, cache_dtype: str | None = None
-    ) -> None:
-        ids = prompt if isinstance(prompt, list) else _ids(lm, prompt)
-        self._run = run_of(lm, [ids], _settings(lm, gen, cache), cache_dtype=cache_dtype)
-
-    def step(self) -> bool:
-        """Take a step; False where there was none left."""
-        return self._run.step() is not None
-
-    def outcome(self) -> RunOutcome:
-        """What the finished run came to; works are not counted."""
-        generations = tuple(self._run.results())
-        stats = generations[0].stats
-        held = self._run.cache_bytes
-        return RunOutcome((), generations, stats.new_tokens, stats.rows_computed, stats.rows_total, held)
+def one_run(
+    lm: DiffusionLM, prompt: str | Turns | list[int], gen: int, cache: str, cache_dtype: str | None = None
+) -> Denoising:
+    """One prompt (a text, a conversation, or a list of ids) under a cache, its canvas filled. cache_dtype: of keys,
+    values and features, None = the model's."""
+    ids = prompt if isinstance(prompt, list) else _ids(lm, prompt)
+    settings = replace(_settings(lm, gen, cache), cache_dtype=cache_dtype)
+    return Denoising(batch_of(lm, [ids], settings), lm.model.config.layers)
 
 
 def free(lm: DiffusionLM, prompt: str | Turns, gen: int, cache: str, cache_dtype: str | None = None) -> Generation:
     """What a cache generates for itself."""
-    run = OneRun(lm, prompt, gen, cache, cache_dtype)
+    run = one_run(lm, prompt, gen, cache, cache_dtype)
     while run.step():
         pass
     return run.outcome().generations[0]
@@ -86,5 +75,5 @@ def _ids(lm: DiffusionLM, prompt: str | Turns) -> list[int]:
     return ids_of(lm, [prompt])[0]
 
 
-def _settings(lm: DiffusionLM, gen: int, cache: str) -> SamplingParams:
+def _settings(lm: DiffusionLM, gen: int, cache: str) -> ResolvedParams:
     return settings_for(cache, gen, gen, lm.model.config.default_decoder)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
-from dkv.lab.eval.statistics import Difference
-from dkv.lab.eval.suite import EMBEDDED
-from dkv.lab.study.accuracy import NONE, Accuracy, Policy, Pool, known_pool, pool
+from dkv.lab.common.charts import Chart, Panel, Series
+from dkv.lab.eval.statistics import Difference, Share
+from dkv.lab.eval.suites import EMBEDDED
+from dkv.lab.study.accuracy import NONE, Accuracy, Policy, Pool, percent, pool, pools_of
 from dkv.lab.study.base import Record, Verdict
 from dkv.lab.study.verdicts import all_of, gained, kept
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["FillRows"]
 
@@ -54,25 +52,31 @@ class FillRows(Accuracy):
         known = [p for settings in (*_RIVALS.values(), *_OTHERS.values()) for p in settings]
         return [NONE, *known, *_fill(_CHOICES[0]), *(p for other in _CHOICES[1:] for p in _fill(other, few=True))]
 
-    def figure(self, records: Sequence[Record]) -> Figure:
+    def chart(self, records: Sequence[Record]) -> Chart:
         """Agreement, and right answers, over processor time: a line for each cache and choice."""
-        from dkv.lab.study.curves import Curve, curves
-
-        none = pool(records, NONE)
+        known = pools_of(records)
+        none = known[NONE]
         families = {**_RIVALS, **_OTHERS, **{f"dkv-fill, {choose}": _fill(choose) for choose in _CHOICES}}
-        lines = [
-            Curve(name, [p for policy in settings if (p := known_pool(records, policy)) is not None])
-            for name, settings in families.items()
+        lines = {name: [known[p] for p in settings if p in known] for name, settings in families.items()}
+
+        def panel(y: str, value: Callable[[Pool], Share], levels: dict[float, str]) -> Panel:
+            series = [_over_time(name, pools, none, value) for name, pools in lines.items() if pools]
+            return Panel("processor time (% of no cache)", y, series=series, log_x=(5, 10, 20, 50, 100), levels=levels)
+
+        panels = [
+            panel("answers that are no cache's (%)", lambda p: p.agreement(none), {}),
+            panel("right answers (%)", lambda p: p.share, {100 * none.share.value: "no cache"}),
         ]
-        return curves("dkv-fill beside the published caches", [line for line in lines if line.pools], none)
+        title = f"dkv-fill beside the published caches, n={len(none.right)}, 95% interval"
+        return Chart(title, panels, 2, size=(6.0, 4.9))
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class."""
-        none = pool(records, NONE)
-        own = [p for policy in _fill(_CHOICES[0]) if (p := known_pool(records, policy)) is not None]
+        known, none = pools_of(records), pool(records, NONE)
+        own = [known[policy] for policy in _fill(_CHOICES[0]) if policy in known]
         answers, told = list[bool | None](), list[str]()
         for settings in _RIVALS.values():
-            rivals = {policy: p for policy in settings if (p := known_pool(records, policy)) is not None}
+            rivals = {policy: known[policy] for policy in settings if policy in known}
             best = max(rivals, key=lambda policy: rivals[policy].agreement(none).right)
             for policy, rival in rivals.items():
                 mine = _beside(own, rival, none)
@@ -99,3 +103,11 @@ def _agreement(mine: Pool, rival: Pool, none: Pool) -> Difference:
     """How much more often one agrees with no cache than the other, on pairs."""
     flags = [[a == b for a, b in zip(one.said, none.said, strict=True)] for one in (mine, rival)]
     return Difference.of(*flags)
+
+
+def _over_time(name: str, pools: Sequence[Pool], none: Pool, value: Callable[[Pool], Share]) -> Series:
+    """Shares of one family's settings in the order of their time, which is in percent of no cache's."""
+    some = sorted(pools, key=lambda p: p.cpu_seconds)
+    times = [100 * p.cpu_seconds / none.cpu_seconds if none.cpu_seconds else 100 for p in some]
+    shares = [value(p) for p in some]
+    return Series(name, [100 * s.value for s in shares], times, [percent(s.interval) for s in shares])

@@ -18,7 +18,8 @@ from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import LayerOps, RotaryPhase, Rules
 from dkv.core.packing import PackedRows
 from dkv.core.policy import Plan, Step
-from dkv.lab.study.runs import run_of, settings_for
+from dkv.lab.common.engine_batch import batch_of
+from dkv.lab.study.runs import settings_for
 from dkv.lm import DiffusionLM
 
 __all__ = ["Keep", "Observe", "Snapshot", "buffers_of", "observe"]
@@ -59,20 +60,17 @@ class Observe:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one step computed, of L layers, B sequences and T positions. clock: of the step; active [B]: sequences that
-    it ran for; prompt, length [B]: where responses begin and end; committed_at [B, T]: as in `Canvas`, after the step
-    (a position entered it with its mask where this is at least `clock`). k, v [L, B, T, kv_heads * head_dim]: keys
-    after the rotation, and values; attn, mlp [L, B, T, C]: what attention and feed-forward added to the stream."""
+    """What one step computed, of L layers, B sequences and T positions."""
 
-    clock: int
-    active: list[bool]
-    prompt: list[int]
-    length: list[int]
-    committed_at: Tensor
-    k: Tensor
-    v: Tensor
-    attn: Tensor
-    mlp: Tensor
+    clock: int  # of the step
+    active: list[bool]  # [B] sequences that it ran for
+    prompt: list[int]  # [B] where responses begin
+    length: list[int]  # [B] where they end
+    committed_at: Tensor  # [B, T] as in `Canvas`, after the step; at least `clock` where a mask entered it
+    k: Tensor  # [L, B, T, kv_heads * head_dim] after the rotation
+    v: Tensor  # [L, B, T, kv_heads * head_dim]
+    attn: Tensor  # [L, B, T, C] what attention added to the stream
+    mlp: Tensor  # [L, B, T, C] what the feed-forward network added
 
 
 def observe(
@@ -84,21 +82,12 @@ def observe(
     For float32: in bfloat16 a cosine near 1 is mostly rounding. Raises SettingError.
     """
     rule = decoder or lm.model.config.default_decoder
-    run = run_of(lm, prompts, settings_for(Observe(), gen_length, gen_length, rule, stop_at_eos=True))
+    run = batch_of(lm, prompts, settings_for(Observe(), gen_length, gen_length, rule, stop_at_eos=True))
     canvas, memory = run.state.canvas, run.state.memory
     prompt, length = canvas.prompt.tolist(), canvas.length.tolist()
     for clock, tick in enumerate(run.steps()):
-        yield Snapshot(
-            clock=clock,
-            active=[not done for done in tick.done],
-            prompt=prompt,
-            length=length,
-            committed_at=canvas.committed_at.clone(),
-            k=buffers_of(memory.layers, "k"),
-            v=buffers_of(memory.layers, "v"),
-            attn=buffers_of(memory.layers, "attn"),
-            mlp=buffers_of(memory.layers, "mlp"),
-        )
+        kept = {name: buffers_of(memory.layers, name) for name in ("k", "v", "attn", "mlp")}
+        yield Snapshot(clock, [not done for done in tick.done], prompt, length, canvas.committed_at.clone(), **kept)
 
 
 def buffers_of(layers: Sequence[LayerCache], name: str) -> Tensor:

@@ -11,24 +11,23 @@ times of one cell only. A test compares compositions with whole generations."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from dkv.lab.bench.columns import with_unit
+from dkv.lab.bench.exponents import Exponent, fit_exponent
 from dkv.lab.bench.shapes import SHAPES
+from dkv.lab.common.charts import Chart, Panel, Series, with_unit
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
-from dkv.lab.study.length_curve import GREW, LengthCurve
 from dkv.lab.study.runs import settings_for
-from dkv.lab.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, side_by_side
-from dkv.lab.study.steps import Outline, compose, outline
+from dkv.lab.study.steps import SHAPE, Outline, compose, held_bytes, outline, rounds_at, side_by_side
+from dkv.layers.transformer import Transformer
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["GREW", "LengthCurve", "LengthStudy", "lines_of"]
 
-    from dkv.layers.transformer import Transformer
-
-__all__ = ["GREW", "LengthCurve", "LengthStudy", "family_of", "lines_of"]
+GREW = 1.1
+"""Times its speed-up at the shortest length that the longest must show to have grown."""
 
 POLICIES = (
     "none", "dkv-decode", "dkv-greedy", "dkv-pd", "dllm-cache:kp=50,kr=7,rho=0.25", "fast-prefix", "fast-dual",
@@ -38,7 +37,49 @@ FAMILIES = {"dkv": "dKV-Cache", "dllm": "dLLM-Cache", "fast": "Fast-dLLM"}
 _RESPONSE = 256
 _SHARE = 4
 _BLOCK = 32
-_GROWING = ("prompt", "both")
+_GROWING = {"prompt": "the prompt grows, 256 positions of response", "both": "both grow, a quarter is response"}
+
+
+@dataclass(frozen=True)
+class LengthCurve:
+    """How a policy's cost and speed-up go with the length."""
+
+    policy: str
+    growing: str  # "prompt" or "both"
+    points: tuple[tuple[int, Any], ...]  # (positions, result), by positions
+
+    @property
+    def positions(self) -> list[int]:
+        """Of each point."""
+        return [at for at, _ in self.points]
+
+    @property
+    def speedups(self) -> list[float]:
+        """No cache's seconds over its own, at each point."""
+        return [result["none_seconds"] / result["seconds"] for _, result in self.points]
+
+    def results(self, name: str) -> list[Any]:
+        """A field of each point's result."""
+        return [result[name] for _, result in self.points]
+
+    @property
+    def exponent(self) -> Exponent | None:
+        """Of its seconds in the positions."""
+        return fit_exponent(self.positions, self.results("seconds"))
+
+    @property
+    def grew(self) -> bool:
+        """Whether the speed-up at the longest length is that at the shortest times GREW at least."""
+        return self.speedups[-1] >= GREW * self.speedups[0]
+
+    @property
+    def short(self) -> str:
+        """The policy's name alone."""
+        return self.policy.partition(":")[0]
+
+    def __str__(self) -> str:
+        times, saved = self.speedups, self.results("llada_saved")
+        return f"{self.short} {times[0]:.1f}x to {times[-1]:.1f}x ({saved[0]:.1f} to {saved[-1]:.1f})"
 
 
 class LengthStudy:
@@ -65,22 +106,33 @@ class LengthStudy:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Count, sample, compose. Raises what making the model raises."""
-        models: dict[str, Transformer] = {}
         bases: dict[tuple[int, int, int], Outline] = {}
         for cell in cells:
             kit.tell(f"{cell['cache']} at {cell['positions']:,} positions, {cell['gen']:,} of them response")
-            if cell["shape"] not in models:
-                models = {cell["shape"]: random_weights(cell["shape"], kit.device)}
-            model, size = models[cell["shape"]], (cell["positions"], cell["gen"], cell["block"])
+            model, size = kit.random_weights(cell["shape"]), (cell["positions"], cell["gen"], cell["block"])
             if size not in bases:
                 bases = {size: _outline(model, {**cell, "cache": "none"})}
             yield Record(cell, _result(model, cell, bases[size]))
 
-    def figure(self, records: Sequence[Record]) -> Figure:
-        """Seconds, speed-up and memory over the positions."""
-        from dkv.lab.study.length_plot import length_figure
-
-        return length_figure(lines_of(records))
+    def chart(self, records: Sequence[Record]) -> Chart:
+        """Seconds, speed-up, operations saved and memory over the positions, a line of panels for each way of
+        growing."""
+        lines = lines_of(records)
+        panels: list[Panel] = []
+        for way in dict.fromkeys(line.growing for line in lines):
+            some = [line for line in lines if line.growing == way]
+            cached = [line for line in some if line.policy != "none"]
+            panels += [
+                _panel(some, "whole generation (processor time)", f"{_GROWING[way]}; legend: exponent", "s",
+                       lambda line: line.results("seconds"), exponents=True),
+                _panel(cached, "speed-up over no cache (times)", "speed-up", "", lambda line: line.speedups),
+                _panel(cached, "operations saved (times)", "counted, on LLaDA-8B's shape", "",
+                       lambda line: line.results("llada_saved")),
+                _panel(some, "most memory held, beside the weights", "peak memory of a step, cache included", "B",
+                       lambda line: line.results("peak_bytes")),
+            ]  # fmt: skip
+        title = "Cost by length: a small LLaDA with random weights, float32, composed of sampled steps"
+        return Chart(title, panels, 4, size=(4.25, 4.4), looks=list(dict.fromkeys(line.short for line in lines)))
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class."""
@@ -126,7 +178,7 @@ def _memory(lines: Sequence[LengthCurve]) -> str:
         if line.positions[-1] == longest:
             peak, base = result["peak_bytes"], result["none_peak_bytes"]
             share = f", peak {peak / base:.2f} times" if peak and base else ""
-            told[line.policy.partition(":")[0]] = f"{with_unit(result['cache_bytes'], 'B')}{share}"
+            told[line.short] = f"{with_unit(result['cache_bytes'], 'B')}{share}"
     parts = "; ".join(f"{name} {text}" for name, text in told.items())
     return f"Kept at {longest:,} positions, and the peak of a step over that of no cache: {parts}."
 
@@ -142,9 +194,9 @@ def lines_of(records: Sequence[Record]) -> list[LengthCurve]:
     return [LengthCurve(policy, growing, tuple(sorted(points.items()))) for (growing, policy), points in found.items()]
 
 
-def family_of(policy: str) -> str:
+def _family(line: LengthCurve) -> str:
     """The paper's name for the family."""
-    return FAMILIES[policy.partition("-")[0]]
+    return FAMILIES[line.policy.partition("-")[0]]
 
 
 def _sentence(growing: str, lines: Sequence[LengthCurve]) -> str:
@@ -154,10 +206,30 @@ def _sentence(growing: str, lines: Sequence[LengthCurve]) -> str:
         return ""
     ends = f"{some[0].positions[0]:,} to {some[0].positions[-1]:,} positions"
     told = []
-    for family in dict.fromkeys(family_of(line.policy) for line in some):
-        mine = [line for line in some if family_of(line.policy) == family]
+    for family in dict.fromkeys(_family(line) for line in some):
+        mine = [line for line in some if _family(line) == family]
         grew = statistics.fmean(line.grew for line in mine)
         word = "grows" if grew == 1 else "does not grow" if grew == 0 else "grows in part"
         told.append(f"{family} {word}: {', '.join(map(str, mine))}")
     where = "the prompt grows" if growing == "prompt" else "prompt and response grow"
     return f"Where {where} ({ends}), the speed-up of {'; '.join(told)}."
+
+
+def _panel(
+    lines: Sequence[LengthCurve],
+    y: str,
+    title: str,
+    unit: str,
+    values: Callable[[LengthCurve], Sequence[float | None]],
+    exponents: bool = False,
+) -> Panel:
+    """A line for each policy, both scales logarithmic; in the legend the fitted exponents, where asked for."""
+    series = []
+    for line in lines:
+        fitted = line.exponent if exponents else None
+        name = line.short if fitted is None else f"{line.short}: {fitted.value:.2f}"
+        series.append(Series(name, values(line), line.positions, like=line.short))
+    ticks = sorted({x for line in lines for x in line.positions})
+    level = {1.0: ""} if y.startswith("speed-up") else {}
+    x = "positions (prompt and response)"
+    return Panel(x, y, title, series=series, log_x=ticks, log_y=unit, levels=level, legend=True)

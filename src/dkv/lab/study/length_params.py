@@ -12,25 +12,26 @@ prompts."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from dkv.lab.common.agreement import agreement
+from dkv.lab.common.charts import Bar, Chart, Panel, Series
+from dkv.lab.common.grouping import grouped
 from dkv.lab.eval.statistics import Difference, Share
+from dkv.lab.study.accuracy import percent
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.fidelity import Held, examples_of, follow, free
-from dkv.lab.study.length_grid import NEAR, PUBLISHED, Found, Params
 from dkv.lab.study.runs import settings_for
-from dkv.lab.study.sampled import SHAPE, held_bytes, random_weights, rounds_at, side_by_side
-from dkv.lab.study.steps import Sample, compose, outline
-from dkv.tiny.tasks import EVALUATED, Example
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from dkv.layers.transformer import Transformer
+from dkv.lab.study.steps import SHAPE, Sample, compose, held_bytes, outline, rounds_at, side_by_side
+from dkv.layers.transformer import Transformer
+from dkv.tiny import TASKS, Example
 
 __all__ = ["ENOUGH", "NEAR", "Found", "LengthParams", "Params", "found_in"]
+
+NEAR = 1.1
+"""Times the least seconds: what counts as near the best."""
 
 ENOUGH = 20
 """Examples below which fidelity is too uncertain for a verdict."""
@@ -38,6 +39,57 @@ ENOUGH = 20
 _RESPONSE = 256
 _FIDELITY = ("lookup", 256)
 _MOST = 28  # so many prompts of `lookup` have 256 tokens or more
+
+
+@dataclass(frozen=True)
+class Params:
+    """dllm-cache's settings."""
+
+    kp: int
+    kr: int
+    rho: float
+
+    @property
+    def spec(self) -> str:
+        """As `make_cache` takes it."""
+        return f"dllm-cache:kp={self.kp},kr={self.kr},rho={self.rho:g}"
+
+    def __str__(self) -> str:
+        return f"kp {self.kp}, kr {self.kr}, rho {self.rho:g}"
+
+
+PUBLISHED = Params(50, 7, 0.25)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the records tell."""
+
+    seconds: dict[int, dict[Params, float]]  # by positions and setting
+    none: dict[int, dict[float, float]]  # no cache's in the same cells, by positions and rho
+    fidelity: dict[Params, Any]  # results by setting
+
+    def speedup(self, positions: int, params: Params) -> float:
+        """No cache's seconds over its own, of one cell."""
+        return self.none[positions][params.rho] / self.seconds[positions][params]
+
+    @property
+    def faithful(self) -> list[Params]:
+        """Settings that are not shown to lose: against the most faithful one, on the same prompts, the 95% interval of
+        the difference in texts that are no cache's reaches 0."""
+        if not self.fidelity:
+            return []
+        best = max(self.fidelity, key=lambda params: sum(self.fidelity[params]["same"]))
+        return [params for params in self.fidelity if self.against(params, best).interval[1] >= 0]
+
+    def against(self, params: Params, other: Params) -> Difference:
+        """Texts that are no cache's: this setting's less the other's."""
+        return Difference.of(self.fidelity[params]["same"], self.fidelity[other]["same"])
+
+    def good(self, positions: int) -> list[Params]:
+        """Of the faithful settings, those within NEAR of the fastest."""
+        times = {params: s for params, s in self.seconds[positions].items() if params in self.faithful}
+        return [params for params, s in times.items() if s <= NEAR * min(times.values())]
 
 
 class LengthParams:
@@ -66,20 +118,33 @@ class LengthParams:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Cost cell by cell; the fidelity of all settings together, prompt by prompt. Raises what loading raises."""
-        models: dict[str, Transformer] = {}
         for cell in cells:
             if cell["part"] == "cost":
                 kit.tell(f"rho {cell['rho']:g} at {cell['positions']:,} positions")
-                if cell["shape"] not in models:
-                    models = {cell["shape"]: random_weights(cell["shape"], kit.device)}
-                yield Record(cell, _cost(models[cell["shape"]], cell))
+                yield Record(cell, _cost(kit.random_weights(cell["shape"]), cell))
         yield from _fidelity(kit, [cell for cell in cells if cell["part"] == "fidelity"])
 
-    def figure(self, records: Sequence[Record]) -> Figure:
-        """Speed-up over the positions, and fidelity, by setting."""
-        from dkv.lab.study.length_params_plot import length_params_figure
-
-        return length_params_figure(found_in(records))
+    def chart(self, records: Sequence[Record]) -> Chart:
+        """Speed-up over the positions beside fidelity, of the settings whose fidelity was measured, else of all."""
+        found = found_in(records)
+        lengths = sorted(found.seconds)
+        settings = list(found.fidelity) or list(found.seconds[lengths[0]] if lengths else ())
+        timed = {p: [n for n in lengths if p in found.seconds[n]] for p in settings}
+        series = [Series(str(p), [found.speedup(n, p) for n in some], some) for p, some in timed.items() if some]
+        results = found.fidelity.values()
+        texts = [Share(sum(r["same"]), len(r["same"])) for r in results]
+        # Candidates of one text are not independent: no interval.
+        names = list(map(str, settings))
+        other = [Bar(n, 100 * r["differ"] / max(r["compared"], 1), names[n]) for n, r in enumerate(results)]
+        same = [Bar(n, 100 * s.value, names[n], ends=percent(s.interval)) for n, s in enumerate(texts)]
+        x, y = "positions (prompt, and 256 of response)", "speed-up over no cache (times)"
+        panels = [
+            Panel(x, y, series=series, log_x=lengths, log_y="", legend=True),
+            Panel("texts as without a cache (%), 95% interval", bars=same, categories=names),
+            Panel("candidates that differ, on the same canvas (%)", bars=other, categories=names),
+        ]
+        title = "dllm-cache at length: settings one at a time around kp 50, kr 7, rho 0.25"
+        return Chart(title, panels, 3, size=(4.4, 4.8))
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class."""
@@ -128,10 +193,8 @@ def _cost(model: Transformer, cell: Cell) -> dict[str, Any]:
 
 def _fidelity(kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
     """Cells that ask the same prompts together: no cache is run once for all of them."""
-    groups: dict[tuple[str, int, int], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell["task"], cell["least"], cell["count"]), []).append(cell)
-    for (task, least, count), group in groups.items():
+    alike = grouped(cells, lambda cell: (cell["task"], cell["least"], cell["count"]))
+    for (task, least, count), group in alike.items():
         found: list[list[tuple[bool, bool, bool, float, Held]]] = [[] for _ in group]
         examples = examples_of(kit.lm(), task, least, count)
         for number, example in enumerate(examples):
@@ -148,7 +211,7 @@ def _params(cell: Cell) -> Params:
 def _compare(kit: Kit, example: Example, specs: Sequence[str]) -> Iterator[tuple[bool, bool, bool, float, Held]]:
     """Of each cache on one prompt: whether the text is no cache's, whether it is right, whether no cache's is, the
     share of equal tokens, and what it would have said otherwise on the canvas of no cache."""
-    lm, check = kit.lm(), EVALUATED[example.task].check
+    lm, check = kit.lm(), TASKS[example.task].check
     none, others = follow(lm, example.asked, example.gen_length, specs)
     for spec, held in zip(specs, others, strict=True):
         own = free(lm, example.asked, example.gen_length, spec)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from dkv.errors import PromptError
+from dkv.lab.common.charts import Chart
+from dkv.lab.common.grouping import grouped
 from dkv.lab.eval.statistics import Difference
-from dkv.lab.eval.suite import EMBEDDED, Problem, Suite, embedded
-from dkv.lab.study.accuracy import NONE, Policy, Pool, gathered, pool, pooled
+from dkv.lab.eval.suites import EMBEDDED, Problem, Suite, embedded
+from dkv.lab.study.accuracy import NONE, Policy, accuracy_chart, gathered, pool, pools_of
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
+from dkv.lab.study.runs import tokenizer_of
 from dkv.lab.study.verdicts import all_of, kept
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["LongPrompts", "between"]
 
@@ -31,9 +30,7 @@ _LOSS = 0.05
 def between(kit: Kit, suite: Suite, low: int, high: int, count: int) -> Suite:
     """The first `count` problems whose prompts have at least `low` tokens and fewer than `high`, all messages together,
     without a chat template. Raises PromptError where there is no tokenizer."""
-    tokenizer = kit.lm().tokenizer
-    if tokenizer is None:
-        raise PromptError("prompt: this checkpoint has no tokenizer, and the tasks are texts")
+    tokenizer = tokenizer_of(kit.lm())
     found: list[Problem] = []
     for problem in suite.problems:
         prompt = problem.question.prompt
@@ -72,20 +69,18 @@ class LongPrompts:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Range by range; of a range without prompts the lists are empty."""
-        for low, high in dict.fromkeys(tuple(cell["tokens"]) for cell in cells):
-            mine = [cell for cell in cells if cell["tokens"] == [low, high]]
+        for (low, high), mine in grouped(cells, lambda cell: tuple(cell["tokens"])).items():
             suite = between(kit, embedded(self._task), low, high, mine[0]["count"])
             yield from gathered(kit, suite, mine)
 
-    def figure(self, records: Sequence[Record]) -> Figure:
+    def chart(self, records: Sequence[Record]) -> Chart:
         """A series for each policy over the ranges."""
-        from dkv.lab.study.accuracy_plot import accuracy_and_rows
-
-        ranges = list(dict.fromkeys(tuple(record.cell["tokens"]) for record in records))
-        policies = list(dict.fromkeys(Policy(record.cell["cache"]) for record in records))
-        series = {policy.label: [_in(records, policy, r) for r in ranges] for policy in policies}
-        names = [f"{low}-{high - 1}, n={_count(records, (low, high))}" for low, high in ranges]
-        return accuracy_and_rows("Look-ups in long prompts", "prompt (tokens)", names, series)
+        ranges = grouped(records, lambda record: tuple(record.cell["tokens"]))
+        counts = {ends: max(len(record.result["right"]) for record in some) for ends, some in ranges.items()}
+        known = {ends: pools_of(some) if counts[ends] else {} for ends, some in ranges.items()}
+        series = {p.label: [known[ends].get(p) for ends in ranges] for p in pools_of(records)}
+        names = [f"{low}-{high - 1}, n={counts[low, high]}" for low, high in ranges]
+        return accuracy_chart("Look-ups in long prompts", "prompt (tokens)", names, series)
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class."""
@@ -97,12 +92,3 @@ class LongPrompts:
         told = f"dkv-prefill {found[0]}; dllm-cache {found[1]}"
         sentence = f"Prompts of {_BINS[1][0]} tokens and more, against no cache: {told}."
         return Verdict(all_of(kept(difference, _LOSS) for difference in found), sentence)
-
-
-def _in(records: Sequence[Record], policy: Policy, tokens: tuple[int, ...]) -> Pool | None:
-    found = [r for r in records if tuple(r.cell["tokens"]) == tokens and policy.fields.items() <= r.cell.items()]
-    return pooled(found) if found and found[0].result["right"] else None
-
-
-def _count(records: Sequence[Record], tokens: tuple[int, ...]) -> int:
-    return max(len(record.result["right"]) for record in records if tuple(record.cell["tokens"]) == tokens)

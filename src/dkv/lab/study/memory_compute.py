@@ -12,32 +12,29 @@ also counted for LLaDA-8B's shape with the cache in that dtype."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from dkv.caches import make_cache
 from dkv.core.cache_size import cache_bytes
 from dkv.core.dtypes import DTYPES
+from dkv.lab.bench.instruments import peak_bytes
 from dkv.lab.bench.measure import interleave
-from dkv.lab.bench.peak import peak_bytes
 from dkv.lab.bench.roofline import weight_bytes
 from dkv.lab.bench.shapes import SHAPES
+from dkv.lab.common.charts import Bar, Chart, Ends, Panel, with_unit
 from dkv.lab.eval.statistics import Difference, Share
+from dkv.lab.study.accuracy import percent
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
-from dkv.lab.study.fidelity import OneRun, free
-from dkv.lab.study.memory_cells import label_of, seconds_saved
+from dkv.lab.study.fidelity import free, one_run
 from dkv.lm import DiffusionLM
 from dkv.loading import load
 from dkv.outputs import Generation
-from dkv.tiny import Example, load_eval
-from dkv.tiny.tasks import EVALUATED
+from dkv.tiny import TASKS, Example, load_eval
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["MODERATE", "MemoryCompute", "label_of", "seconds_saved"]
+__all__ = ["MODERATE", "MemoryCompute", "label_of"]
 
 MODERATE = 0.15
 """Share of LLaDA-8B's weights that features may take at most to count as moderate."""
@@ -84,11 +81,37 @@ class MemoryCompute:
                 kit.tell(f"{cell['cache']}, cache in {cell['cache_dtype']}")
                 yield Record(cell, _result(lm, cell, none))
 
-    def figure(self, records: Sequence[Record]) -> Figure:
-        """Bytes, peak, time and texts, a line for each policy and dtype."""
-        from dkv.lab.study.memory_compute_plot import memory_figure
+    def chart(self, records: Sequence[Record]) -> Chart:
+        """Bytes, peak, time and texts, a line for each policy and dtype; pale bars are caches in bfloat16."""
+        names = [label_of(record.cell) for record in records]
+        results = [record.result for record in records]
+        shares = [Share(sum(r["same"]), len(r["same"])) for r in results]
 
-        return memory_figure(records)
+        def panel(label: str, values: Sequence[float], texts: Sequence[str], ends: Sequence[Ends | None] = ()) -> Panel:
+            bars = [
+                Bar(
+                    n,
+                    values[n],
+                    r.cell["cache"],
+                    texts[n],
+                    ends[n] if ends else None,
+                    r.cell["cache_dtype"] == "bfloat16",
+                )
+                for n, r in enumerate(records)
+            ]
+            return Panel(label, bars=bars, categories=names, unit_x="B" if texts[0].endswith("B") else None)
+
+        held, peaks = [r["cache_bytes"] for r in results], [r["peak_bytes"] or 0 for r in results]
+        faster = list(map(_speedup, results))
+        panels = [
+            panel("cache memory of a position", held, [with_unit(n, "B") for n in held]),
+            panel("peak of a whole step of 2,048 positions", peaks, [with_unit(n, "B") for n in peaks]),
+            panel("speed-up over no cache (times)", faster, [f"{n:.2f}x" for n in faster]),
+            panel("texts as without a cache (%), 95% interval", [100 * s.value for s in shares], [""] * len(shares),
+                  [percent(s.interval) for s in shares]),
+        ]  # fmt: skip
+        title = "Memory against compute: the embedded model in float32, the cache in float32 or bfloat16"
+        return Chart(title, panels, 4, size=(3.75, 0.42 * len(records) + 0.5), shared=True)
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class."""
@@ -100,8 +123,18 @@ class MemoryCompute:
         plain = cache_bytes(SHAPES["llada-8b"], make_cache("none"), _LENGTH - 256, 256, 1, torch.bfloat16)
         over = (found["llada_bytes"] - plain) / found["llada_weights"]
         saved = found["rows"] / found["none_rows"]
-        held = over <= MODERATE and saved < 1 and seconds_saved(found) > 1
+        held = over <= MODERATE and saved < 1 and _speedup(found) > 1
         return Verdict(held, f"{_cost(over, saved, found)} {_dtypes(known)}")
+
+
+def _speedup(result: Mapping[str, Any]) -> float:
+    """No cache's seconds over its own, of all prompts."""
+    return float(sum(result["none_seconds"]) / sum(result["seconds"]))
+
+
+def label_of(cell: Cell) -> str:
+    """Policy and dtype in short."""
+    return f"{cell['cache'].replace('kp=50,kr=7,', '')}, {'bf16' if cell['cache_dtype'] == 'bfloat16' else 'fp32'}"
 
 
 def _result(lm: DiffusionLM, cell: Cell, none: dict[Example, Generation]) -> dict[str, Any]:
@@ -118,9 +151,9 @@ def _result(lm: DiffusionLM, cell: Cell, none: dict[Example, Generation]) -> dic
         own.append(mine)
     for example in examples[_TIMED:]:
         if example not in none:
-            none[example] = _generated(lm, example, *_BASE)
-        own.append(_generated(lm, example, cell["cache"], cell["cache_dtype"]))
-    check, bases = EVALUATED[cell["task"]].check, [none[example] for example in examples]
+            none[example] = free(lm, example.asked, example.gen_length, *_BASE)
+        own.append(free(lm, example.asked, example.gen_length, cell["cache"], cell["cache_dtype"]))
+    check, bases = TASKS[cell["task"]].check, [none[example] for example in examples]
     return {
         **_bytes(lm, cell),
         "rows": sum(mine.stats.rows_computed for mine in own),
@@ -144,15 +177,11 @@ def _bytes(lm: DiffusionLM, cell: Cell) -> dict[str, int | None]:
     }
 
 
-def _generated(lm: DiffusionLM, example: Example, cache: str, dtype: str) -> Generation:
-    return free(lm, example.asked, example.gen_length, cache, dtype)
-
-
 def _beside(lm: DiffusionLM, example: Example, cell: Cell) -> list[tuple[Generation, float]]:
     """No cache and the cell's on one prompt, step about: what they generated, and seconds of the processor (of the wall
     clock on another device)."""
     sides = (_BASE, (cell["cache"], cell["cache_dtype"]))
-    runs = [OneRun(lm, example.asked, example.gen_length, *side) for side in sides]
+    runs = [one_run(lm, example.asked, example.gen_length, *side) for side in sides]
     spent = interleave(runs, None, lm.model.device)
     cpu = lm.model.device.type == "cpu"
     return [
@@ -164,16 +193,16 @@ def _peak(lm: DiffusionLM, cell: Cell) -> int | None:
     """Bytes held at the highest by the first step of a sequence that fills the model's context or 2,048 positions."""
     config = lm.model.config
     size = min(_PEAK, config.context) - 64
-    start = OneRun(lm, [0] * size, 64, "none")  # what is allocated once and for all
+    start = one_run(lm, [0] * size, 64, "none")  # what is allocated once and for all
     start.step()
     del start
-    return peak_bytes(lambda: OneRun(lm, [0] * size, 64, cell["cache"], cell["cache_dtype"]).step(), lm.model.device)
+    return peak_bytes(lambda: one_run(lm, [0] * size, 64, cell["cache"], cell["cache_dtype"]).step(), lm.model.device)
 
 
 def _cost(over: float, saved: float, found: Mapping[str, Any]) -> str:
     return (
         f"On LLaDA-8B's shape at {_LENGTH:,} positions, bfloat16, dllm-cache's features add {over:.1%} of the weights "
-        f"to keys and values; here it computes {saved:.0%} of the rows of no cache, {seconds_saved(found):.1f}x as "
+        f"to keys and values; here it computes {saved:.0%} of the rows of no cache, {_speedup(found):.1f}x as "
         f"fast."
     )
 

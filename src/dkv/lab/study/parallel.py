@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from dkv.lab.eval.suite import EMBEDDED
-from dkv.lab.study.accuracy import NONE, Accuracy, Policy, Pool, known_pool, pool
+from dkv.lab.common.charts import Chart
+from dkv.lab.eval.suites import EMBEDDED
+from dkv.lab.study.accuracy import NONE, Accuracy, Policy, Pool, pool, pools_of, share_panel, value_panel
 from dkv.lab.study.base import Record, Verdict
 from dkv.lab.study.verdicts import all_of, kept
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Parallel"]
 
@@ -44,24 +42,19 @@ class Parallel(Accuracy):
             return [NONE, Policy(_BOTH.cache), Policy("none", _BOTH.decoder), _BOTH]
         return [Policy(cache, decoder) for decoder in _DECODERS for cache in _CACHES]
 
-    def figure(self, records: Sequence[Record]) -> Figure:
+    def chart(self, records: Sequence[Record]) -> Chart:
         """Right answers and tokens a second, the caches side by side over the decoders."""
-        from dkv.lab.study.accuracy_plot import Panel, Point, draw, percent
-
-        policies = list(dict.fromkeys(Policy(r.cell["cache"], r.cell["decoder"]) for r in records))
-        decoders, caches = (list(dict.fromkeys(getattr(p, key) for p in policies)) for key in ("decoder", "cache"))
-        none = pool(records, NONE)
-        pools = {cache: [known_pool(records, Policy(cache, decoder)) for decoder in decoders] for cache in caches}
-        right = {cache: [None if p is None else percent(p.share) for p in some] for cache, some in pools.items()}
-        speed = {
-            cache: [None if p is None else Point(_rate(p) / _rate(none)) for p in some] for cache, some in pools.items()
-        }
-        panels = [
-            Panel(f"right answers (%), n={len(none.right)}, 95% interval", right, 0, 105),
-            Panel("tokens a CPU second (times no cache)", speed, 0),
-        ]
+        known = pools_of(records)
+        decoders = list(dict.fromkeys(policy.decoder for policy in known))
         names = ["one token a step" if decoder is None else decoder for decoder in decoders]
-        return draw("Caches with parallel decoders", "", names, panels, joined=False)
+        pools = {
+            cache: [known.get(Policy(cache, d)) for d in decoders] for cache in dict.fromkeys(p.cache for p in known)
+        }
+        base = _rate(known[NONE])
+        speeds = {cache: [None if p is None else _rate(p) / base for p in some] for cache, some in pools.items()}
+        label = "tokens a CPU second (times no cache)"
+        panels = [share_panel("", names, pools, ""), value_panel("", label, names, speeds, "")]
+        return Chart("Caches with parallel decoders", panels, 2)
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class, with what each part does alone."""

@@ -7,18 +7,15 @@ them stands the honest factor, against our own run without a cache, which runs t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from dkv.core.model import ModelConfig
 from dkv.lab.bench.flops import LayerWork, Work, flops
 from dkv.lab.bench.replay import replay
 from dkv.lab.bench.shapes import named_shape
+from dkv.lab.common.charts import Bar, Chart, Panel
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.runs import settings_for
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Flops"]
 
@@ -31,6 +28,11 @@ _PUBLISHED = (
     ("mbpp", 700, 512, "dllm-cache:kp=100,kr=5,rho=0.25", 5.6),
     ("hotpotqa", 8192, 32, "dllm-cache:kp=100,kr=8,rho=0.25", 9.1),
 )
+_KINDS = {
+    "published": "published",
+    "vanilla": "ours, against recomputing all with the head on all rows",
+    "none": "ours, against our own no cache",
+}
 _KNOWN = "gsm8k"
 _QUICK = (_KNOWN, "hotpotqa")
 
@@ -62,30 +64,16 @@ class Flops:
             none, cached = (_total(config, cache, prompt, gen) for cache in ("none", str(cell["cache"])))
             yield Record(cell, {"vanilla": gen * flops(config, whole), "none": none, "cache": cached})
 
-    def figure(self, records: Sequence[Record]) -> Figure:
+    def chart(self, records: Sequence[Record]) -> Chart:
         """Published factor, ours against the published kind of baseline, and ours against our own."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7.5, 0.75 * len(records) + 1.6), layout="constrained")
-        axis = figure.subplots()
-        kinds = (("published", "#000000"), ("vanilla", "#0072B2"), ("none", "#D55E00"))
-        labels = {
-            "published": "published", "vanilla": "ours, against recomputing all with the head on all rows",
-            "none": "ours, against our own no cache",
-        }  # fmt: skip
-        for place, (kind, colour) in enumerate(kinds):
-            values = [_factor(record, kind) for record in records]
-            at = [row + 0.26 * (place - 1) for row in range(len(records))]
-            axis.barh(at, values, height=0.24, color=colour, label=labels[kind])
-            for y, value in zip(at, values, strict=True):
-                axis.text(value, y, f" {value:.1f}x", va="center", fontsize=8)
+        bars = []
+        for place, (kind, name) in enumerate(_KINDS.items()):
+            for n, record in enumerate(records):
+                value = _factor(record, kind)
+                bars.append(Bar(n + 0.26 * (place - 1), value, name, f"{value:.1f}x", height=0.24, named=True))
         names = [f"{r.cell['task']}\n{r.cell['prompt']} + {r.cell['gen_length']}" for r in records]
-        axis.set_yticks(range(len(records)), names)
-        axis.invert_yaxis()
-        axis.margins(x=0.1)
-        axis.set_xlabel("times fewer operations (FLOPs), prompt + response tokens on the left")
-        figure.legend(loc="outside lower center", fontsize=8, frameon=False)
-        return figure
+        label = "times fewer operations (FLOPs), prompt + response tokens on the left"
+        return Chart("", [Panel(label, bars=bars, categories=names)], size=(7.5, 0.75 * len(records) + 0.4))
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the factor against the published kind of baseline."""

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from dkv.lab.study.accuracy import NONE, Policy, Pool, cells_of, measured, pool
+from dkv.lab.common.charts import Chart
+from dkv.lab.common.grouping import grouped
+from dkv.lab.study.accuracy import NONE, Policy, accuracy_chart, cells_of, measured, pool, pools_of
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.verdicts import all_of, kept
 from dkv.tiny import MODELS
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["Scale", "embedded_models"]
+__all__ = ["Scale"]
 
 _MAIN = Policy("dkv-decode:refresh=4")
 _POLICIES = (NONE, _MAIN, Policy("dkv-decode:refresh=8"), Policy("dllm-cache"))
-
-
-def embedded_models() -> tuple[str, ...]:
-    """The names of the models in the package."""
-    return tuple(MODELS)
 
 
 class Scale:
@@ -39,7 +33,7 @@ class Scale:
     )
 
     def __init__(self, models: Sequence[str] | None = None) -> None:
-        self._models = embedded_models() if models is None else tuple(models)
+        self._models = tuple(MODELS) if models is None else tuple(models)
 
     def cells(self, effort: Effort) -> Sequence[Cell]:
         """Each model, the studied one first, under no cache and three others."""
@@ -53,33 +47,25 @@ class Scale:
             shape = {"family": config.family, "layers": config.layers, "width": config.width}
             yield Record(record.cell, {**record.result, **shape})
 
-    def figure(self, records: Sequence[Record]) -> Figure:
+    def chart(self, records: Sequence[Record]) -> Chart:
         """A series for each model over the caches."""
-        from dkv.lab.study.accuracy_plot import accuracy_and_rows
-
-        series: dict[str, list[Pool | None]] = {}
-        for model in _models(records):
-            mine = _of(records, model)
-            result = mine[0].result
+        series = {}
+        for model, mine in _by_model(records).items():
+            result, known = mine[0].result, pools_of(mine)
             label = f"{model} ({result['family']}, {result['layers']} layers of {result['width']})"
-            series[label] = [pool(mine, policy) for policy in _POLICIES]
+            series[label] = [known[policy] for policy in _POLICIES]
         names = [policy.cache.replace(":refresh=", " ") for policy in _POLICIES]
-        return accuracy_and_rows("Models", "cache", names, series, joined=False)
+        return accuracy_chart("Models", "cache", names, series, "")
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule of the class."""
-        models = _models(records)
-        found = {m: pool(_of(records, m), _MAIN).less(pool(_of(records, m), NONE)) for m in models}
+        found = {name: pool(mine, _MAIN).less(pool(mine, NONE)) for name, mine in _by_model(records).items()}
         told = "; ".join(f"{model}: {difference}" for model, difference in found.items())
         sentence = f"dkv-decode at refresh 4 against no cache, {told}."
-        if len(models) < 2:
+        if len(found) < 2:
             return Verdict(None, f"There is only one model here. {sentence}")
         return Verdict(all_of(kept(difference) for difference in found.values()), sentence)
 
 
-def _models(records: Sequence[Record]) -> list[str]:
-    return list(dict.fromkeys(record.cell["model"] for record in records))
-
-
-def _of(records: Sequence[Record], model: str) -> list[Record]:
-    return [record for record in records if record.cell["model"] == model]
+def _by_model(records: Sequence[Record]) -> dict[str, list[Record]]:
+    return grouped(records, lambda record: record.cell["model"])

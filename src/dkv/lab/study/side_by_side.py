@@ -18,12 +18,11 @@ from torch import Tensor
 from dkv.core.kv_cache import KVCache
 from dkv.core.loop import State, StepOutput
 from dkv.core.policy import CachePolicy
-from dkv.lab.common.engine_batch import EngineBatch
-from dkv.lab.study import runs as plain
+from dkv.lab.common.engine_batch import EngineBatch, batch_of
 from dkv.lab.study.layer_probes import Observe
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
-from dkv.params import SamplingParams
+from dkv.params import ResolvedParams
 
 __all__ = ["Beside", "Lockstep", "Prompts", "run_of"]
 
@@ -34,26 +33,23 @@ class Prompts:
 
     ids: list[list[int]]
     seeds: list[int]
-    settings: SamplingParams
+    settings: ResolvedParams
 
 
 @dataclass(frozen=True)
 class Beside:
-    """One follower at one step. active [B]: sequences that it ran for; decoded, prompt [B, T]: positions of these that
-    hold a decided token of the response, and of the prompt; clock [B]: as before the step; told, own: what leader and
-    follower did; exact, memory: what they hold; computed_at
-    [B, T]: when each slot of the follower was computed."""
+    """One follower at one step."""
 
     number: int
-    active: Tensor
-    decoded: Tensor
-    prompt: Tensor
-    clock: Tensor
-    told: StepOutput
-    own: StepOutput
-    exact: KVCache
-    memory: KVCache
-    computed_at: Tensor
+    active: Tensor  # [B] sequences that it ran for
+    decoded: Tensor  # [B, T] their positions that hold a decided token of the response
+    prompt: Tensor  # [B, T] and of the prompt
+    clock: Tensor  # [B] forwards before the step
+    told: StepOutput  # what the leader did
+    own: StepOutput  # what the follower did
+    exact: KVCache  # what the leader holds
+    memory: KVCache  # what the follower holds
+    computed_at: Tensor  # [B, T] when each slot of the follower was computed
 
 
 class Lockstep:
@@ -94,7 +90,7 @@ class Lockstep:
 
 def run_of(lm: DiffusionLM, prompts: Prompts, policy: CachePolicy) -> EngineBatch:
     """A run of some prompts under a cache."""
-    return plain.run_of(lm, prompts.ids, replace(prompts.settings, cache=policy), prompts.seeds)
+    return batch_of(lm, prompts.ids, replace(prompts.settings, cache=policy, cache_dtype=None), prompts.seeds)
 
 
 def _follow(leader: State, follower: State) -> None:

@@ -23,16 +23,28 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from dkv.caches import make_cache
+from dkv.core.cache_size import cache_bytes
 from dkv.core.kv_cache import KVCache
 from dkv.core.loop import State, StepOutput, advance
 from dkv.core.model import Model, ModelConfig
 from dkv.lab.bench.flops import LayerWork, Work, flops, work_of
+from dkv.lab.bench.instruments import peak_bytes
 from dkv.lab.bench.replay import silent_run
 from dkv.lab.bench.roofline import synchronize
-from dkv.layers.transformer import bucket_for
-from dkv.params import SamplingParams
+from dkv.layers.transformer import Transformer, bucket_for
+from dkv.params import ResolvedParams
 
-__all__ = ["Outline", "Points", "Sample", "StepKind", "compose", "outline", "points_of", "seconds_of", "take"]
+__all__ = [
+    "SHAPE", "Outline", "Points", "Sample", "StepKind", "compose", "held_bytes", "outline", "points_of", "rounds_at",
+    "seconds_of", "side_by_side",
+]  # fmt: skip
+
+SHAPE = "small,width=128,layers=4,heads=1,mlp_width=384,vocab=512,context=32768"
+"""A small LLaDA with heads of 128 and an MLP three times as wide as the model, as LLaDA-8B's are. The attention of so
+narrow a model weighs at 1,024 positions what LLaDA-8B's does at 32,768."""
+
+_LONG = 4096
 
 _APART = 1.2
 """Steps of a kind that are kept differ in operations by this factor at least."""
@@ -78,8 +90,7 @@ class Outline:
     @property
     def rows(self) -> float:
         """Through an MLP in all steps, averaged over layers."""
-        each = ((sum(part.layers * part.rows for part in work.parts), n) for (_, work), n in self.works.items())
-        return sum(rows * count for rows, count in each) / self.config.layers
+        return sum(work.rows * count for (_, work), count in self.works.items()) / self.config.layers
 
     def flops_of(self, config: ModelConfig) -> int:
         """Operations of all steps of a model of another size, if its layers picked rows as these do."""
@@ -96,7 +107,7 @@ Points = Mapping[StepKind, Sequence[tuple[int, float]]]
 """Of each kind the operations and the seconds of the steps taken, by operations."""
 
 
-def outline(config: ModelConfig, settings: SamplingParams, prompt: int) -> Outline:
+def outline(config: ModelConfig, settings: ResolvedParams, prompt: int) -> Outline:
     """The steps of one generation after `prompt` tokens, its canvas filled."""
     run = silent_run(config, settings, prompt)
     found, kept = Outline(config), dict[StepKind, dict[int, State]]()
@@ -194,3 +205,51 @@ def seconds_of(points: Sequence[tuple[int, float]], cost: int) -> float:
 def compose(counts: Mapping[tuple[StepKind, int], int], points: Points) -> float:
     """Seconds of all steps. Raises KeyError where no step of a kind was taken."""
     return sum(count * seconds_of(points[kind], cost) for (kind, cost), count in counts.items())
+
+
+@dataclass(frozen=True)
+class Taken:
+    """The sampled steps of no cache and of a cache. Peaks are bytes that they held at their highest beside the weights,
+    buffers included; None where the system does not tell."""
+
+    points: Points  # of both, by kind
+    none_peak: int | None
+    peak: int | None
+
+
+def held_bytes(model: Transformer, cache: str, prompt: int, gen: int) -> int:
+    """Bytes of the cache's buffers for one sequence."""
+    return cache_bytes(model.config, make_cache(cache), prompt, gen, 1, model.dtype)
+
+
+def rounds_at(positions: int) -> int:
+    """How often each step is taken: three times, twice where one takes seconds."""
+    return 2 if positions >= _LONG else 3
+
+
+def side_by_side(model: Transformer, none: Sequence[Sample], mine: Sequence[Sample], width: int, rounds: int) -> Taken:
+    """Take the steps of no cache and a cache's samples in turn, whoever went first last time going last. A kind that
+    both have (a refresh of all rows is a step of no cache) is taken once. width: positions."""
+    own = [sample for sample in mine if sample.kind not in {other.kind for other in none}]
+    sides = [_Side(none, model, width), _Side(own, model, width)]
+    peaks = [peak_bytes(side.go, model.device) for side in sides]
+    for number in range(1, rounds):
+        for side in reversed(sides) if number % 2 else sides:
+            side.go()
+    points = {kind: some for side in sides for kind, some in points_of(side.samples, side.times).items()}
+    both = peaks if len(own) < len(mine) else peaks[1:]
+    return Taken(points, peaks[0], max((peak for peak in both if peak is not None), default=None))
+
+
+class _Side:
+    """The samples of one policy with a memory of their own, made when they are first taken; times: of each round."""
+
+    def __init__(self, samples: Sequence[Sample], model: Transformer, width: int) -> None:
+        self.samples, self.times = samples, list[list[float]]()
+        self._model, self._width = model, width
+        self._memory: KVCache | None = None
+
+    def go(self) -> None:
+        """Take them all once."""
+        memory = self._memory = self._memory or self._model.new_kv_cache(1, self._width)
+        self.times.append(take(self.samples, self._model, memory))

@@ -1,47 +1,38 @@
-"""Which studies there are: each is imported when it is asked for."""
+"""Which studies there are."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from dkv.errors import SettingError
 from dkv.lab.study.base import Study
+from dkv.lab.study.diversity import Diversity
+from dkv.lab.study.dynamics import Dynamics
+from dkv.lab.study.fill_rows import FillRows
+from dkv.lab.study.length import LengthStudy
+from dkv.lab.study.length_params import LengthParams
+from dkv.lab.study.long_prompts import LongPrompts
+from dkv.lab.study.memory_compute import MemoryCompute
+from dkv.lab.study.parallel import Parallel
+from dkv.lab.study.published_flops import Flops
+from dkv.lab.study.scale import Scale
+from dkv.lab.study.sweep_table import SWEEPS
+from dkv.lab.study.vverify import VVerify
 
 __all__ = ["STUDIES", "named", "study_of"]
 
-STUDIES: dict[str, str] = {
-    "variants": "dkv.lab.study.published_variants:Variants",
-    "delay": "dkv.lab.study.delay:Delay",
-    "refresh": "dkv.lab.study.refresh:Refresh",
-    "window": "dkv.lab.study.window:Window",
-    "order": "dkv.lab.study.order:Order",
-    "rho": "dkv.lab.study.rho:Rho",
-    "kp": "dkv.lab.study.kp:PromptInterval",
-    "kr": "dkv.lab.study.kr:ResponseInterval",
-    "similarity": "dkv.lab.study.similarity:Similarity",
-    "components": "dkv.lab.study.components:Components",
-    "scale": "dkv.lab.study.scale:Scale",
-    "diversity": "dkv.lab.study.diversity:Diversity",
-    "vverify": "dkv.lab.study.vverify:VVerify",
-    "dynamics": "dkv.lab.study.dynamics:Dynamics",
-    "flops": "dkv.lab.study.published_flops:Flops",
-    "length": "dkv.lab.study.length:LengthStudy",
-    "length-params": "dkv.lab.study.length_params:LengthParams",
-    "memory": "dkv.lab.study.memory_compute:MemoryCompute",
-    "long-prompts": "dkv.lab.study.long_prompts:LongPrompts",
-    "fill": "dkv.lab.study.fill_rows:FillRows",
-    "parallel": "dkv.lab.study.parallel:Parallel",
-}
-"""By name, in the order in which `all` runs them: module and class."""
+_OTHERS: tuple[Study, ...] = (
+    Scale(), Diversity(), VVerify(), Dynamics(), Flops(), LengthStudy(), LengthParams(), MemoryCompute(),
+    LongPrompts(), FillRows(), Parallel(),
+)  # fmt: skip
+
+STUDIES: dict[str, Study] = {study.name: study for study in (*SWEEPS, *_OTHERS)}
+"""By name, in the order in which `all` runs them."""
 
 
 def study_of(name: str) -> Study:
     """A study by name. Raises SettingError."""
     if name not in STUDIES:
         raise SettingError(f"study={name!r} is unknown; known: all, {', '.join(STUDIES)}")
-    module, _, kind = STUDIES[name].partition(":")
-    study: Study = getattr(import_module(module), kind)()
-    return study
+    return STUDIES[name]
 
 
 def named(names: list[str]) -> list[Study]:

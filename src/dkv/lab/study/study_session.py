@@ -4,39 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from dkv.errors import SettingError
-from dkv.lab.bench.environment import environment_of
-from dkv.lab.bench.html import Picture
-from dkv.lab.bench.plots import png
+from dkv.lab.bench.instruments import environment_of
+from dkv.lab.common.html import Picture
+from dkv.lab.common.plots import png
 from dkv.lab.eval.questions import digest
-from dkv.lab.study.base import Cell, Effort, Record, Study, Verdict
+from dkv.lab.study.base import Cell, Effort, Record, Study
 from dkv.lab.study.context import Kit
-from dkv.lab.study.study_page import page, verdicts
+from dkv.lab.study.study_page import Finished, page, verdicts
 from dkv.loading import find_device
-from dkv.storage.atomic_file import write_whole
+from dkv.storage.atomic import write_whole
 from dkv.storage.jsonl import Store, StoreFormat
 
-__all__ = ["Finished", "StudySession"]
+__all__ = ["StudySession"]
 
 _RECORDS = StoreFormat("dkv-study 1", "dkv study", "give another directory")
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A study of which every cell is there. picture: None where there is nothing to draw."""
-
-    study: Study
-    records: Sequence[Record]
-    verdict: Verdict
-    picture: Picture | None
-
-
-class StudySession:
+class StudySession(ExitStack):
     """Studies about to run, or interrupted and about to go on; their files, one each, belong to this run alone until it
     is closed. A context manager. command: as it was typed, for the files and the page.
 
@@ -47,28 +36,21 @@ class StudySession:
     def __init__(self, studies: Sequence[Study], effort: Effort, kit: Kit, out: Path, command: str) -> None:
         if effort.count < 1:
             raise SettingError(f"count={effort.count} must be a whole number of at least 1")
-        _make(out)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError(f"out={str(out)!r} cannot be a directory ({error.strerror}); give another") from None
+        super().__init__()
         self._studies, self._kit, self._out = studies, kit, out
         self._cells = {study.name: list(study.cells(effort)) for study in studies}
         noted, common = {"command": command, "effort": asdict(effort)}, kit.common()
         self._facts: dict[str, Any] = {**noted, **common}
-        self._files = ExitStack()
         self._stores: dict[str, Store] = {}
-        try:
+        with ExitStack() as opened:  # closed where one of them cannot be had
             for study in studies:
                 store = Store(out / f"{study.name}.jsonl", common, _RECORDS, noted)
-                self._stores[study.name] = self._files.enter_context(store)
-        except BaseException:
-            self._files.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._files.close()
+                self._stores[study.name] = opened.enter_context(store)
+            self.push(opened.pop_all())
 
     def missing(self, study: Study) -> list[Cell]:
         """The cells that its file lacks."""
@@ -89,30 +71,18 @@ class StudySession:
                 self._stores[study.name].put({digest(record.cell): line})
                 measured(study)
             finished.append(self._finish(study))
-        self._write(finished)
+        environment = environment_of(find_device(self._kit.device))
+        write_whole(self._out / "index.html", page(finished, {**self._facts, **environment}).encode())
+        write_whole(self._out / "verdicts.md", verdicts(finished).encode())
         return finished
 
     def _finish(self, study: Study) -> Finished:
         """Draw, and judge. The records are those of the file, so a run that goes on sees what the first one saw."""
         store = self._stores[study.name]
         records = [Record(cell, store.get(digest(cell))["result"]) for cell in self._cells[study.name]]
-        picture = None
+        shown = None
         if records:
-            picture = Picture(
-                f"{study.name}, {self._facts['model']}, {self._facts['dtype']}", png(study.figure(records))
-            )
-            write_whole(self._out / f"{study.name}.png", picture.png)
-        return Finished(study, records, study.verdict(records), picture)
-
-    def _write(self, finished: Sequence[Finished]) -> None:
-        shown = [(f.study, f.records, f.verdict, f.picture) for f in finished]
-        environment = environment_of(find_device(self._kit.device))
-        write_whole(self._out / "index.html", page(shown, {**self._facts, **environment}).encode())
-        write_whole(self._out / "verdicts.md", verdicts(shown).encode())
-
-
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError(f"out={str(out)!r} cannot be a directory ({error.strerror}); give another") from None
+            caption = f"{study.name}, {self._facts['model']}, {self._facts['dtype']}"
+            shown = Picture(caption, png(study.chart(records)))
+            write_whole(self._out / f"{study.name}.png", shown.png)
+        return Finished(study, records, study.verdict(records), shown)

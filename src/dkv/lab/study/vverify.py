@@ -10,24 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from dkv.core.drift import drift
+from dkv.lab.common.charts import Chart, Panel, Series
 from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
-from dkv.lab.study.correlation import overlap, pearson, spearman
-from dkv.lab.study.domains import DOMAINS, domains_of, exact, snapshots, task_cells
+from dkv.lab.study.domains import domains_of, listed, moved, probed, task_cells, values_of
 from dkv.lab.study.layer_probes import Snapshot
-from dkv.lab.study.resampling import Interval, bootstrap
+from dkv.lab.study.verdicts import Interval, all_of, at_least, bootstrap
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-__all__ = ["VVerify", "correlations"]
+__all__ = ["VVerify", "correlations", "overlap", "pearson", "ranks", "spearman"]
 
 _FEATURES = {"attn": "attention output", "mlp": "FFN output"}
 _MEASURES = {
@@ -62,47 +57,29 @@ class VVerify:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """A generation without a cache for each cell, in float32. Raises what loading raises, and PromptError."""
-        lm = exact(kit)
-        for cell in cells:
-            kit.tell(f"vverify: {cell['task']}, prompts from {cell['first']}")
-            yield Record(cell, {"prompts": correlations(snapshots(lm, cell), cell["rho"])})
+        return probed(kit, cells, self.name, lambda steps: correlations(steps, self.rho))
 
-    def figure(self, records: Sequence[Record]) -> Figure:
+    def chart(self, records: Sequence[Record]) -> Chart:
         """Each measure over the layers, a line for each domain and feature."""
-        from dkv.lab.study.panels import grid
-
-        domains = domains_of([record.cell for record in records])
-        figure, panels = grid(1, len(_MEASURES), "Drift of V between steps against drift of what a layer adds")
-        for axis, (measure, label) in zip(panels[0], _MEASURES.items(), strict=True):
-            _draw(axis, records, domains, measure)
-            axis.set_title(label, fontsize=10)
-        panels[0][0].axhline(_STRONG, color="#999999", linewidth=1, linestyle=":")
-        panels[0][0].set_ylabel("mean over steps and prompts (no unit)")
-        panels[0][2].axhline(self.rho, color="#999999", linewidth=1, linestyle=":")
-        panels[0][2].annotate(
-            "chance", (0.99, self.rho), xycoords=("axes fraction", "data"), xytext=(0, -10),
-            textcoords="offset points", fontsize=8, ha="right",
-        )  # fmt: skip
-        handles, labels = panels[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(domains), fontsize=8, frameon=False)
-        return figure
+        levels = {"spearman": {_STRONG: "strong"}, "overlap": {self.rho: "chance"}}
+        label = "mean over steps and prompts (no unit)"
+        panels = [
+            Panel("layer", label, title, series=_series(records, measure), levels=levels.get(measure, {}), high=1.03)
+            for measure, title in _MEASURES.items()
+        ]
+        return Chart("Drift of V between steps against drift of what a layer adds", panels, 3, size=(4.6, 3.6))
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the rule above."""
-        found = {
-            (domain, feature): _median(records, domain, feature)
-            for domain in domains_of([record.cell for record in records])
-            for feature in _FEATURES
-        }
-        below = any(high < _STRONG for _, _, high in found.values())
-        above = all(low >= _STRONG for _, low, _ in found.values())
-        return Verdict(False if below else True if above else None, self._sentence(records, found))
+        found = {(d, feature): _median(records, d, feature) for d in domains_of(records) for feature in _FEATURES}
+        held = all_of(at_least(interval, _STRONG) for interval in found.values())
+        return Verdict(held, self._sentence(records, found))
 
     def _sentence(self, records: Sequence[Record], found: dict[tuple[str, str], Interval]) -> str:
         parts = []
         for domain in dict.fromkeys(domain for domain, _ in found):
             figures = ", ".join(f"{_FEATURES[feature]} {_told(found[domain, feature])}" for feature in _FEATURES)
-            line, share = (_values(records, domain, name, "mlp") for name in ("pearson", "overlap"))
+            line, share = (values_of(records, domain, name, "mlp") for name in ("pearson", "overlap"))
             parts.append(
                 f"{domain} (n={len(share)} prompts) {figures}; Pearson's, FFN output, {_upper(line).nanmean():.2f}; of "
                 f"the {self.rho:.0%} of rows whose FFN output drifted most V finds {_upper(share).nanmean():.0%}"
@@ -130,12 +107,11 @@ def _step(before: Snapshot, now: Snapshot, row: int, rho: float) -> Tensor:
     """[measures, features, L] of one sequence at one step, over its response."""
     response = slice(now.prompt[row], now.length[row])
 
-    def moved(name: str) -> Tensor:
-        new, old = (getattr(s, name)[:, row, response] for s in (now, before))
-        return drift(new.flatten(0, 1), old.flatten(0, 1), "cosine").view(new.shape[:2])
+    def drift(name: str) -> Tensor:
+        return moved(getattr(now, name)[:, row, response], getattr(before, name)[:, row, response])
 
-    value, count = moved("v"), int((now.length[row] - now.prompt[row]) * rho)
-    features = [moved(name) for name in _FEATURES]
+    value, count = drift("v"), int((now.length[row] - now.prompt[row]) * rho)
+    features = [drift(name) for name in _FEATURES]
     return torch.stack([
         torch.stack([spearman(value, f) for f in features]),
         torch.stack([pearson(value, f) for f in features]),
@@ -145,34 +121,16 @@ def _step(before: Snapshot, now: Snapshot, row: int, rho: float) -> Tensor:
 
 def _averaged(steps: list[Tensor]) -> dict[str, Any]:
     mean = torch.stack(steps).nanmean(0)
-    return {
-        "steps": len(steps),
-        **{
-            measure: {name: _listed(mean[m, f]) for f, name in enumerate(_FEATURES)}
-            for m, measure in enumerate(_MEASURES)
-        },
+    by_measure = {
+        measure: {name: listed(mean[m, f], ".6f") for f, name in enumerate(_FEATURES)}
+        for m, measure in enumerate(_MEASURES)
     }
-
-
-def _listed(values: Tensor) -> list[float | None]:
-    """As JSON: None for NaN."""
-    return [round(v, 6) if v == v else None for v in values.tolist()]
-
-
-def _values(records: Sequence[Record], domain: str, measure: str, feature: str) -> Tensor:
-    """[prompts, L] of a domain, NaN where a correlation is not defined."""
-    lines = [
-        [torch.nan if v is None else v for v in prompt[measure][feature]]
-        for record in records
-        if DOMAINS[record.cell["task"]] == domain
-        for prompt in record.result["prompts"]
-    ]
-    return torch.tensor(lines, dtype=torch.float64)
+    return {"steps": len(steps), **by_measure}
 
 
 def _median(records: Sequence[Record], domain: str, feature: str) -> Interval:
     """The median over the layers above the first of the mean over prompts, and its interval."""
-    values = _upper(_values(records, domain, "spearman", feature))
+    values = _upper(values_of(records, domain, "spearman", feature))
     return bootstrap(values, lambda sample: sample.nanmean(1).quantile(0.5, dim=1))
 
 
@@ -186,16 +144,43 @@ def _told(interval: Interval) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _draw(axis: Axes, records: Sequence[Record], domains: Sequence[str], measure: str) -> None:
-    from dkv.lab.study.panels import COLOURS, MARKS, layer_axis
-
-    for number, domain in enumerate(domains):
+def _series(records: Sequence[Record], measure: str) -> list[Series]:
+    series = []
+    for domain in domains_of(records):
         for feature, line in (("mlp", "-"), ("attn", "--")):
-            mean = _values(records, domain, measure, feature).nanmean(0).tolist()
-            label, filled = f"{domain}: {_FEATURES[feature]}", "full" if feature == "mlp" else "none"
-            axis.plot(
-                range(len(mean)), mean, line, color=COLOURS[number % 4], marker=MARKS[number % 4], label=label,
-                fillstyle=filled, markersize=5, linewidth=1.4,
-            )  # fmt: skip
-    axis.set_ylim(min(0.0, axis.get_ylim()[0]), 1.03)
-    layer_axis(axis)
+            mean = values_of(records, domain, measure, feature).nanmean(0).tolist()
+            name, hollow = f"{domain}: {_FEATURES[feature]}", feature == "attn"
+            series.append(Series(name, mean, range(len(mean)), like=domain, style=line, hollow=hollow))
+    return series
+
+
+def pearson(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson's correlation of x and y [..., N]: [...]; NaN where one of them is constant. float64, because drifts span
+    many orders."""
+    a, b = (v.double() - v.double().mean(-1, keepdim=True) for v in (x, y))
+    scale = a.norm(dim=-1) * b.norm(dim=-1)
+    constant = (x == x[..., :1]).all(-1) | (y == y[..., :1]).all(-1)
+    return torch.where(constant, torch.nan, (a * b).sum(-1) / scale)
+
+
+def ranks(x: Tensor) -> Tensor:
+    """Ranks of x [..., N] from 0, ties at the mean of theirs, [..., N] float64."""
+    below = (x[..., None, :] < x[..., :, None]).sum(-1)
+    equal = (x[..., None, :] == x[..., :, None]).sum(-1)
+    return below.double() + (equal.double() - 1) / 2
+
+
+def spearman(x: Tensor, y: Tensor) -> Tensor:
+    """Spearman's rank correlation of x and y [..., N]: [...]; NaN where one of them is constant."""
+    return pearson(ranks(x), ranks(y))
+
+
+def overlap(x: Tensor, y: Tensor, count: int) -> Tensor:
+    """Of the `count` highest of y [..., N], the share that is among the `count` highest of x [..., N]; ties go to the
+    lowest position, as in V-verify. By chance it is count / N."""
+    return (_highest(x, count) & _highest(y, count)).double().sum(-1) / count
+
+
+def _highest(x: Tensor, count: int) -> Tensor:
+    order = x.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return torch.zeros_like(x, dtype=torch.bool).scatter_(-1, order, True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.questions import Setting
 from dkv.lab.tune.budget import Budget, Loss
 
 __all__ = ["Trial", "ordered", "race", "rungs"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.questions import Setting
 
 __all__ = ["CACHES", "DECODERS", "space"]
 

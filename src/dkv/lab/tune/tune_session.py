@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dkv.errors import SettingError
-from dkv.lab.eval.answers import Asker, common_of
-from dkv.lab.eval.eval_settings import Setting
+from dkv.lab.eval.answers import Asker, common_of, gather, missing, run
 from dkv.lab.eval.measured import ExampleOutcome
-from dkv.lab.eval.run import gather, missing, run
-from dkv.lab.eval.suite import Suite
+from dkv.lab.eval.questions import Setting
+from dkv.lab.eval.suites import Suite
 from dkv.lab.tune.budget import ALPHA, Budget, Loss
 from dkv.lab.tune.race import Trial, race, rungs
 from dkv.lab.tune.search_space import CACHES, DECODERS, space

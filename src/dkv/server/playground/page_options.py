@@ -9,10 +9,11 @@ from dkv.caches import PRESETS, known_caches
 from dkv.core.registry import describe, spell_key
 from dkv.decoders import known_decoders
 from dkv.lm import DiffusionLM
-from dkv.server.served_defaults import Choices, Defaults
+from dkv.params import DEFAULTS, OPTIONS
+from dkv.server.served_defaults import Defaults
 from dkv.tokenizer import Tokenizer
 
-__all__ = ["options_of"]
+__all__ = ["numbers", "options_of"]
 
 _EMBEDDED = {
     "words": "Word problem",
@@ -23,6 +24,9 @@ _EMBEDDED = {
     "code": "Code",
 }
 """Tasks of the embedded model, with their names on the page."""
+
+_INPUTS = ("gen_length", "block_length", "steps", "temperature", "seed", "cfg_scale")
+"""Numbers with an input of their own on the page."""
 
 _LENGTH = 128
 """Of a response unless the page is told otherwise. As a bound it could be longer, but its cells are all drawn."""
@@ -43,7 +47,7 @@ def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int
     where it says nothing."""
     config = lm.model.config
     ends = dict.fromkeys((*config.eos_ids, *tokenizer.turn_end_ids))
-    examples, filled = _examples(lm), defaults.fill(Choices())
+    examples, filled = _examples(lm), defaults.fill({})
     return {
         "model": name,
         "family": config.family,
@@ -53,13 +57,30 @@ def options_of(lm: DiffusionLM, tokenizer: Tokenizer, name: str, max_tokens: int
         "decoders": _choices(known_decoders()),
         "presets": dict(PRESETS),
         "decoder": config.default_decoder,
-        "settings": filled.choices.said,
+        "settings": filled.options,
         "sources": filled.sources,
-        "block_length": defaults.fill(Choices(grow=True)).choices.block_length,
+        "block_length": defaults.fill({"grow": True}).options["block_length"],
         "gen_length": min(_LENGTH, max_tokens),
         "max_tokens": max_tokens,
+        "numbers": numbers(),
         "examples": [{"name": name, "prompt": prompt} for name, prompt in examples.items()],
     }
+
+
+def numbers() -> list[dict[str, Any]]:
+    """The options that are numbers and have no input of their own on the page."""
+    return [
+        {
+            "name": name,
+            "meaning": option.help,
+            "least": option.least,
+            "most": option.most if option.kind == "number" else (1 << 31) - 1,
+            "whole": option.kind == "whole",
+            "unset": option.unset or str(DEFAULTS[name]),
+        }
+        for name, option in OPTIONS.items()
+        if option.kind in ("whole", "number") and name not in _INPUTS
+    ]
 
 
 def _choices(known: Mapping[str, type]) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import fields
 from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, cast
@@ -21,11 +20,13 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, PromptError, RequestError, SettingError
+from dkv.params import SERVED, Options
 from dkv.server.playground.events import Telling, error_event
 from dkv.server.playground.page_options import options_of
-from dkv.server.playground.stream import PlaygroundStream, RefusedError
 from dkv.server.prompt_threads import PromptThreads
-from dkv.server.served_defaults import Choices, Defaults, steps_for
+from dkv.server.schema import with_unchecked_options
+from dkv.server.served_defaults import Defaults, steps_for
+from dkv.server.sse import EventStream, RefusedError
 
 if TYPE_CHECKING:
     from dkv import engine
@@ -38,6 +39,7 @@ _DRAWN = 1024
 """Cells: more cannot be looked through, and a browser draws each of them at each step."""
 
 
+@with_unchecked_options
 class _Asked(BaseModel):
     """The body of a run; the names are those of `lm.generate`, null is the server's default."""
 
@@ -45,14 +47,12 @@ class _Asked(BaseModel):
 
     prompt: str
     gen_length: int | None = None
-    block_length: int | None = None
-    steps: int | None = None
-    grow: bool | None = None
-    temperature: float | None = None
-    seed: int | None = None
-    cache: str | None = None
-    decoder: str | None = None
-    cfg_scale: float | None = None
+
+    @property
+    def options(self) -> Options:
+        """The options that the run names, but its length."""
+        said = self.model_dump(exclude={"prompt", "gen_length"}, exclude_none=True)
+        return cast("Options", said)
 
 
 def playground(
@@ -94,7 +94,7 @@ def playground(
             asked = await _read(request, most)
             work = partial(_requested, lm, asked, max_prompt, known, options["gen_length"])
             wanted = await threads.run(work)
-            return PlaygroundStream(_told(service, tokenizer, wanted))
+            return EventStream(_told(service, tokenizer, wanted), done=False)
         except RefusedError as refusal:
             return refusal.response
 
@@ -151,7 +151,7 @@ def _requested(
     """What the engine is asked for. gen_length: where the run names none. Raises RefusedError."""
     try:
         arguments = _arguments(asked, defaults, gen_length if asked.gen_length is None else asked.gen_length)
-        request = lm.request(asked.prompt, seed=asked.seed, frames=True, attend=attend, **arguments)
+        request = lm.request(asked.prompt, frames=True, attend=attend, **arguments)
     except (SettingError, PromptError) as error:
         raise RefusedError(400, str(error)) from None
     except CheckpointError:
@@ -161,23 +161,25 @@ def _requested(
     return request
 
 
-def _arguments(asked: _Asked, defaults: Defaults, gen_length: int) -> dict[str, Any]:
+def _arguments(asked: _Asked, defaults: Defaults, gen_length: int) -> Options:
     """The arguments of `lm.request`. A block that nobody asked for is no longer than the response, or the canvas
     reaches to its end."""
-    known = {part.name for part in fields(Choices)}
-    filled = defaults.fill(Choices(**{n: v for n, v in asked.model_dump().items() if n in known}))
-    arguments: dict[str, Any] = {"gen_length": gen_length, **filled.choices.said}
-    if gen_length > 0 and "block_length" in arguments and filled.sources["block_length"] != "request":
-        block = min(arguments["block_length"], gen_length)
-        arguments |= {"block_length": block, "gen_length": -(-gen_length // block) * block}
-        if "steps" in arguments:
-            arguments["steps"] = steps_for(arguments["steps"], arguments["gen_length"], block)
+    said = asked.options
+    filled = defaults.fill(cast("Options", {name: value for name, value in said.items() if name in SERVED}))
+    arguments: Options = {**said, **filled.options, "gen_length": gen_length}
+    length, steps = arguments.get("block_length"), arguments.get("steps")
+    if gen_length > 0 and length is not None and filled.sources["block_length"] != "request":
+        block = min(length, gen_length)
+        whole = -(-gen_length // block) * block
+        arguments |= {"block_length": block, "gen_length": whole}
+        if steps is not None:
+            arguments["steps"] = steps_for(steps, whole, block)
     return arguments
 
 
 async def _told(
     service: engine.Service, tokenizer: Tokenizer, request: engine.Request
-) -> AsyncGenerator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any] | None, None]:
     """The events of one run. Raises RefusedError before the first."""
     telling, begun = Telling(tokenizer, request), False
     try:
