@@ -75,12 +75,12 @@ def main() -> None:
     for dtype in given.dtypes:
         for width in given.widths:
             network = random_model(shape(width, 8, width // 64, width * 43 // 16, 2048), getattr(torch, dtype))
-            network = choose_backend(network, network.device, compile=given.compile).network
+            backend = choose_backend(network, network.device, compile=given.compile)
             for batch in given.batches:
                 for prompt in given.prompts:
                     case = Case(batch, prompt, given.gen, given.gen)
                     for spec in given.cache or ("none", "dkv-decode", "dllm-cache", "dkv-fill"):
-                        print(shares(network, case, spec, given), flush=True)
+                        print(shares(backend.network, case, spec, given), flush=True)
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ class DiffusionLM:
 
     def __copy__(self) -> DiffusionLM:
         """A copy with the same network: weights never change."""
-        return DiffusionLM(self.model, self.tokenizer, self.name, self.audit, self.directory, self._draw)
+        return DiffusionLM(self.model, self.tokenizer, self.name, self.audit, self.directory, self._draw, self.backend)
 
     def __deepcopy__(self, memo: dict[int, object]) -> DiffusionLM:
         """The same as a plain copy."""

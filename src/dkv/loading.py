@@ -20,7 +20,7 @@ from dkv.distributed.group import join, rank_device
 from dkv.errors import SettingError
 from dkv.layers.quantized import check_extra, check_kind
 from dkv.lm import DiffusionLM
-from dkv.models import architecture_of, load_model
+from dkv.models import Transformer, architecture_of, load_model
 from dkv.params import drawn_seed
 from dkv.tokenizer import load_tokenizer
 
@@ -33,6 +33,7 @@ __all__ = [
     "find_dtype",
     "find_model",
     "load",
+    "loaded_as",
     "release_memory",
 ]
 
@@ -89,6 +90,18 @@ def load(
 def arranged(place: torch.device, compile: bool) -> bool:  # noqa: A002 - as `load` has it
     """Whether weights are laid out as the kernels multiply them: torch.compile, off the CPU, knows the usual layout."""
     return place.type == "cpu" or not compile
+
+
+def loaded_as(
+    network: Transformer,
+    place: torch.device,
+    name: str,
+    *,
+    compile: bool = False,  # noqa: A002 - as `load` has it
+) -> DiffusionLM:
+    """A network without a checkpoint, run as `load` would run it; it takes token ids only."""
+    backend = choose_backend(network, place, compile=compile)
+    return DiffusionLM(backend.model, None, name, backend=backend)
 
 
 def check_model(model: str) -> None:

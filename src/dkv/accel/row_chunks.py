@@ -22,7 +22,7 @@ class RowChunks(LogitOps):
         rows = _rows_of(logits)
         if len(logits) <= rows:
             return super().argmax_with_logprob(logits, mask_id)
-        parts = [super(RowChunks, self).argmax_with_logprob(part, mask_id) for part in logits.split(rows)]
+        parts = [super(RowChunks, self).argmax_with_logprob(part, mask_id) for part in torch.split(logits, rows)]
         tokens, logprobs = zip(*parts, strict=True)
         return torch.cat(tokens), torch.cat(logprobs)
 
@@ -31,7 +31,7 @@ class RowChunks(LogitOps):
         rows = _rows_of(logits)
         if len(logits) <= rows:
             return super().log_confidence(logits, token)
-        parts = zip(logits.split(rows), token.split(rows), strict=True)
+        parts = zip(torch.split(logits, rows), torch.split(token, rows), strict=True)
         return torch.cat([super(RowChunks, self).log_confidence(*part) for part in parts])
 
 

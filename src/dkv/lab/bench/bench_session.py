@@ -20,7 +20,7 @@ from dkv.lab.bench.roofline import Rates, measure_rates, weight_bytes
 from dkv.lab.bench.rows import BenchRow, Result, append_rows, key_of, read_rows
 from dkv.lab.bench.shapes import random_model
 from dkv.lm import DiffusionLM
-from dkv.loading import arranged, built, find_model, load
+from dkv.loading import arranged, find_model, load, loaded_as
 from dkv.models import Transformer, architecture_of
 
 __all__ = ["BenchSession", "Tell", "config_of", "cost_of"]
@@ -113,7 +113,8 @@ class BenchSession:
         if not cell.repeats:
             return _Loaded(None, dtype, rates)
         if self._drawn:
-            lm = DiffusionLM(self._draw(cell, dtype), None, name=cell.model)
+            network = self._draw(cell, dtype)
+            lm = loaded_as(network, self._device, cell.model, compile=cell.compile)
         else:
             lm = load(
                 cell.model, device=str(self._device), dtype=cell.dtype, quantize=cell.quantize, compile=cell.compile
@@ -123,10 +124,9 @@ class BenchSession:
         return _Loaded(lm, dtype, rates)
 
     def _draw(self, cell: Cell, dtype: torch.dtype) -> Transformer:
-        """A model of the shape, as `load` would make it."""
+        """A model of the shape, its weights laid out as `load` would."""
         arrange = arranged(self._device, cell.compile)
-        drawn = random_model(self._config, dtype, device=self._device, quantize=cell.quantize, arrange=arrange)
-        return built(drawn, self._device) if cell.compile else drawn
+        return random_model(self._config, dtype, device=self._device, quantize=cell.quantize, arrange=arrange)
 
 
 def cost_of(cells: Sequence[Cell]) -> int:
