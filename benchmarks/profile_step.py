@@ -75,12 +75,13 @@ def main() -> None:
     for dtype in given.dtypes:
         for width in given.widths:
             network = random_model(shape(width, 8, width // 64, width * 43 // 16, 2048), getattr(torch, dtype))
-            backend = choose_backend(network, network.device, compile=given.compile)
+            made = choose_backend(network, network.device, compile=given.compile).network
+            assert isinstance(made, Transformer)
             for batch in given.batches:
                 for prompt in given.prompts:
                     case = Case(batch, prompt, given.gen, given.gen)
                     for spec in given.cache or ("none", "dkv-decode", "dllm-cache", "dkv-fill"):
-                        print(shares(backend.network, case, spec, given), flush=True)
+                        print(shares(made, case, spec, given), flush=True)
 
 
 if __name__ == "__main__":
