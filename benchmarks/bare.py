@@ -34,13 +34,12 @@ from torch.nn import functional as F
 
 from dkv.accel.backend import choose_backend
 from dkv.caches import make_cache
-from dkv.core.canvas import lay_out
+from dkv.core.canvas import SequenceState, lay_out
 from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import DENSE, RotaryPhase
 from dkv.core.loop import Schedule, State, StepOutput, advance
 from dkv.core.packing import PackedRows, pack
 from dkv.core.sampling import Sampling
-from dkv.core.sequence_state import SequenceState
 from dkv.decoders import make_decoder
 from dkv.layers.transformer import Transformer, TransformerBlock, bucket_for
 

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from dkv.caches import make_cache
-from dkv.core.canvas import lay_out
+from dkv.core.canvas import SequenceState, lay_out
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
 from dkv.core.loop import Schedule, State, StepOutput, advance
 from dkv.core.model import Model, ModelConfig
 from dkv.core.packing import Bucket, PackedRows
 from dkv.core.sampling import Sampling
-from dkv.core.sequence_state import SequenceState
 from dkv.decoders import make_decoder
 from dkv.lab.bench.flops import work_of
 from dkv.lab.bench.roofline import Rates, bound_seconds, synchronize

@@ -17,7 +17,7 @@ def test_no_way_passes_more_files_than_allowed(tmp_path: Path) -> None:
     home = os.environ | {"DKV_HOME": str(tmp_path)}  # nothing that was tuned on this machine
     done = subprocess.run([sys.executable, TOOL], capture_output=True, text=True, env=home, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    for path in ("core/loop.py", "server/chat_completions.py", "engine/async_engine.py"):
+    for path in ("core/loop.py", "server/completions.py", "engine/async_engine.py"):
         assert f" {path}\n" in done.stdout
 
 

@@ -17,12 +17,10 @@ from dkv.caches import make_cache
 from dkv.checkpoints.safetensors_writer import parse_size
 from dkv.checkpoints.tuned_settings import AUTO, find_tuned
 from dkv.core.dtypes import named_dtype
-from dkv.core.keywords import checked_keywords, checked_options
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
 from dkv.core.policy import CachePolicy, Decoder
-from dkv.core.values import ArrayLike, as_count, plain, plain_fields
-from dkv.core.wording import shown
+from dkv.core.values import ArrayLike, as_count, checked_keywords, checked_options, plain, plain_fields, shown
 from dkv.decoders import make_decoder
 from dkv.engine import Engine, Request
 from dkv.engine.infill import Infilling, Part, canvas_ids, infilled, region_of
@@ -33,7 +31,7 @@ from dkv.models.saving import save
 from dkv.outputs import Frame, Generation
 from dkv.params import InfillOptions, Options, ResolvedParams, SamplingParams, drawn_seed, seed_of
 from dkv.tokenizer import Tokenizer
-from dkv.tokenizer.prompts import Prompt, encoded, listed
+from dkv.tokenizer.tokenizer import Prompt, encoded, listed
 
 __all__ = ["DiffusionLM"]
 

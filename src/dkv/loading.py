@@ -13,9 +13,8 @@ from dkv.accel.malloc import bound_kernels, give_back
 from dkv.checkpoints.config_fields import read_json
 from dkv.checkpoints.hub import find_directory, is_hub_id
 from dkv.core.dtypes import named_dtype
-from dkv.core.keywords import checked_keywords
-from dkv.core.torch_settings import shielded
-from dkv.core.values import as_count
+from dkv.core.model import shielded
+from dkv.core.values import as_count, checked_keywords
 from dkv.distributed.group import join, rank_device
 from dkv.errors import SettingError
 from dkv.layers.quantized import check_extra, check_kind

@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from dkv.core.values import ArrayLike, plain
-from dkv.core.wording import LARGEST, is_number, shown
+from dkv.core.values import LARGEST, ArrayLike, is_number, plain, shown
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:  # the command line reads the options without torch

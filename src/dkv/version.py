@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["installed_version"]
+__all__ = ["VERSION"]
 
-
-def installed_version() -> str:
+try:
+    VERSION = version("dkv")
     """The version of the installed package; "0+unknown" where the source runs without being installed."""
-    try:
-        return version("dkv")
-    except PackageNotFoundError:
-        return "0+unknown"
+except PackageNotFoundError:
+    VERSION = "0+unknown"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import dkv
-from dkv.core.keywords import checked_keywords, nearest
+from dkv.core.values import checked_keywords, nearest
 from dkv.params import InfillOptions, Options
 from dkv.server import build
 

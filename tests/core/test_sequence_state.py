@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dkv.core.canvas import GIVEN, NEVER, Canvas, lay_out
-from dkv.core.sequence_state import SequenceState
+from dkv.core.canvas import GIVEN, NEVER, Canvas, SequenceState, lay_out
 from dkv.errors import AuditError
 
 MASK = 9

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 import dkv
-from dkv.core.policy import Decoder, StatefulDecoder, Step, state_size_of
+from dkv.core.policy import Decoder, ReadsBlock, StatefulDecoder, Step, most, state_size_of
 from dkv.core.sampling import Predictions
-from dkv.decoders.base import ReadsBlock, most
-from dkv.engine.per_sequence import PerSequenceDecoder
+from dkv.engine.per_sequence import PerSequenceDecoder, PolicyCalls
 from dkv.models import Transformer
 from tests.support.engine_runs import alone, finished, same
 from tests.support.runs import POLICIES, play, start
@@ -84,8 +83,9 @@ def test_who_keeps_nothing_has_nothing(model: Transformer) -> None:
     state = start(model, [[1]], 2, decoder="confidence")
     assert state.sequences.decoder_state is None
     assert all(tick.step.decoder_state is None for tick in play(state))
-    few = PerSequenceDecoder((state.decoder, Patient(3), Patient(2)), torch.tensor([0]), state.sequences.order)
-    assert state_size_of(few) == 3
-    assert state_size_of(PerSequenceDecoder((state.decoder,), torch.tensor([0]), state.sequences.order)) == 0
+    many = [state.decoder, Patient(3), Patient(2)]
+    sizes = [state_size_of(decoder) for decoder in many]
+    assert state_size_of(PerSequenceDecoder(many, sizes, state.sequences.order, PolicyCalls(1, 3))) == 3
+    assert state_size_of(PerSequenceDecoder(many[:1], sizes[:1], state.sequences.order, PolicyCalls(1, 1))) == 0
     assert isinstance(Patient(1), StatefulDecoder)
     assert not isinstance(state.decoder, StatefulDecoder)

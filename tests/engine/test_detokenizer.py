@@ -19,7 +19,7 @@ def sequence(lm: dkv.DiffusionLM, stop: tuple[str, ...] = ()) -> Sequence:
     request = lm.request([1], gen_length=4)
     settings = replace(request.settings, stop=stop)
     request = replace(request, settings=settings)
-    return Sequence(0, request, lm.model.config, lm.tokenizer, "", settings.cache, settings.decoder)
+    return Sequence(0, request, lm.model.config, lm.tokenizer, settings.cache, settings.decoder)
 
 
 @given(text=st.text(max_size=12), stop=st.lists(st.text(min_size=1, max_size=3), max_size=2))

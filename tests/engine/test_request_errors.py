@@ -17,9 +17,8 @@ from torch import Tensor
 import dkv
 from dkv.core.canvas import Canvas
 from dkv.core.layer_rules import Rules
-from dkv.core.policy import Plan, Step
+from dkv.core.policy import Plan, ReadsBlock, Step, most
 from dkv.core.sampling import Predictions
-from dkv.decoders.base import ReadsBlock, most
 from dkv.engine.watchdog import OvertimeError, bounded
 from dkv.outputs import Generation
 from tests.support.engine_runs import alone, ended, same

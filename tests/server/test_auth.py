@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import dkv
-from dkv.server.auth import parse_keys
+from dkv.server.middleware import parse_keys
 from tests.support.fake_service import FakeService, app_of, ask, error_of
 
 

@@ -42,7 +42,7 @@ def address(lm: dkv.DiffusionLM) -> Iterator[str]:
     """A server on which the package is installed. All tests ask this one: none may harm the next."""
     found = {**dkv.caches.known_caches(), "theirs": Theirs}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dkv.caches.known_caches", lambda: found)
+        patch.setattr("dkv.caches.CACHES.known", lambda: found)
         with served(build(Service(Engine(lm, patience=0.5)), lm, Limits(), name="tiny")) as place:
             yield place
 

@@ -80,7 +80,8 @@ def test_the_description_names_every_route_and_field(lm: dkv.DiffusionLM) -> Non
     shared = {"model", "max_tokens", "n", "seed", "stop", "stream", "stream_options", "temperature", "top_p"}
     shared |= {"best_of", "ignore_eos"}
     own = {
-        "block_length", "cache", "cfg_scale", "decoder", "draft", "eos_penalty", "grow", "min_tokens", "steps", "top_k",
+        "block_length", "cache", "cfg_scale", "decoder", "draft", "eos_penalty", "grow", "min_tokens",
+        "repetition_penalty", "steps", "top_k",
     }  # fmt: skip
     assert set(bodies["CompletionBody"]["properties"]) == shared | own | {"canvas", "parse_special", "prompt", "suffix"}
     assert set(bodies["ChatBody"]["properties"]) == shared | own | {"messages", "max_completion_tokens"}

@@ -12,7 +12,7 @@ import uvicorn
 import dkv
 from dkv.errors import SettingError
 from dkv.server import build
-from dkv.server.cors import parse_origins
+from dkv.server.middleware import parse_origins
 from dkv.server.uvicorn_server import KEEP_ALIVE
 from tests.support.fake_service import FakeService, app_of, ask, error_of
 from tests.support.server_fixtures import Serve
@@ -137,8 +137,7 @@ def test_an_idle_connection_outlives_those_of_proxies(lm: dkv.DiffusionLM, serve
 def test_the_seconds_of_an_idle_connection_reach_the_server(
     lm: dkv.DiffusionLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dkv.server.gate import Gate
-    from dkv.server.limits import Limits
+    from dkv.server.admission import Gate, Limits
     from dkv.server.listen import listen
     from dkv.server.uvicorn_server import Server, run
 

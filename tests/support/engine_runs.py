@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 
 import dkv
-from dkv.core.canvas import lay_out
+from dkv.core.canvas import SequenceState, lay_out
 from dkv.core.dtypes import named_dtype
 from dkv.core.guidance import Guidance
 from dkv.core.logits_processors import logits_processors_of
 from dkv.core.loop import Schedule, State, StepOutput, advance, finish
 from dkv.core.sampling import Sampling
-from dkv.core.sequence_state import SequenceState
 from dkv.engine.sequence import Sequence
 from dkv.outputs import Generation
 
@@ -21,7 +20,7 @@ __all__ = ["alone", "ended", "finished", "same"]
 def alone(lm: dkv.DiffusionLM, request: dkv.Request) -> Generation:
     """The request as the only sequence of the core's loop."""
     settings = request.settings
-    sequence = Sequence(0, request, lm.model.config, lm.tokenizer, "", settings.cache, settings.decoder)
+    sequence = Sequence(0, request, lm.model.config, lm.tokenizer, settings.cache, settings.decoder)
     state = alone_state(lm, sequence)
     while (output := advance(state)) is not None:
         sequence.count(output.counts[0], sum(output.work), sum(output.lengths))

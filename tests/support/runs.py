@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dkv.caches import make_cache
-from dkv.core.canvas import lay_out
+from dkv.core.canvas import SequenceState, lay_out
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
@@ -18,7 +18,6 @@ from dkv.core.model import Model, ModelConfig
 from dkv.core.packing import Bucket, PackedRows, exact
 from dkv.core.policy import CachePolicy, Decoder, Plan, Step
 from dkv.core.sampling import Sampling
-from dkv.core.sequence_state import SequenceState
 from dkv.decoders import make_decoder
 
 __all__ = ["POLICIES", "Recorder", "Scripted", "Watched", "play", "positions", "start", "start_and_play"]

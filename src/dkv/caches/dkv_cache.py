@@ -21,8 +21,7 @@ from torch.nn import functional as F
 
 from dkv.core.canvas import NEVER, lowest
 from dkv.core.policy import Plan, Step, rows_predicting
-from dkv.core.values import as_index
-from dkv.core.wording import shown
+from dkv.core.values import as_index, shown
 from dkv.errors import SpecError
 
 __all__ = ["Decode", "Greedy", "Prefill", "PrefillAndDecode", "expected", "live_rows", "require", "unsettled"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dkv.core.layer_rules import Rules
 from dkv.core.policy import Plan, Step
-from dkv.core.wording import is_number, shown
+from dkv.core.values import is_number, shown
 from dkv.errors import SpecError
 from dkv.layers.v_verify import Verify
 

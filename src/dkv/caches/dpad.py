@@ -22,7 +22,7 @@ from dkv.caches.dkv_cache import require
 from dkv.caches.fast_dllm import Prefix, opening
 from dkv.core.policy import Plan, Step
 from dkv.core.sampling import keyed_uniform, noise_key
-from dkv.core.wording import require_number
+from dkv.core.values import require_number
 
 __all__ = ["Dpad"]
 

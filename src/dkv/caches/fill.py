@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from dkv.caches.dkv_cache import expected, require
 from dkv.core.canvas import GIVEN, NEVER, lowest
 from dkv.core.policy import Plan, Step, rows_predicting
-from dkv.core.wording import shown
+from dkv.core.values import shown
 from dkv.errors import SpecError
 
 __all__ = ["Fill"]

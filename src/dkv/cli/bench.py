@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from dkv.cli import options
-from dkv.cli.console import print_json, say_loading
+from dkv.cli.console import print_json, print_table, say_loading
+from dkv.cli.options import counted, named, placed, switch
 from dkv.errors import SettingError
 
 if TYPE_CHECKING:
@@ -22,55 +21,33 @@ _CACHES = (
 )  # fmt: skip
 
 
-def _numbers(name: str, meaning: str) -> Any:
-    return typer.Option(name, metavar="N,N,...", help=meaning)
+_SHOWN = ("cache", "tokens/s", "s/step", "CPU speed-up", "FLOPs saved", "agreement", "of roofline", "of AR", "J/token")
+"""The columns that fit a terminal; the page of `dkv report` has them all."""
 
-
+_LIST = "N,N,..."
 _Shape = Annotated[
     str | None,
-    typer.Option(
-        "--shape", metavar="SPEC", help="Random weights of this shape instead: llada-8b,layers=2 and the like."
-    ),
+    named("--shape", "Random weights of this shape instead: llada-8b,layers=2 and the like.", metavar="SPEC"),
 ]
 _Caches = Annotated[
     list[str] | None,
-    typer.Option("--cache", metavar="SPEC", help="Cache; may be repeated. Default: one of each. none always runs."),
+    named("--cache", "Cache; may be repeated. Default: one of each. none always runs.", metavar="SPEC"),
 ]
-_Block = Annotated[int, typer.Option("--block-length", parser=options.whole, metavar="N", help="Tokens per block.")]
-_Decoder = Annotated[
-    str | None, typer.Option("--decoder", metavar="SPEC", help="Unmasking rule. Default: the model family's own.")
-]
-_Seed = Annotated[
-    int,
-    typer.Option("--seed", parser=options.whole, metavar="N", help="Seed of the prompts and of all random choices."),
-]
+_Prompts = Annotated[str, named("--prompt-length", "Lengths of the prompt, in tokens.", metavar=_LIST)]
+_Gens = Annotated[str, named("--gen-length", "Lengths of the response; it takes as many steps.", metavar=_LIST)]
+_Batches = Annotated[str, named("--batch", "Numbers of sequences in a batch.", metavar=_LIST)]
+_Block = Annotated[int, counted("--block-length", "Tokens per block.")]
+_Decoder = Annotated[str | None, named("--decoder", "Unmasking rule. Default: the model family's own.", metavar="SPEC")]
+_Seed = Annotated[int, counted("--seed", "Seed of the prompts and of all random choices.")]
 _Stop = Annotated[
     bool,
-    typer.Option(
-        "--stop-at-eos/--fill", help="End with the text, or fill the canvas so that every cache takes every step."
-    ),
+    switch("--stop-at-eos/--fill", "End with the text, or fill the canvas so that every cache takes every step."),
 ]
-_Baseline = Annotated[
-    str | None, typer.Option("--baseline", metavar="ar", help="ar: also run the same weights token by token.")
-]
-_Repeats = Annotated[
-    int,
-    typer.Option(
-        "--repeats",
-        parser=options.whole,
-        metavar="N",
-        help="Timed runs of each. 0 only counts operations; no model is run.",
-    ),
-]
-_Dtypes = Annotated[str, typer.Option("--dtype", metavar="NAME,...", help="auto, float32, bfloat16, ...")]
+_Baseline = Annotated[str | None, named("--baseline", "ar: also run the same weights token by token.", metavar="ar")]
+_Repeats = Annotated[int, counted("--repeats", "Timed runs of each. 0 only counts operations; no model is run.")]
+_Dtypes = Annotated[str, named("--dtype", "auto, float32, bfloat16, ...", metavar="NAME,...")]
 _Out = Annotated[
-    Path,
-    typer.Option(
-        "--out",
-        parser=options.place,
-        metavar="FILE",
-        help="The results are added to this file; what is in it is not run again.",
-    ),
+    Path, placed("--out", "The results are added to this file; what is in it is not run again.", metavar="FILE")
 ]
 
 
@@ -78,11 +55,9 @@ def bench(
     model: options.Model = "tiny",
     shape: _Shape = None,
     cache: _Caches = None,
-    prompt_length: Annotated[str, _numbers("--prompt-length", "Lengths of the prompt, in tokens.")] = "64,256",
-    gen_length: Annotated[
-        str, _numbers("--gen-length", "Lengths of the response; it takes as many steps.")
-    ] = "32,64,128",
-    batch: Annotated[str, _numbers("--batch", "Numbers of sequences in a batch.")] = "1",
+    prompt_length: _Prompts = "64,256",
+    gen_length: _Gens = "32,64,128",
+    batch: _Batches = "1",
     dtype: _Dtypes = "auto",
     quantize: options.Quantize = None,
     compile: options.Compile = False,  # noqa: A002 - named as its option
@@ -109,7 +84,6 @@ def bench(
     import torch
 
     from dkv.cli.benchrun import run
-    from dkv.cli.benchtable import print_tables
     from dkv.lab.bench.bench_session import BenchSession
     from dkv.lab.bench.grid import Grid
     from dkv.loading import find_device, find_dtype
@@ -139,7 +113,7 @@ def bench(
     if as_json:
         _print_json(out, session.rows)
         return
-    print_tables(session.rows)
+    _print_tables(session.rows)
     print(f"{len(session.rows)} rows in {out}; `dkv report {out}` makes a page of them")
 
 
@@ -157,6 +131,24 @@ def _whole_numbers(name: str, text: str) -> list[int]:
         if not (part.isascii() and part.isdigit() and int(part)):
             raise SettingError(f"{name}={text!r}: {part!r} is not a whole number of at least 1; write {name}=64,256")
     return [int(part) for part in parts]
+
+
+def _print_tables(rows: list[BenchRow]) -> None:
+    """A table for each point of the grid, then the exponents."""
+    from dkv.lab.bench.columns import COLUMNS, growth_lines
+    from dkv.lab.bench.exponents import growths
+    from dkv.lab.common.grouping import grouped
+
+    columns = [column for column in COLUMNS if column.title in _SHOWN]
+    for group in grouped(rows, lambda row: row.cell.point).values():
+        cell = group[0].cell
+        print(f"{cell.model}, {cell.numbers}, prompt {cell.prompt}, gen {cell.gen}, batch {cell.batch}")
+        known = [column for column in columns if any(column.text(row) for row in group)]
+        print_table([c.title for c in known], ([c.text(row) for c in known] for row in group), left=("cache",))
+    titles, found = growth_lines(growths(rows))
+    if found:
+        print("growth of the whole cost with the length")
+        print_table(titles, found, left=("cache",))
 
 
 def _print_json(out: Path, rows: list[BenchRow]) -> None:

@@ -24,7 +24,7 @@ from dkv.cli import (
 )
 from dkv.cli.guard import guarded
 from dkv.cli.help import Command
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["app", "run"]
 
@@ -66,7 +66,7 @@ def run() -> int:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(f"dkv {installed_version()}")
+        print(f"dkv {VERSION}")
         raise typer.Exit
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 from dkv.cli.console import is_terminal, printable
-from dkv.core.keywords import nearest
+from dkv.core.values import nearest
 from dkv.errors import DkvError
 
 __all__ = ["forgive_encoding", "guarded"]

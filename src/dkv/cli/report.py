@@ -17,12 +17,7 @@ _Files = Annotated[
     list[Path],
     typer.Argument(parser=options.place, metavar="FILE...", help="A file that `dkv bench` wrote.", show_default=False),
 ]
-_Out = Annotated[
-    Path,
-    typer.Option(
-        "--out", parser=options.place, metavar="FILE", help="The page; plots are also saved beside it as PNG."
-    ),
-]
+_Out = Annotated[Path, options.placed("--out", "The page; plots are also saved beside it as PNG.", metavar="FILE")]
 
 
 def report(files: _Files, out: _Out = Path("report.html"), as_json: options.Json = False) -> None:

@@ -128,9 +128,8 @@ def serve(
     try:
         from dkv.cli.serving import ServerSetup, serve_alone, serve_on_ranks, serve_on_ray
         from dkv.server import Limits
-        from dkv.server.auth import parse_keys
-        from dkv.server.cors import parse_origins
         from dkv.server.listen import check_exposure
+        from dkv.server.middleware import parse_keys, parse_origins
     except ModuleNotFoundError as missing:
         raise SettingError(f"serve: needs {missing.name}; pip install 'dkv[serve]'") from None
     from dkv.checkpoints.safetensors_writer import parse_size

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from dkv.cli.console import printable, say_loading
 from dkv.params import Options
+from dkv.server.admission import Gate, Limits
 from dkv.server.app import build
-from dkv.server.cors import ANY_ORIGIN
-from dkv.server.gate import Gate
-from dkv.server.limits import Limits
 from dkv.server.listen import address_of, listen
+from dkv.server.middleware import ANY_ORIGIN
 from dkv.server.served_defaults import Defaults, told
 from dkv.server.uvicorn_server import KEEP_ALIVE, run
 

@@ -29,23 +29,12 @@ _Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME...]", help="Studies, or all. Default: list them.", show_default=False),
 ]
-_Quick = Annotated[bool, typer.Option("--quick", help=f"Fewer settings, {_QUICK} examples: all in minutes.")]
-_Out = Annotated[
-    Path,
-    typer.Option(
-        "--out", parser=options.place, metavar="DIR", help="Results, plots, index.html; what is there is kept."
-    ),
-]
+_Quick = Annotated[bool, options.switch("--quick", f"Fewer settings, {_QUICK} examples: all in minutes.")]
+_Out = Annotated[Path, options.placed("--out", "Results, plots, index.html; what is there is kept.", metavar="DIR")]
 _Count = Annotated[
-    int | None,
-    typer.Option(
-        "--count",
-        parser=options.whole,
-        metavar="N",
-        help=f"Examples of each task under each setting. Default: {_COUNT}.",
-    ),
+    int | None, options.counted("--count", f"Examples of each task under each setting. Default: {_COUNT}.")
 ]
-_Seed = Annotated[int, typer.Option("--seed", parser=options.whole, metavar="N", help="Seed of all random choices.")]
+_Seed = Annotated[int, options.counted("--seed", "Seed of all random choices.")]
 
 
 def study(

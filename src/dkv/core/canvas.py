@@ -1,15 +1,16 @@
-"""The canvas: the token grid that is being denoised, and when each of its tokens was fixed.
+"""The canvas, the token grid that is being denoised, and whatever else a batch keeps of each sequence between steps.
 
-It knows nothing of models, caches or decoders. Rows are sequences, right-padded; position p of a sequence is slot p
+Nothing here knows of models, caches or decoders. Rows are sequences, right-padded; position p of a sequence is slot p
 of every buffer, for ever, so positions always start at 0 and padding never sits between tokens.
 
-Fields of tensors with a row for each sequence say in their metadata what stands at padding (`per_position`,
-`per_sequence`); from that rows are selected, widened, cut and concatenated (`gathered`, `joined`).
+Fields of tensors with a row for each sequence say in their metadata what stands at padding (`_per_position`,
+`_per_sequence`); from that rows are selected, widened, cut and concatenated (`_gathered`, `_joined`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import Field, dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dkv.errors import AuditError
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["GIVEN", "NEVER", "Canvas", "gathered", "joined", "lay_out", "lowest", "per_position", "per_sequence"]
+__all__ = ["GIVEN", "NEVER", "Canvas", "SequenceState", "lay_out", "lowest"]
 
 GIVEN = -1
 """`committed_at` of a token that was there from the start (and of padding)."""
@@ -34,12 +37,12 @@ _ROWS = "rows"
 """Key of the metadata of fields that have a row for each sequence."""
 
 
-def per_sequence() -> Mapping[str, Any]:
+def _per_sequence() -> Mapping[str, Any]:
     """Metadata of a field [B, ...]."""
     return {_ROWS: None}
 
 
-def per_position(fill: float, scratch: int = 0) -> Mapping[str, Any]:
+def _per_position(fill: float, scratch: int = 0) -> Mapping[str, Any]:
     """Metadata of a field [B, T + scratch, ...] with `fill` at padding. What its scratch slots hold is not kept."""
     return {_ROWS: (fill, scratch)}
 
@@ -52,23 +55,23 @@ class Canvas:
     may contain it, and gaps may lie inside given text.
     """
 
-    tokens: Tensor = field(metadata=per_position(0))
+    tokens: Tensor = field(metadata=_per_position(0))
     """[B, T] int64."""
-    prompt: Tensor = field(metadata=per_sequence())
+    prompt: Tensor = field(metadata=_per_sequence())
     """[B] length of the prompt."""
-    length: Tensor = field(metadata=per_sequence())
+    length: Tensor = field(metadata=_per_sequence())
     """[B] length of prompt, response and what follows it."""
-    committed_at: Tensor = field(metadata=per_position(GIVEN))
+    committed_at: Tensor = field(metadata=_per_position(GIVEN))
     """[B, T] value of num_forwards of the forward that committed the token; GIVEN; NEVER while masked."""
-    seed: Tensor = field(metadata=per_sequence())
+    seed: Tensor = field(metadata=_per_sequence())
     """[B] each request's own seed."""
-    request: Tensor = field(metadata=per_sequence())
+    request: Tensor = field(metadata=_per_sequence())
     """[B] the caller's number of each sequence."""
     position: Tensor
     """[T] 0, 1, 2, ..."""
-    live: Tensor = field(metadata=per_position(False))
+    live: Tensor = field(metadata=_per_position(False))
     """[B, T] bool: positions that exist."""
-    response: Tensor = field(metadata=per_position(False))
+    response: Tensor = field(metadata=_per_position(False))
     """[B, T] bool: positions between the prompt and what follows the response; some of them may be given."""
     unconditional_of: Tensor | None = None
     """[B] for guidance: the row whose response this row repeats after a masked prompt, -1 for an ordinary row; None
@@ -96,14 +99,14 @@ class Canvas:
         """Some of the rows [N], in that order, cut or padded to `width` positions. What is cut must be padding; an
         unconditional row must come right after the row that it repeats."""
         guide = None if self.unconditional_of is None else self.unconditional_of.index_select(0, rows)
-        return self._with(gathered(self, rows, width), guide, width)
+        return self._with(_gathered(self, rows, width), guide, width)
 
     def cat(self, others: Sequence[Canvas], width: int) -> Canvas:
         """These rows and then the others', at `width` positions; unconditional rows as in `gather`."""
         every = [self, *others]
         guides = [one.unconditional_of for one in every if one.unconditional_of is not None]
         guide = torch.cat(guides) if guides else None
-        return self._with(joined(every, [len(one.prompt) for one in every], width), guide, width)
+        return self._with(_joined(every, [len(one.prompt) for one in every], width), guide, width)
 
     def _with(self, rows: dict[str, Any], guide: Tensor | None, width: int) -> Canvas:
         """Other rows. guide [N]: of each, at least 0 where it is unconditional."""
@@ -121,6 +124,106 @@ class Canvas:
     def unfixed(self) -> Tensor:
         """[B, T] positions that are to be fixed some time: `masked`, and those that a growing canvas will have."""
         return self.committed_at == NEVER
+
+
+@dataclass
+class SequenceState:
+    """Where B sequences of at most T positions stand: all that changes from step to step, and joins and leaves with a
+    sequence. A new tensor is declared here, with the value that stands at padding, and nowhere else.
+
+    Tensors are replaced from step to step, and never written in place (but `unconditional_hidden`), so that a
+    `snapshot` costs nothing."""
+
+    canvas: Canvas
+    """Tokens, and when each was committed; prompts, lengths and seeds."""
+    order: Tensor = field(metadata=_per_position(NEVER))
+    """[B, T] int64, as in `Step`."""
+    last_confidence: Tensor = field(metadata=_per_position(-torch.inf))
+    """[B, T] float32, as in `Step`."""
+    just_committed: Tensor = field(metadata=_per_position(False))
+    """[B, T] bool, as in `Step`."""
+    computed_at: Tensor = field(metadata=_per_position(NEVER))
+    """[B, T] int64: value of num_forwards when the slot was computed; NEVER before."""
+    num_forwards: Tensor = field(metadata=_per_sequence())
+    """[B] forwards of this sequence so far."""
+    block_step: Tensor = field(metadata=_per_sequence())
+    """[B] step within the active block."""
+    block: Tensor = field(metadata=_per_sequence())
+    """[B] number of the active block."""
+    done: Tensor = field(metadata=_per_sequence())
+    """[B] bool: finished."""
+    broken: Tensor = field(metadata=_per_sequence())
+    """[B] bool: logits that were not finite have been read, so nothing that follows means anything."""
+    decoder_state: Tensor | None = field(default=None, metadata=_per_position(0.0))
+    """[B, T, K] float32, as in `Step`; None for a decoder that keeps none."""
+    unconditional_hidden: Tensor | None = field(default=None, metadata=_per_position(0.0, scratch=1))
+    """[B, T + 1, C] output of the last layer at the last step at which the sequence's unconditional row ran; the last
+    slot is scratch. None where no unconditional row has skipped a step."""
+
+    @classmethod
+    def new(cls, canvas: Canvas, order: Tensor) -> SequenceState:
+        """The state of sequences that have not begun. order: the decoder's `commit_order` [B, T]."""
+        zero, grid = torch.zeros_like(canvas.prompt), canvas.tokens
+        return cls(
+            canvas=canvas,
+            order=order,
+            last_confidence=torch.full_like(grid, -torch.inf, dtype=torch.float32),
+            just_committed=torch.zeros_like(grid, dtype=torch.bool),
+            computed_at=torch.full_like(grid, NEVER),
+            num_forwards=zero,
+            block_step=zero,
+            block=zero,
+            done=zero.bool(),
+            broken=zero.bool(),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """B and T."""
+        batch, width = self.canvas.tokens.shape
+        return int(batch), int(width)
+
+    def snapshot(self) -> SequenceState:
+        """The same tensors in an object that does not move on."""
+        return replace(self, canvas=copy(self.canvas))
+
+    def gather(self, rows: Sequence[int], width: int) -> SequenceState:
+        """Some of the rows, in that order, cut or padded to `width` positions. What is cut must be padding; an
+        unconditional row must come right after the row that it repeats."""
+        index = torch.tensor(rows, dtype=torch.int64, device=self.num_forwards.device)
+        return replace(self, canvas=self.canvas.gather(index, width), **_gathered(self, index, width))
+
+    def cat(self, others: Sequence[SequenceState], width: int) -> SequenceState:
+        """These rows and then the others', at `width` positions."""
+        every = [self, *others]
+        canvas = self.canvas.cat([other.canvas for other in others], width)
+        return replace(self, canvas=canvas, **_joined(every, [len(one.num_forwards) for one in every], width))
+
+    def resize_decoder_state(self, size: int) -> None:
+        """Keep `size` numbers of each position: as many as the decoders at hand ask for."""
+        if not size:
+            self.decoder_state = None
+        elif self.decoder_state is None:
+            self.decoder_state = self.last_confidence.new_zeros(*self.shape, size)
+        else:
+            self.decoder_state = F.pad(self.decoder_state, (0, size - self.decoder_state.shape[2]))
+
+    @property
+    def computed(self) -> Tensor:
+        """[B, T] slots that were computed since their sequence joined."""
+        return self.computed_at != NEVER
+
+    def mark_computed(self, rows: Tensor) -> None:
+        """Record that the rows [B, T] are computed by the forward that comes now."""
+        self.computed_at = torch.where(rows, self.num_forwards[:, None], self.computed_at)
+
+    def audit(self, readable: Tensor) -> None:
+        """Check the reads of the forward that comes now. Raises AuditError naming the first sequence that is not done
+        and is about to attend to a readable [B, T] slot that was never computed."""
+        bad = (readable & ~self.computed & ~self.done[:, None]).nonzero()
+        if len(bad):
+            row, slot = bad[0].tolist()
+            raise AuditError(f"sequence {row} would read slot {slot}, which was never computed since it joined")
 
 
 def lay_out(
@@ -183,7 +286,7 @@ def lowest(key: Tensor, count: Tensor) -> Tensor:
     return torch.empty_like(inside).scatter_(1, order, inside)
 
 
-def gathered(source: DataclassInstance, rows: Tensor, width: int) -> dict[str, Any]:
+def _gathered(source: DataclassInstance, rows: Tensor, width: int) -> dict[str, Any]:
     """The fields of the `rows` [N] (int64), in that order, cut or padded to `width` positions. What is cut must be
     padding."""
     found: dict[str, Any] = {}
@@ -193,7 +296,7 @@ def gathered(source: DataclassInstance, rows: Tensor, width: int) -> dict[str, A
     return found
 
 
-def joined(sources: Sequence[DataclassInstance], counts: Sequence[int], width: int) -> dict[str, Any]:
+def _joined(sources: Sequence[DataclassInstance], counts: Sequence[int], width: int) -> dict[str, Any]:
     """The fields of all sources, of `counts` rows each, one after another, cut or padded to `width` positions. Where
     some lack an optional field, or have fewer columns of it, zeros stand in."""
     found: dict[str, Any] = {}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.canvas import Canvas
+from dkv.core.canvas import Canvas, SequenceState
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
@@ -22,7 +22,6 @@ from dkv.core.model import Model, logit_ops_of
 from dkv.core.packing import Bucket, Counted, PackedRows, exact, pack, select_rows
 from dkv.core.policy import CachePolicy, Decoder, Plan, StatefulDecoder, Step, state_size_of
 from dkv.core.sampling import Predictions, Sampling, noise_key, sample, unmasked_argmax
-from dkv.core.sequence_state import SequenceState
 from dkv.errors import AuditError, RequestError
 
 __all__ = ["Schedule", "State", "StepOutput", "advance", "finish", "not_finite"]

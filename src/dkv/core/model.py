@@ -1,10 +1,13 @@
-"""What the core asks of a model: a few facts, a memory of its shape, a forward over chosen rows, and a head.
+"""What the core asks of a model: a few facts, a memory of its shape, a forward over chosen rows, and a head; and the
+settings of torch under which it runs.
 
 Architectures live in `dkv.models`; nothing here knows any of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +19,25 @@ from dkv.core.layer_rules import Rules
 from dkv.core.packing import PackedRows
 from dkv.core.sampling import PLAIN_LOGIT_OPS, LogitOps
 
-__all__ = ["Model", "ModelConfig", "logit_ops_of"]
+__all__ = ["Model", "ModelConfig", "logit_ops_of", "shielded"]
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Settings of torch that a caller has changed around a call, and that must not change what dkv computes: inside,
+    autocast is off, the default dtype float32 and the default device the CPU; afterwards all is as it was. Costs next
+    to nothing where nothing was changed."""
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            stack.callback(torch.set_default_dtype, dtype)
+        yield
 
 
 @dataclass(frozen=True)

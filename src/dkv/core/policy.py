@@ -1,4 +1,4 @@
-"""What a cache policy sees (`Step`), what it answers (`Plan`), and what a decoder is.
+"""What a cache policy sees (`Step`), what it answers (`Plan`), what a decoder is, and what decoders share.
 
 A policy is one function from the state of the canvas to the boolean mask of rows to compute. Everything that is not
 computed is read from the slots as they were left; that is all that caching is here.
@@ -15,11 +15,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.canvas import Canvas
+from dkv.core.canvas import NEVER, Canvas, lowest
 from dkv.core.layer_rules import DENSE, Rules
 from dkv.core.sampling import Predictions
 
-__all__ = ["CachePolicy", "Decoder", "Plan", "StatefulDecoder", "Step", "rows_predicting", "rules_of", "state_size_of"]
+__all__ = [
+    "CachePolicy",
+    "Decoder",
+    "Plan",
+    "ReadsBlock",
+    "StatefulDecoder",
+    "Step",
+    "entropy",
+    "most",
+    "rows_predicting",
+    "rules_of",
+    "state_size_of",
+]
 
 
 @dataclass(frozen=True)
@@ -182,3 +194,31 @@ class StatefulDecoder(Decoder, Protocol):
 def state_size_of(decoder: Decoder) -> int:
     """How many numbers of each position a decoder keeps between steps; 0 for one that keeps none."""
     return decoder.state_size if isinstance(decoder, StatefulDecoder) else 0
+
+
+class ReadsBlock:
+    """The part of a decoder that chooses among every masked position of the block, in no order known ahead."""
+
+    def commit_order(self, canvas: Canvas) -> Tensor:
+        """Not known before the forward."""
+        return torch.full_like(canvas.tokens, NEVER)
+
+    def query(self, step: Step) -> Tensor:
+        """Every masked position of the block."""
+        return step.open
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """[M] of the distributions of logits [M, V], in nats; a filtered token has p = 0 and adds nothing."""
+    disorder: Tensor = torch.special.entr(logits.softmax(dim=1)).sum(dim=1)
+    return disorder
+
+
+def most(read: Predictions, score: Tensor, count: Tensor) -> Tensor:
+    """[B, T] the `count` [B] positions with the highest score [M] of those read (all of them where there are fewer);
+    ties go to the lowest position."""
+    # A token that filters would leave out, where a better one is barred, has no probability: the least sure, but read.
+    # So is one whose score is no number, lest it stay masked for ever.
+    least = torch.finfo(score.dtype).max
+    key = read.spread((-score).nan_to_num(nan=least).clamp(max=least), torch.inf)
+    return lowest(key, count) & (key < torch.inf)

@@ -10,18 +10,58 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, Generic, TypeVar, get_type_hints
 
-from dkv.core.wording import shown
+from dkv.core.values import shown
 from dkv.errors import SettingError, SpecError
 
-__all__ = ["describe", "discover", "keys_of", "make", "meaning_of", "offered", "spec_of", "spell_key"]
+__all__ = [
+    "Registry",
+    "alike",
+    "describe",
+    "discover",
+    "first_alike",
+    "is_own",
+    "keys_of",
+    "make",
+    "meaning_of",
+    "name_of",
+    "offered",
+    "spec_of",
+    "spell_key",
+]
+
+T = TypeVar("T")
 
 _TRUE_FALSE = {"true": True, "false": False}
+
+
+class Registry(Generic[T]):
+    """The classes of one package by the names that specs call them: those in its files, and those that installed
+    packages offer as entry points of the group with the package's name."""
+
+    def __init__(self, package: str, what: str, presets: Mapping[str, str] | None = None) -> None:
+        """what: "cache" or "decoder", as messages call them; presets: specs by the name NAME of `preset:NAME`."""
+        self._package, self._what, self._presets = package, what, presets or {}
+
+    def known(self) -> dict[str, type]:
+        """Every class by its name. Raises SpecError as `discover`."""
+        return discover(importlib.import_module(self._package), self._package)
+
+    def make(self, spec: str) -> T:
+        """What a spec such as "dkv-decode:refresh=8" or "preset:dllm/gsm8k-instruct" asks for. Raises SpecError."""
+        kind, _, name = (part.strip() for part in spec.partition(":"))
+        if self._presets and kind == "preset":
+            if name not in self._presets:
+                known = ", ".join(self._presets)
+                raise SpecError(f"{self._what}={shown(spec)}: unknown preset {shown(name)}; known: {known}")
+            spec = self._presets[name]
+        made: T = make(spec, self.known(), self._what)
+        return made
 
 
 def discover(room: ModuleType, group: str) -> dict[str, type]:
@@ -151,6 +191,35 @@ def _parse(text: str, hint: Any, where: str) -> Any:
     except (ValueError, KeyError):
         expected = "true or false" if kind is bool else f"a value of type {kind.__name__}"
         raise SpecError(f"{where} is not {expected}") from None
+
+
+def is_own(thing: object) -> bool:
+    """Whether a cache, decoder or layer rule is one of this package's, rather than of another one's."""
+    return type(thing).__module__.partition(".")[0] == "dkv"
+
+
+def name_of(thing: object) -> str:
+    """What a cache or a decoder is called, whatever its attributes do."""
+    try:
+        name = thing.name  # type: ignore[attr-defined]
+    except Exception:
+        name = None
+    return name if type(name) is str and name else type(thing).__name__
+
+
+def alike(one: object, other: object) -> bool:
+    """Whether one stands for the other. Another package's class has a say about its own kind only."""
+    if one is other or type(one) is not type(other):
+        return one is other
+    try:
+        return (one == other) is True
+    except Exception:
+        return False
+
+
+def first_alike(thing: T, known: Iterable[T]) -> T:
+    """The first of the known things that is alike, itself where none is."""
+    return next((one for one in known if alike(one, thing)), thing)
 
 
 def spec_of(made: object) -> str:

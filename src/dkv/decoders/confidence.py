@@ -10,9 +10,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from dkv.core.policy import Step
+from dkv.core.policy import ReadsBlock, Step, most
 from dkv.core.sampling import Predictions
-from dkv.decoders.base import ReadsBlock, most
 
 __all__ = ["Confidence"]
 

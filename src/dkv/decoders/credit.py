@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.policy import Step
+from dkv.core.policy import ReadsBlock, Step, most
 from dkv.core.sampling import Predictions
-from dkv.core.wording import require_number
-from dkv.decoders.base import ReadsBlock, most
+from dkv.core.values import require_number
 from dkv.errors import SpecError
 
 __all__ = ["Credit"]

@@ -12,9 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.core.policy import Step
+from dkv.core.policy import ReadsBlock, Step, entropy, most
 from dkv.core.sampling import Predictions, keyed_uniform, log_confidence, noise_key
-from dkv.decoders.base import ReadsBlock, entropy, most
 from dkv.errors import SpecError
 
 __all__ = ["Entropy", "MaskgitPlus", "Origin", "TopkMargin", "share"]

@@ -13,10 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.core.policy import Step
+from dkv.core.policy import ReadsBlock, Step, entropy, most
 from dkv.core.sampling import Predictions
-from dkv.core.wording import require_number
-from dkv.decoders.base import ReadsBlock, entropy, most
+from dkv.core.values import require_number
 
 __all__ = ["EntropyBound"]
 

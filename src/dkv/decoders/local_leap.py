@@ -13,10 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from dkv.core.policy import Step
+from dkv.core.policy import ReadsBlock, Step, most
 from dkv.core.sampling import Predictions
-from dkv.core.wording import is_number, shown
-from dkv.decoders.base import ReadsBlock, most
+from dkv.core.values import is_number, shown
 from dkv.errors import SpecError
 
 __all__ = ["LocalLeap"]

@@ -15,8 +15,7 @@ from torch import Tensor
 from dkv.core.canvas import NEVER, Canvas, lowest
 from dkv.core.policy import Step
 from dkv.core.sampling import Predictions, keyed_uniform, noise_key
-from dkv.core.values import ArrayLike, as_index, plain
-from dkv.core.wording import shown
+from dkv.core.values import ArrayLike, as_index, plain, shown
 from dkv.errors import SettingError, SpecError
 
 __all__ = ["Random", "RandomOrder"]

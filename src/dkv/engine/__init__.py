@@ -2,6 +2,6 @@
 
 from dkv.engine.async_engine import Service
 from dkv.engine.engine import Engine
-from dkv.engine.request import Request, Status, Update
+from dkv.engine.sequence import Request, Status, Update
 
 __all__ = ["Engine", "Request", "Service", "Status", "Update"]

@@ -11,10 +11,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from dkv.core.keywords import checked_keywords
+from dkv.core.values import checked_keywords
 from dkv.engine.engine import Engine
-from dkv.engine.request import Request, Status, Update
 from dkv.engine.request_errors import failure, where_of
+from dkv.engine.sequence import Request, Status, Update
 from dkv.errors import BusyError, DkvError, EngineError
 from dkv.outputs import Generation
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dkv.core.canvas import lay_out
+from dkv.core.canvas import SequenceState, lay_out
 from dkv.core.dtypes import named_dtype
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
@@ -19,11 +19,9 @@ from dkv.core.logits_processors import logits_processors_of
 from dkv.core.loop import Schedule, State
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
+from dkv.core.registry import is_own, name_of
 from dkv.core.sampling import Sampling
-from dkv.core.sequence_state import SequenceState
-from dkv.engine.per_sequence import PerSequenceDecoder, PerSequencePolicy, numbered
-from dkv.engine.policy_calls import CallLimits, PolicyCalls
-from dkv.engine.request_errors import is_own, name_of
+from dkv.engine.per_sequence import CallLimits, PerSequenceDecoder, PerSequencePolicy, PolicyCalls
 from dkv.engine.sequence import Sequence
 from dkv.engine.step_views import canvas_copy, checked
 from dkv.engine.watchdog import bounded
@@ -188,8 +186,10 @@ class BatchSetup:
             model=self.model,
             sequences=standing,
             memory=memory,
-            policy=_policy_of(rows, calls, device),
-            decoder=_decoder_of(rows, standing.order, calls),
+            policy=PerSequencePolicy([row.policy for row in rows], calls, device),
+            decoder=PerSequenceDecoder(
+                [row.decoder for row in rows], [row.state_size for row in rows], standing.order, calls
+            ),
             sampling=_sampling_of(settings, self.model.config.vocab, device),
             schedule=_schedule_of(rows, device),
             stop_ids=stop_ids,
@@ -200,17 +200,6 @@ class BatchSetup:
             audit=self.limits.audit,
             raises_not_finite=False,
         )
-
-
-def _policy_of(rows: abc.Sequence[Sequence], calls: PolicyCalls, device: torch.device) -> PerSequencePolicy:
-    policies, numbers = numbered([row.policy for row in rows])
-    return PerSequencePolicy(policies, torch.tensor(numbers, device=device), calls)
-
-
-def _decoder_of(rows: abc.Sequence[Sequence], order: Tensor, calls: PolicyCalls) -> PerSequenceDecoder:
-    decoders, numbers = numbered([row.decoder for row in rows])
-    sizes = tuple(rows[numbers.index(number)].state_size for number in range(len(decoders)))
-    return PerSequenceDecoder(decoders, torch.tensor(numbers, device=order.device), order, calls, sizes)
 
 
 def _schedule_of(rows: abc.Sequence[Sequence], device: torch.device) -> Schedule:

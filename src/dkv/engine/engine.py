@@ -10,33 +10,35 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 
 import torch
 
-from dkv.core.keywords import checked_keywords
+from dkv.core.model import Model, shielded
+from dkv.core.packing import Bucket
 from dkv.core.policy import rules_of
-from dkv.core.torch_settings import shielded
-from dkv.core.values import as_count
-from dkv.core.wording import is_number, shown
+from dkv.core.registry import first_alike, is_own
+from dkv.core.values import as_count, checked_keywords, is_number, shown
 from dkv.engine.batch_setup import BatchKey
-from dkv.engine.batches import Batches
-from dkv.engine.policy_calls import CallLimits, first_alike, first_alike_rules
-from dkv.engine.request import Request, Status, Update
-from dkv.engine.request_errors import failure, is_own, must_stop
+from dkv.engine.per_sequence import CallLimits, alike_rules
+from dkv.engine.request_errors import failure, must_stop
 from dkv.engine.running_batch import RunningBatch
-from dkv.engine.sequence import Sequence, SequenceOutcome
+from dkv.engine.sequence import Request, Sequence, SequenceOutcome, Status, Update
 from dkv.engine.served_model import ServedModel
 from dkv.engine.watchdog import bounded
-from dkv.errors import BusyError, DkvError, PromptError, SettingError
-from dkv.version import installed_version
+from dkv.errors import BusyError, CapacityError, DkvError, PromptError, SettingError
 
 __all__ = ["Engine"]
 
 _PATIENCE = 30.0
 """Seconds; a call of a policy takes milliseconds."""
+_SHORTEST = 64
+"""Slots of the shortest pool; the others double."""
+
+Arrivals = Mapping[BatchKey, list[Sequence]]
+"""Sequences that are to join, by the key of their batch."""
 
 
 class Engine:
@@ -65,8 +67,7 @@ class Engine:
         self._lm = lm
         self._active, self._waiting = as_count("active", active), as_count("waiting", waiting)
         limit = None if memory is None else as_count("memory", memory)
-        self.batches = Batches(lm.model, lm.bucket, self._limits, limit, self._active)
-        self._version = installed_version()
+        self.batches = _Batches(lm.model, lm.bucket, self._limits, limit, self._active)
         self._queue: deque[Sequence] = deque()
         self._keys: dict[int, BatchKey] = {}
         self._next_id = 0
@@ -105,7 +106,6 @@ class Engine:
             request,
             self._lm.model.config,
             self._lm.tokenizer,
-            self._version,
             policy=first_alike(request.settings.cache, (one.policy for one in self._latest())),
             decoder=first_alike(request.settings.decoder, (one.decoder for one in self._latest())),
         )
@@ -218,8 +218,9 @@ class Engine:
         return Update(outcome.sequence.request_id, error=outcome.error)
 
     def _key_of(self, sequence: Sequence) -> BatchKey:
+        rules = rules_of(sequence.policy)
         known = (key.rules for key in chain(reversed(self._keys.values()), self.batches.known_keys))
-        rules = first_alike_rules(rules_of(sequence.policy), known)
+        rules = next((one for one in known if alike_rules(one, rules)), rules)
         return BatchKey.of(sequence.settings, rules, self.batches.width_of(sequence.length), self._lm.model)
 
     def _admit(self) -> list[SequenceOutcome]:
@@ -277,3 +278,83 @@ class Engine:
                 batch.sequences = [sequence for sequence in sequences if sequence is not longest]
                 failed.append(SequenceOutcome(longest, Update(longest.request_id), error=failure("making room", error)))
         return failed
+
+
+class _Batches(dict[BatchKey, RunningBatch]):
+    """Batches by key. limit: bytes of cache at most, None = no limit; active: sequences at most, of all."""
+
+    def __init__(self, model: Model, bucket: Bucket, limits: CallLimits, limit: int | None, active: int) -> None:
+        super().__init__()
+        self._model, self._bucket, self._limits, self._active = model, bucket, limits, active
+        self.limit = limit
+        self._costs: dict[BatchKey, int] = {}  # bytes of a sequence, where there is a limit
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers held."""
+        return sum(batch.buffers.nbytes for batch in self.values())
+
+    @property
+    def known_keys(self) -> Iterable[BatchKey]:
+        """Those of which the cost is known."""
+        return self._costs
+
+    def width_of(self, length: int) -> int:
+        """Slots for a sequence of so many positions: a pool's, where there is a limit, else 0 for as many as needed."""
+        return 0 if self.limit is None else max(_SHORTEST, 1 << (length - 1).bit_length())
+
+    def check_fit(self, length: int, key: BatchKey) -> None:
+        """Raises CapacityError where a sequence of so many positions could never fit."""
+        if self.limit is None:
+            return
+        if key not in self._costs:
+            self._costs[key] = self._get(key).buffers.cost(key.width)
+        need = self._costs[key]
+        if need > self.limit:
+            raise CapacityError(
+                f"memory={self.limit} bytes cannot hold the cache of {length} positions, {need} bytes; "
+                "raise memory, or shorten the prompt or gen_length",
+                length, need, self.limit,
+            )  # fmt: skip
+
+    def have_room(self, arrivals: Arrivals) -> bool:
+        """Whether the limit allows for the arrivals."""
+        return self.limit is None or self._bytes(self._sizes(arrivals)) <= self.limit
+
+    def make_room(self, arrivals: Arrivals) -> None:
+        """Resize buffers for the arrivals: to twice as many where that fits, so that a growing batch is copied rarely;
+        else all to what they need."""
+        need = self._sizes(arrivals)
+        roomy = {key: (self._roomy(key, count), width) for key, (count, width) in need.items()}
+        sizes = roomy if self.limit is None or self._bytes(roomy) <= self.limit else need
+        changes = [(key, size) for key, size in sizes.items() if size != self._get(key).buffers.size]
+        for key, (count, width) in sorted(
+            changes, key=lambda change: change[1][0] - self._get(change[0]).buffers.size[0]
+        ):
+            self[key] = self._get(key)
+            self[key].resize(count, width)
+
+    def drop_empty(self) -> None:
+        """Forget batches without sequences."""
+        for key in [key for key, batch in self.items() if not batch.sequences]:
+            del self[key]
+
+    def _sizes(self, arrivals: Arrivals) -> dict[BatchKey, tuple[int, int]]:
+        """The sequences and positions that each batch needs at least, with the arrivals."""
+        sizes = {}
+        for key in dict.fromkeys((*self, *arrivals)):
+            sequences = [*self._get(key).sequences, *arrivals.get(key, [])]
+            longest = max((sequence.length for sequence in sequences), default=0)
+            sizes[key] = len(sequences), key.width or max(longest, self._get(key).buffers.size[1])
+        return sizes
+
+    def _roomy(self, key: BatchKey, count: int) -> int:
+        room = self._get(key).buffers.size[0]
+        return room if count <= room else max(count, min(2 * room, self._active))
+
+    def _bytes(self, sizes: Mapping[BatchKey, tuple[int, int]]) -> int:
+        return sum(count * self._costs[key] for key, (count, _) in sizes.items())
+
+    def _get(self, key: BatchKey) -> RunningBatch:
+        """The batch of a key, or one to be."""
+        return self.get(key) or RunningBatch(self._model, key, self._bucket, self._limits)

@@ -14,11 +14,11 @@ from itertools import groupby
 
 from dkv.core.model import ModelConfig
 from dkv.core.values import ArrayLike, as_index, plain
-from dkv.engine.request import Request
+from dkv.engine.sequence import Request
 from dkv.errors import ContextError, PromptError, SettingError
 from dkv.outputs import Generation
 from dkv.tokenizer import Tokenizer
-from dkv.tokenizer.prompts import token_ids
+from dkv.tokenizer.tokenizer import token_ids
 
 __all__ = ["Infilling", "Part", "canvas_ids", "escape", "infilled", "region_of"]
 

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from dkv.distributed.group import lost_ranks
-from dkv.engine.request import Request, Status, Update
+from dkv.engine.sequence import Request, Status, Update
 from dkv.errors import SettingError
 
 __all__ = ["Leader", "Stepped", "Wire", "follow", "in_lockstep"]

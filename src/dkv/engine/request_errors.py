@@ -11,24 +11,10 @@ import torch
 from dkv.engine.watchdog import OvertimeError
 from dkv.errors import DkvError, RankError, RequestError
 
-__all__ = ["failure", "is_memory", "is_own", "must_stop", "name_of", "one_line", "where_of"]
+__all__ = ["failure", "is_memory", "must_stop", "one_line", "where_of"]
 
 _TEXT = 200
 _MEMORY = re.compile(r"out of memory|allocate memory|DefaultCPUAllocator|bad_alloc", re.IGNORECASE)
-
-
-def is_own(thing: object) -> bool:
-    """Whether a policy, decoder or layer rule is one of this package's, rather than of another one's."""
-    return type(thing).__module__.partition(".")[0] == "dkv"
-
-
-def name_of(thing: object) -> str:
-    """What a policy or a decoder is called, whatever its attributes do."""
-    try:
-        name = thing.name  # type: ignore[attr-defined]
-    except Exception:
-        name = None
-    return name if type(name) is str and name else type(thing).__name__
 
 
 def must_stop(error: BaseException, device: torch.device) -> bool:

@@ -20,7 +20,7 @@ from dkv.jobs.records import Record, failure_of, tokens_of
 from dkv.jobs.results import Results, begun_with
 from dkv.jobs.source import JobOptions, Source, SourceLine
 from dkv.loading import check_model, compiled_as, find_device, find_dtype, find_model
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["Job", "JobProgress"]
 
@@ -167,6 +167,6 @@ def _header(wanted: JobOptions, digest: str, begun: Mapping[str, Any] | None) ->
         **compiled_as(wanted.compile),
         "seed": seed,
         **wanted.arguments,
-        "version": installed_version(),
+        "version": VERSION,
     }
     return dict(json.loads(json.dumps(header)))

@@ -102,8 +102,8 @@ class OpenAILines:
 
     def requests(self, asked: OpenAILine, seed: int) -> list[Request]:
         """The requests of a line: n for each prompt. seed: the line's own. Raises SettingError and PromptError."""
-        errors, styles = module_of("serve", "dkv.server.api_errors"), module_of("serve", "dkv.server.styles")
-        style, body = styles.STYLES[asked.url], self._filled(asked.body, seed)
+        errors, reply = module_of("serve", "dkv.server.api_errors"), module_of("serve", "dkv.server.completions")
+        style, body = reply.STYLES[asked.url], self._filled(asked.body, seed)
         try:
             made = self._builder.build(body, style.prompts(body), style.prompt)
         except Exception as error:
@@ -115,8 +115,8 @@ class OpenAILines:
 
     def record(self, asked: OpenAILine, requests: Sequence[Request], generations: Sequence[Generation]) -> Record:
         """The answer to a line, as OpenAI's output files have it."""
-        styles, reply = module_of("serve", "dkv.server.styles"), module_of("serve", "dkv.server.openai_format")
-        style, builder = styles.STYLES[asked.url], self._builder
+        reply = module_of("serve", "dkv.server.completions")
+        style, builder = reply.STYLES[asked.url], self._builder
         identity = hashlib.sha256(f"{asked.line} {asked.name} {requests[0].seed}".encode()).hexdigest()[:24]
         head = reply.head_of(builder, f"{style.prefix}-{identity}", int(time.time()))
         bound = builder.bound(self._filled(asked.body, 0))
@@ -126,7 +126,7 @@ class OpenAILines:
     @cached_property
     def _builder(self) -> RequestBuilder:
         """What makes requests of bodies. The model may be called as the job has it, or as a server would."""
-        limits = module_of("serve", "dkv.server.limits").Limits(
+        limits = module_of("serve", "dkv.server.admission").Limits(
             max_prompt=_MOST, max_tokens=_MOST, default_tokens=self.arguments.get("gen_length") or 128, choices=_MOST
         )
         builder = module_of("serve", "dkv.server.requests")

@@ -1,8 +1,8 @@
 """The OpenAI-compatible server (extra `serve`): `build` makes an ASGI application of an engine's service and a model.
 
-app.py puts it together; schema.py holds the request bodies, requests.py turns one into requests to the engine, and
-choices.py their updates into choices; openai_format.py, chat_completions.py and completions.py write these as OpenAI
-does. What every request passes on its way in: metrics.py, api_errors.py, auth.py, admission.py.
+app.py puts it together; schema.py holds the request bodies, requests.py turns one into requests to the engine,
+choices.py their updates into choices, and completions.py writes these as OpenAI does. What every request passes on its
+way in: middleware.py and admission.py.
 
 Names are imported when first used: client_fields.py and served_defaults.py serve other packages too, without the extra.
 """
@@ -13,13 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dkv.server.admission import Gate, Limits
     from dkv.server.app import build
-    from dkv.server.gate import Gate
-    from dkv.server.limits import Limits
 
 __all__ = ["Gate", "Limits", "build"]
 
-_HOME = {"Gate": "dkv.server.gate", "Limits": "dkv.server.limits", "build": "dkv.server.app"}
+_HOME = {"Gate": "dkv.server.admission", "Limits": "dkv.server.admission", "build": "dkv.server.app"}
 
 
 def __getattr__(name: str) -> Any:

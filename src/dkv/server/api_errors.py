@@ -18,7 +18,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dkv.errors import (
     BusyError,
@@ -36,7 +35,7 @@ from dkv.server.client_fields import near_names
 from dkv.server.schema import ChatBody, CompletionBody, StreamOptions
 from dkv.server.schema import Message as ChatMessage
 
-__all__ = ["CONTEXT", "ApiError", "CatchAll", "api_error", "handle_errors", "invalid_body"]
+__all__ = ["CONTEXT", "ApiError", "api_error", "handle_errors", "invalid_body"]
 
 CONTEXT = "context_length_exceeded"
 """The code of every refusal whose reason is the length of prompt and answer."""
@@ -251,28 +250,3 @@ def _shown(value: object) -> str:
     plain = value is None or isinstance(value, (bool, int, float, str))
     text = json.dumps(value) if plain else ""
     return f"={text}" if 0 < len(text) <= _SHORT else ""
-
-
-class CatchAll:
-    """ASGI: an error that nothing handled becomes a 500, and a line in the log that says where, but not what with."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything through."""
-        started = False
-
-        async def noted(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
-
-        try:
-            await self._app(scope, receive, noted)
-        except Exception as error:
-            if scope["type"] != "http":
-                raise
-            answer = api_error(error)
-            if not started:
-                await answer.response(scope, receive, send)

@@ -8,24 +8,19 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
-from dkv.core.keywords import checked_keywords
+from dkv.core.values import checked_keywords
 from dkv.params import Options
-from dkv.server.admission import Admission
-from dkv.server.api_errors import CatchAll, handle_errors
-from dkv.server.auth import Auth
-from dkv.server.chat_completions import chat
+from dkv.server.admission import Admission, Gate, Limits
+from dkv.server.api_errors import handle_errors
 from dkv.server.completions import completions
-from dkv.server.cors import ANY_ORIGIN, allow_origins
-from dkv.server.gate import Gate
 from dkv.server.health import probes
-from dkv.server.limits import Limits
-from dkv.server.metrics import Meters, RequestMetrics
+from dkv.server.metrics import Meters
+from dkv.server.middleware import ANY_ORIGIN, Auth, CatchAll, Paths, RequestMetrics, allow_origins
 from dkv.server.model_list import models
-from dkv.server.paths import Paths
 from dkv.server.playground import playground
 from dkv.server.requests import ModelService, served_name
 from dkv.server.served_defaults import Defaults
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 if TYPE_CHECKING:
     from dkv.engine import Service
@@ -69,7 +64,7 @@ def build(
     # Without the documentation pages: they load scripts from elsewhere.
     app = FastAPI(
         title="dkv",
-        version=installed_version(),
+        version=VERSION,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -84,7 +79,7 @@ def build(
         max_tokens=limits.max_tokens,
         defaults=backend.defaults,
     )
-    for router in (models(backend), completions(backend), chat(backend), probes(backend, gate), meters.router, page):
+    for router in (models(backend), completions(backend), probes(backend, gate), meters.router, page):
         app.include_router(router)
     handle_errors(app)
     # The last one added is the first that a request meets.

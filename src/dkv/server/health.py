@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from dkv.server.admission import Gate
 from dkv.server.api_errors import ApiError
-from dkv.server.gate import Gate
 from dkv.server.requests import ModelService
 
 __all__ = ["probes"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,15 +10,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from dkv.engine import Service, Status
 
-__all__ = ["Meters", "RequestMetrics"]
+__all__ = ["Meters"]
 
-_LEFT = 499
-"""The status, in the field's use, of a request whose client left before an answer began."""
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
@@ -86,37 +82,3 @@ def _counters(status: Status) -> Iterator[tuple[str, str, float]]:
     yield "dkv_rows_saved", "Rows that a cache spared", max(0.0, status.rows_total - status.rows_computed)
     yield "dkv_steps", "Steps of the engine", status.steps
     yield "dkv_step_seconds", "Seconds in steps", status.step_seconds
-
-
-class RequestMetrics:
-    """ASGI: counts each request with its route and status, and its seconds."""
-
-    def __init__(self, app: ASGIApp, meters: Meters, routes: Sequence[str]) -> None:
-        self._app, self._meters, self._routes = app, meters, frozenset(routes)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything through."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        status, began = _LEFT, time.perf_counter()
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            with self._meters.inside.track_inprogress():
-                await self._app(scope, receive, noted)
-        finally:
-            route = self._route(scope["path"])
-            self._meters.requests.labels(route, str(status)).inc()
-            self._meters.seconds.labels(route).observe(time.perf_counter() - began)
-        return None
-
-    def _route(self, path: str) -> str:
-        """A label; clients cannot make up new ones."""
-        if path.startswith("/v1/models/"):
-            return "/v1/models/{id}"
-        return path if path in self._routes else "other"

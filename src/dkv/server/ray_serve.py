@@ -24,18 +24,14 @@ from dkv.engine import Engine, Service, Status
 from dkv.errors import EngineError
 from dkv.loading import bound_memory, find_device, load
 from dkv.params import Options
-from dkv.server.admission import Admission
-from dkv.server.api_errors import ApiError, CatchAll, handle_errors
+from dkv.server.admission import Admission, Gate, Limits
+from dkv.server.api_errors import ApiError, handle_errors
 from dkv.server.app import build
-from dkv.server.auth import Auth
-from dkv.server.cors import ANY_ORIGIN, allow_origins
-from dkv.server.gate import Gate
-from dkv.server.limits import Limits
-from dkv.server.metrics import Meters, RequestMetrics
-from dkv.server.paths import Paths
+from dkv.server.metrics import Meters
+from dkv.server.middleware import ANY_ORIGIN, Auth, CatchAll, Paths, RequestMetrics, allow_origins
 from dkv.server.sse import event
 from dkv.storage.extras import module_of
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["ReplicaSetup", "Replicas", "deployed", "relayed"]
 
@@ -265,7 +261,7 @@ def relayed(
         with suppress(asyncio.CancelledError):
             await looking
 
-    app = FastAPI(title="dkv", version=installed_version(), lifespan=lifespan, docs_url=None, redoc_url=None,
+    app = FastAPI(title="dkv", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None,
                   openapi_url=None, redirect_slashes=False)  # fmt: skip
 
     @app.get("/health")

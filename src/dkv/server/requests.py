@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from dkv.errors import ContextError, SettingError
 from dkv.params import OPTIONS, SERVED, InfillOptions, Options
+from dkv.server.admission import Limits
 from dkv.server.api_errors import CONTEXT, ApiError
-from dkv.server.limits import Limits
-from dkv.server.prompt_threads import PromptThreads
 from dkv.server.schema import ChatBody, CommonRequest, CompletionBody
 from dkv.server.served_defaults import Defaults, Source, steps_for
-from dkv.tokenizer.prompts import encoded
-from dkv.version import installed_version
+from dkv.tokenizer.tokenizer import encoded
+from dkv.version import VERSION
 
 if TYPE_CHECKING:
     from dkv.engine import Request, Service
     from dkv.engine.infill import Part
     from dkv.lm import DiffusionLM
 
-__all__ = ["ModelService", "Prompt", "RequestBuilder", "served_name"]
+__all__ = ["ModelService", "Prompt", "PromptThreads", "RequestBuilder", "served_name"]
+
+T = TypeVar("T")
 
 Prompt = str | list[int] | Sequence[Mapping[str, str]]
+_THREADS = 4
 _SEARCHED = 16
 """Prompts that are searched for what to warn of."""
 
@@ -56,7 +61,7 @@ class RequestBuilder:
     def fingerprint(self) -> str:
         """Changes with what may change a seeded answer: dkv, the model, its dtype, device and kind of weights."""
         model = self.lm.model
-        parts = [installed_version(), self.lm.name, str(model.dtype), model.device.type]
+        parts = [VERSION, self.lm.name, str(model.dtype), model.device.type]
         parts += [] if self.lm.quantize is None else [self.lm.quantize]
         return "fp_" + hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -238,6 +243,32 @@ class RequestBuilder:
                 raise self._too_long(body, error.prompt_tokens, what) from None
             message = f"{what} and its holes exceed the model's context of {self.context} tokens; shorten it"
             raise ApiError(400, message, what, CONTEXT) from None
+
+
+class _AbandonedError(Exception):
+    """Nobody waits for the work any more."""
+
+
+class PromptThreads:
+    """Few threads that run work beside the event loop, so that many large prompts leave the machine usable. The work
+    calls what it is given again and again, which raises once the task that asked for it was cancelled: its client left,
+    or the server shuts down. That task does not wait."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_THREADS, "dkv-prompt")
+
+    async def run(self, work: Callable[[Callable[[], None]], T]) -> T:
+        """What the work returns. Raises what it raises."""
+        gone = threading.Event()
+
+        def attend() -> None:
+            if gone.is_set():
+                raise _AbandonedError
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work, attend)
+        finally:
+            gone.set()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from dkv.errors import EngineError
-from dkv.server.gate import Gate
+from dkv.server.admission import Gate
 
 __all__ = ["KEEP_ALIVE", "Server", "run"]
 

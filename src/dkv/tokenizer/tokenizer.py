@@ -1,4 +1,4 @@
-"""Text and conversations to token ids and back.
+"""Prompts (texts, conversations, token ids) to checked token ids, and ids back to text.
 
 Text that a user gives can never inject control tokens: the strings of special tokens inside it are encoded as plain
 text, also inside a chat template, in every message of a conversation.
@@ -9,22 +9,29 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
-from dkv.errors import CheckpointError, PromptError
-from dkv.tokenizer.chat import ChatTemplate, Conversation, check_printed, checked, well_formed
+from dkv.core.values import ArrayLike, as_index, plain
+from dkv.errors import CheckpointError, ContextError, PromptError, SettingError
+from dkv.tokenizer.chat import ChatTemplate, Conversation, check_printed, checked, is_conversation, well_formed
 from dkv.tokenizer.chat_formats import TURN_ENDS
 from dkv.tokenizer.chat_loading import Chat, load_chat
 from dkv.tokenizer.tokenizer_bounds import check_bounds, is_tokenizer_error
 from dkv.tokenizer.tokenizer_files import one_line, settings_of
 from dkv.tokenizer.tokenizer_json import specification
 
-__all__ = ["Tokenizer", "load_tokenizer"]
+if TYPE_CHECKING:  # torch is not needed for texts
+    from dkv.core.model import ModelConfig
+
+__all__ = ["Prompt", "Tokenizer", "encoded", "listed", "load_tokenizer", "token_ids"]
+
+Prompt = str | Sequence[int] | ArrayLike | Conversation
+"""One prompt: a text, token ids or a conversation."""
 
 _SEARCHED = 1 << 16
 _log = logging.getLogger("dkv.tokenizer")
@@ -179,6 +186,88 @@ def _run(encode: Callable[[], Any]) -> Any:
 
 def _pass() -> None:
     """Attend to nothing."""
+
+
+def listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or several, as a list of prompts; a matrix of token ids is several. Raises PromptError."""
+    given = plain(prompts)
+    if _is_list(given) and not is_conversation(given):
+        given = [plain(prompt) for prompt in given]
+    if not _is_list(given) or is_conversation(given) or (given and all(isinstance(p, int) for p in given)):
+        return [given]
+    if not given:
+        raise PromptError("prompt is empty; give a text, a list of token ids, or a list of either")
+    return list(given)
+
+
+def encoded(
+    prompt: Prompt,
+    chat: bool | None,
+    gen_length: int,
+    tokenizer: Tokenizer | None,
+    config: ModelConfig,
+    parse_special: bool = False,
+    attend: Callable[[], None] | None = None,
+) -> list[int]:
+    """A prompt as checked token ids. Arguments as in `DiffusionLM.generate`; attend: called again and again, so that it
+    can end the work by raising. Raises PromptError and SettingError."""
+    if type(parse_special) is not bool:
+        raise SettingError(f"parse_special={parse_special!r} must be True or False")
+    prompt = plain(prompt)
+    if isinstance(prompt, str) or is_conversation(prompt):
+        ids = _tokenized(prompt, chat, tokenizer, config.mask_id, parse_special, attend)
+    elif _is_list(prompt):
+        ids = token_ids("prompt", cast("Sequence[int]", prompt), config.vocab)
+    else:
+        shown = " ".join(repr(prompt).split())
+        raise PromptError(f"prompt: {shown} is neither a text nor a list of token ids or messages")
+    if not ids or (isinstance(prompt, str) and not prompt.strip()):
+        raise PromptError("prompt is empty; give at least one token of text")
+    if len(ids) + gen_length > config.context:
+        raise ContextError(
+            f"prompt of {len(ids)} tokens and gen_length={gen_length} exceed the model's context of "
+            f"{config.context}; shorten one of them",
+            len(ids), gen_length, config.context,
+        )  # fmt: skip
+    return ids
+
+
+def token_ids(argument: str, ids: Sequence[object], vocab: int) -> list[int]:
+    """Token ids below `vocab` as Python's ints. Raises PromptError naming the argument."""
+    found = [as_index(token) for token in ids]
+    for token, number in zip(ids, found, strict=True):
+        if number is None or not 0 <= number < vocab:
+            shown = repr(plain(token)).replace("\n", " ")
+            raise PromptError(f"{argument}: {shown[:60]} is not a token id below {vocab}", argument)
+    return cast("list[int]", found)
+
+
+def _tokenized(
+    prompt: str | Conversation,
+    chat: bool | None,
+    tokenizer: Tokenizer | None,
+    mask_id: int,
+    parse_special: bool,
+    attend: Callable[[], None] | None,
+) -> list[int]:
+    if tokenizer is None:
+        raise PromptError("prompt: this checkpoint has no tokenizer; give a list of token ids")
+    if parse_special:
+        if chat:
+            raise SettingError("parse_special=True is for a text that is rendered already; leave out chat=True")
+        if not isinstance(prompt, str):
+            raise SettingError("parse_special=True does not go with a conversation; give the rendered text")
+        return tokenizer.encode_rendered(prompt, mask_id)
+    if isinstance(prompt, str):
+        use_template = tokenizer.has_template if chat is None else chat
+        return tokenizer.encode_chat(prompt, attend) if use_template else tokenizer.encode(prompt)
+    if chat is False:
+        raise PromptError("chat=False: a conversation needs the chat template; give a text, or leave chat out")
+    return tokenizer.encode_chat(prompt, attend)
+
+
+def _is_list(prompt: object) -> bool:
+    return isinstance(prompt, Sequence) and not isinstance(prompt, (str, bytes, bytearray))
 
 
 def load_tokenizer(directory: Path) -> Tokenizer | None:

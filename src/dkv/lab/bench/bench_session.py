@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,15 +23,6 @@ from dkv.loading import arranged, find_model, load, loaded_as
 from dkv.models import Transformer, architecture_of
 
 __all__ = ["BenchSession", "Tell", "config_of", "cost_of"]
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A model in one dtype (None where it is only counted), and what the machine does in that dtype."""
-
-    lm: DiffusionLM | None
-    dtype: torch.dtype
-    rates: Rates
 
 
 def config_of(model: str) -> ModelConfig:
@@ -79,24 +69,26 @@ class BenchSession:
 
     def run(self, tell: Tell) -> Iterator[list[Cell]]:
         """Measure what is outstanding; each group as it is done. tell: is called with what comes."""
-        loaded: _Loaded | None = None
-        dtype = ""
+        lm: DiffusionLM | None = None
+        rates, dtype = None, ""
         for group in self.outstanding:
-            if loaded is None or group[0].dtype != dtype:
-                loaded, dtype = None, group[0].dtype  # let go of the last model first
-                tell(f"loading {group[0].model} in {group[0].numbers}", 0.0)
-                loaded = self._load(group[0])
-            self._keep(group, self._measure(loaded, group, tell), loaded.rates)
+            cell = group[0]
+            if rates is None or cell.dtype != dtype:
+                lm, dtype = None, cell.dtype  # let go of the last model first
+                tell(f"loading {cell.model} in {cell.numbers}", 0.0)
+                held = weight_bytes(self._config, named_dtype("dtype", dtype).itemsize, cell.quantize)
+                rates = measure_rates(named_dtype("dtype", dtype), self._device, held)
+                lm = self._load(cell) if cell.repeats else None
+            if lm is None:
+                tell("counting", 0.0)
+                results = count_group(self._config, group, rates, named_dtype("dtype", dtype))
+            else:
+                results = measure_group(lm, group, rates, self._meter, tell)
+            self._keep(group, results, rates)
             yield group
 
     def _key(self, cell: Cell) -> str:
         return key_of(cell, self._environment["versions"])
-
-    def _measure(self, loaded: _Loaded, group: Sequence[Cell], tell: Tell) -> list[Result]:
-        if loaded.lm is None:
-            tell("counting", 0.0)
-            return count_group(self._config, group, loaded.rates, loaded.dtype)
-        return measure_group(loaded.lm, group, loaded.rates, self._meter, tell)
 
     def _keep(self, group: Sequence[Cell], results: Sequence[Result], rates: Rates) -> None:
         """Add what is new to the file."""
@@ -106,26 +98,21 @@ class BenchSession:
         append_rows(self._path, new)
         self._known |= {row.key: row for row in new}
 
-    def _load(self, cell: Cell) -> _Loaded:
-        """The model in the dtype of a cell, unless it is only counted. Raises what `load` raises."""
-        dtype = named_dtype("dtype", cell.dtype)
-        rates = measure_rates(dtype, self._device, weight_bytes(self._config, dtype.itemsize, cell.quantize))
-        if not cell.repeats:
-            return _Loaded(None, dtype, rates)
+    def _load(self, cell: Cell) -> DiffusionLM:
+        """The model in the dtype of a cell. Raises what `load` raises."""
         if self._drawn:
-            network = self._draw(cell, dtype)
-            lm = loaded_as(network, self._device, cell.model, compile=cell.compile)
+            lm = loaded_as(self._draw(cell), self._device, cell.model, compile=cell.compile)
         else:
             lm = load(
                 cell.model, device=str(self._device), dtype=cell.dtype, quantize=cell.quantize, compile=cell.compile
             )
         # What the libraries allocate once and for all is no run's memory.
         lm.generate([[0]], gen_length=2, cache=REFERENCE, decoder=cell.decoder, seed=0)
-        return _Loaded(lm, dtype, rates)
+        return lm
 
-    def _draw(self, cell: Cell, dtype: torch.dtype) -> Transformer:
+    def _draw(self, cell: Cell) -> Transformer:
         """A model of the shape, its weights laid out as `load` would."""
-        arrange = arranged(self._device, cell.compile)
+        dtype, arrange = named_dtype("dtype", cell.dtype), arranged(self._device, cell.compile)
         return random_model(self._config, dtype, device=self._device, quantize=cell.quantize, arrange=arrange)
 
 

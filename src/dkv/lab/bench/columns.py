@@ -16,11 +16,11 @@ BLANK = ""
 
 @dataclass(frozen=True)
 class Column:
-    """title; meaning: one line; text: of a row, blank where it was not measured."""
+    """What a table shows of rows."""
 
     title: str
-    meaning: str
-    text: Callable[[BenchRow], str]
+    meaning: str  # one line
+    text: Callable[[BenchRow], str]  # of a row, blank where it was not measured
 
 
 def shown(spread: RepeatSpread | None, unit: str = "", prefixed: bool = False) -> str:

@@ -58,8 +58,7 @@ def growths(rows: Iterable[BenchRow]) -> list[Growth]:
                 lines.setdefault((along, rest.key), []).append(row)
     found = [_growth(along, line) for (along, _), line in lines.items()]
     return sorted(
-        (growth for growth in found if growth is not None),
-        key=lambda g: (g.along != "gen", g.dtype, g.batch, g.fixed),
+        (growth for growth in found if growth is not None), key=lambda g: (g.along != "gen", g.dtype, g.batch, g.fixed)
     )
 
 

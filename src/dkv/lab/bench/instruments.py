@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from dkv.loading import release_memory
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["Meter", "environment_of", "find_meter", "peak_bytes"]
 
@@ -24,7 +24,7 @@ _RESET = Path("/proc/self/clear_refs")
 
 def environment_of(device: torch.device) -> dict[str, Any]:
     """Versions of dkv, torch and Python, and the machine by what its users call it."""
-    versions = {"dkv": installed_version(), "torch": torch.__version__, "python": platform.python_version()}
+    versions = {"dkv": VERSION, "torch": torch.__version__, "python": platform.python_version()}
     machine: dict[str, Any] = {
         "system": platform.platform(),
         "processor": _processor(),

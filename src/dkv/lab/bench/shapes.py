@@ -19,36 +19,18 @@ __all__ = ["SHAPES", "named_shape", "random_model", "shape"]
 def shape(width: int, layers: int, heads: int, mlp_width: int, vocab: int, context: int = 4096) -> ModelConfig:
     """A LLaDA-shaped config; the last three ids are end-of-text, padding and mask."""
     return ModelConfig(
-        family="llada",
-        layers=layers,
-        width=width,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=width // heads,
-        mlp_width=mlp_width,
-        vocab=vocab,
-        context=context,
-        norm_eps=1e-5,
-        rope_theta=10000.0,
-        mask_id=vocab - 1,
-        eos_ids=(vocab - 3,),
-        pad_id=vocab - 2,
-        shift=0,
-        tied=False,
-        default_decoder="confidence",
-    )
+        family="llada", layers=layers, width=width, heads=heads, kv_heads=heads, head_dim=width // heads,
+        mlp_width=mlp_width, vocab=vocab, context=context, norm_eps=1e-5, rope_theta=10000.0, mask_id=vocab - 1,
+        eos_ids=(vocab - 3,), pad_id=vocab - 2, shift=0, tied=False, default_decoder="confidence",
+    )  # fmt: skip
 
 
+_DREAM = replace(
+    shape(3584, 28, 28, 18944, 152064, context=131072), family="dream", kv_heads=4, norm_eps=1e-6, rope_theta=1e6,
+    shift=1, default_decoder="entropy",
+)  # fmt: skip
 SHAPES: dict[str, ModelConfig] = {
-    "dream-7b": replace(
-        shape(3584, 28, 28, 18944, 152064, context=131072),
-        family="dream",
-        kv_heads=4,
-        norm_eps=1e-6,
-        rope_theta=1e6,
-        shift=1,
-        default_decoder="entropy",
-    ),
+    "dream-7b": _DREAM,
     "llada-8b": replace(shape(4096, 32, 32, 12288, 126464), rope_theta=5e5),
     "micro": shape(64, 2, 4, 96, 128),
     "small": shape(512, 8, 8, 1376, 2048),

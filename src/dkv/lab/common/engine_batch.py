@@ -8,20 +8,19 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from dkv.core.loop import State, StepOutput
-from dkv.core.model import Model
+from dkv.core.model import Model, shielded
 from dkv.core.packing import Bucket
 from dkv.core.policy import rules_of
-from dkv.core.torch_settings import shielded
-from dkv.engine import sequence as engine_sequence
+from dkv.core.registry import first_alike
 from dkv.engine.batch_setup import BatchKey
-from dkv.engine.policy_calls import CallLimits, first_alike
-from dkv.engine.request import Request
+from dkv.engine.per_sequence import CallLimits
 from dkv.engine.running_batch import RunningBatch
+from dkv.engine.sequence import Request
+from dkv.engine.sequence import Sequence as RunningSequence
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
 from dkv.params import ResolvedParams
 from dkv.tokenizer import Tokenizer
-from dkv.version import installed_version
 
 __all__ = ["EngineBatch", "batch_of", "requests_of"]
 
@@ -64,15 +63,14 @@ class EngineBatch:
         audit: bool = False,
     ) -> None:
         """All requests have settings under which they can share forwards. Raises what a request fails with."""
-        settings, version = requests[0].settings, installed_version()
+        settings = requests[0].settings
         policies, decoders = [r.settings.cache for r in requests], [r.settings.decoder for r in requests]
         sequences = [
-            engine_sequence.Sequence(
+            RunningSequence(
                 number,
                 request,
                 model.config,
                 tokenizer,
-                version,
                 first_alike(request.settings.cache, policies[:number]),
                 first_alike(request.settings.decoder, decoders[:number]),
             )
@@ -131,7 +129,7 @@ class EngineBatch:
         """Every sequence's result, in the order of the requests, once all are done."""
         return [self._results.get(n) or self._result(one) for n, one in enumerate(self._sequences)]
 
-    def _result(self, sequence: engine_sequence.Sequence) -> Generation:
+    def _result(self, sequence: RunningSequence) -> Generation:
         return sequence.result(self._batch.response(sequence))
 
     def _see(self, output: StepOutput) -> None:

@@ -16,7 +16,7 @@ from dkv.lm import DiffusionLM
 from dkv.loading import compiled_as
 from dkv.outputs import Generation
 from dkv.storage.jsonl import Store, StoreFormat
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = [
     "ANSWERS", "Asker", "common_of", "gather", "key_of", "missing", "record_of", "run", "seed_of_question", "warm_up",
@@ -37,7 +37,7 @@ def common_of(lm: DiffusionLM, seed: int) -> dict[str, Any]:
         "quantize": lm.quantize,
         **compiled_as(lm.compiled),
         "seed": seed,
-        "version": installed_version(),
+        "version": VERSION,
     }
 
 

@@ -20,14 +20,13 @@ from torch import Tensor
 from dkv.core.canvas import lay_out
 from dkv.core.layer_rules import DENSE
 from dkv.core.loop import not_finite
-from dkv.core.model import Model
+from dkv.core.model import Model, shielded
 from dkv.core.packing import pack
-from dkv.core.torch_settings import shielded
 from dkv.core.values import as_count, plain
 from dkv.errors import PromptError
 from dkv.lab.eval.questions import digest
 from dkv.layers.transformer import bucket_for
-from dkv.tokenizer.prompts import token_ids
+from dkv.tokenizer.tokenizer import token_ids
 
 __all__ = ["Likelihood", "Pair", "masked_log_probability", "maskings"]
 

@@ -23,23 +23,9 @@ from dkv.lab.study.base import Cell, Effort, Record
 from dkv.lab.study.context import Kit
 
 __all__ = [
-    "NONE",
-    "Accuracy",
-    "Policy",
-    "Pool",
-    "accuracy_chart",
-    "cells_of",
-    "gathered",
-    "measured",
-    "percent",
-    "pool",
-    "pooled",
-    "pools_of",
-    "result_of",
-    "share_panel",
-    "share_series",
-    "value_panel",
-]
+    "NONE", "Accuracy", "Policy", "Pool", "accuracy_chart", "cells_of", "gathered", "measured", "percent", "pool",
+    "pooled", "pools_of", "result_of", "share_panel", "share_series", "value_panel",
+]  # fmt: skip
 
 QUICK_TASKS = ("words",)
 TASKS = ("words", "lists", "code")

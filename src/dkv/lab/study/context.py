@@ -17,7 +17,7 @@ from dkv.layers.transformer import Transformer
 from dkv.lm import DiffusionLM
 from dkv.loading import compiled_as, find_device, find_dtype, find_model, load
 from dkv.storage.jsonl import Store, StoreFormat
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["BATCH", "Kit"]
 
@@ -49,6 +49,10 @@ class Kit:
             self._loaded[name] = load(name, device=self.device, dtype=self.dtype, compile=self.compile)
         return self._loaded[name]
 
+    def in_float32(self) -> Kit:
+        """The same with models of its own in float32."""
+        return Kit(self.model, self.device, "float32", self.compile, self.tell)
+
     def random_weights(self, shape: str) -> Transformer:
         """A model of a shape in float32, of which one is kept. Raises SpecError, and SettingError for the device."""
         if shape not in self._drawn:
@@ -76,7 +80,7 @@ class Kit:
             "dtype": str(find_dtype(self.dtype, place)).removeprefix("torch."),
             **compiled_as(self.compile),
             "seed": self.seed,
-            "version": installed_version(),
+            "version": VERSION,
         }
 
     @property

@@ -56,7 +56,7 @@ def _turns(task: str) -> Cell:
 def probed(kit: Kit, cells: Sequence[Cell], name: str, summary: Summary) -> Iterator[Record]:
     """What a summary makes of each cell's generation without a cache, of the studied model in float32, whatever the
     kit's dtype: small drifts are beyond bfloat16. Raises what loading raises, and PromptError without a tokenizer."""
-    lm = Kit(kit.model, kit.device, "float32", kit.compile, kit.tell).lm()
+    lm = kit.in_float32().lm()
     for cell in cells:
         kit.tell(f"{name}: {cell['task']}, prompts from {cell['first']}")
         yield Record(cell, {"prompts": summary(snapshots(lm, cell))})

@@ -115,8 +115,7 @@ class LengthStudy:
             yield Record(cell, _result(model, cell, bases[size]))
 
     def chart(self, records: Sequence[Record]) -> Chart:
-        """Seconds, speed-up, operations saved and memory over the positions, a line of panels for each way of
-        growing."""
+        """Seconds, speed-up, operations saved and memory over the positions, a line for each way of growing."""
         lines = lines_of(records)
         panels: list[Panel] = []
         for way in dict.fromkeys(line.growing for line in lines):
@@ -174,13 +173,12 @@ def _memory(lines: Sequence[LengthCurve]) -> str:
     longest = max(line.positions[-1] for line in lines)
     told = {}
     for line in lines:
-        result = line.points[-1][1]
-        if line.positions[-1] == longest:
+        at, result = line.points[-1]
+        if at == longest:
             peak, base = result["peak_bytes"], result["none_peak_bytes"]
             share = f", peak {peak / base:.2f} times" if peak and base else ""
-            told[line.short] = f"{with_unit(result['cache_bytes'], 'B')}{share}"
-    parts = "; ".join(f"{name} {text}" for name, text in told.items())
-    return f"Kept at {longest:,} positions, and the peak of a step over that of no cache: {parts}."
+            told[line.short] = f"{line.short} {with_unit(result['cache_bytes'], 'B')}{share}"
+    return f"Kept at {longest:,} positions, and the peak of a step over that of no cache: {'; '.join(told.values())}."
 
 
 def lines_of(records: Sequence[Record]) -> list[LengthCurve]:

@@ -37,6 +37,9 @@ ENOUGH = 20
 """Examples below which fidelity is too uncertain for a verdict."""
 
 _RESPONSE = 256
+_FULL = (10, 25, 50, 100), (2, 4, 7, 16), (0.0, 0.1, 0.25, 0.5)
+_QUICK = (10, 50), (2, 7), (0.0, 0.25)
+"""kp, kr and rho to try."""
 _FIDELITY = ("lookup", 256)
 _MOST = 28  # so many prompts of `lookup` have 256 tokens or more
 
@@ -105,7 +108,7 @@ class LengthParams:
 
     def cells(self, effort: Effort) -> Sequence[Cell]:
         """Cost by length and rho; fidelity by setting, one changed at a time."""
-        kps, krs, rhos = _values(effort.quick)
+        kps, krs, rhos = _QUICK if effort.quick else _FULL
         lengths = (1024, 4096) if effort.quick else (1024, 4096, 8192, 16384)
         cost = {"part": "cost", "shape": SHAPE, "gen": _RESPONSE, "kp": list(kps), "kr": list(krs)}
         task, least = _FIDELITY
@@ -151,18 +154,14 @@ class LengthParams:
         found = found_in(records)
         if not found.seconds or not any(found.good(positions) for positions in found.seconds):
             return Verdict(None, "Time or fidelity was not measured.")
-        told = [_told(found, positions) for positions in sorted(found.seconds)]
+        told = []
+        for n in sorted(found.seconds):
+            good = " / ".join(f"{params} ({found.speedup(n, params):.1f}x)" for params in found.good(n))
+            told.append(f"at {n:,} positions {good}")
         count = len(found.fidelity[found.faithful[0]]["same"])
         advised = any(p.kp >= 50 and p.kr <= 7 and p.rho == 0.25 for p in found.good(max(found.seconds)))
         sentence = f"Not shown to lose, and within 10% of the fastest such: {'; '.join(told)}. {_losses(found)}"
         return Verdict(advised if count >= ENOUGH else None, sentence)
-
-
-def _values(quick: bool) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
-    """kp, kr and rho to try."""
-    if quick:
-        return (10, 50), (2, 7), (0.0, 0.25)
-    return (10, 25, 50, 100), (2, 4, 7, 16), (0.0, 0.1, 0.25, 0.5)
 
 
 def _one_changed(kps: Sequence[int], krs: Sequence[int], rhos: Sequence[float]) -> list[Params]:
@@ -221,15 +220,9 @@ def _compare(kit: Kit, example: Example, specs: Sequence[str]) -> Iterator[tuple
 
 def _summed(found: Sequence[tuple[bool, bool, bool, float, Held]]) -> dict[str, Any]:
     """same, right, none_right, agreement: by prompt; differ, compared: candidates, summed."""
-    same, right, none_right, agreed, held = (list(column) for column in zip(*found, strict=True))
-    return {
-        "same": same,
-        "right": right,
-        "none_right": none_right,
-        "agreement": agreed,
-        "differ": sum(h.differ for h in held),
-        "compared": sum(h.compared for h in held),
-    }
+    *flags, held = (list(column) for column in zip(*found, strict=True))
+    by_prompt = dict(zip(("same", "right", "none_right", "agreement"), flags, strict=True))
+    return {**by_prompt, "differ": sum(h.differ for h in held), "compared": sum(h.compared for h in held)}
 
 
 def found_in(records: Sequence[Record]) -> Found:
@@ -243,12 +236,6 @@ def found_in(records: Sequence[Record]) -> Found:
         mine |= {Params(kp, kr, cell["rho"]): seconds for kp, kr, seconds in result["seconds"]}
         found.none.setdefault(cell["positions"], {})[cell["rho"]] = result["none_seconds"]
     return found
-
-
-def _told(found: Found, positions: int) -> str:
-    """The good settings of a length, with their speed-ups."""
-    good = " / ".join(f"{params} ({found.speedup(positions, params):.1f}x)" for params in found.good(positions))
-    return f"at {positions:,} positions {good}"
 
 
 def _losses(found: Found) -> str:

@@ -30,7 +30,6 @@ from dkv.lab.study.base import Cell, Effort, Record, Verdict
 from dkv.lab.study.context import Kit
 from dkv.lab.study.fidelity import free, one_run
 from dkv.lm import DiffusionLM
-from dkv.loading import load
 from dkv.outputs import Generation
 from dkv.tiny import TASKS, Example, load_eval
 
@@ -74,42 +73,34 @@ class MemoryCompute:
 
     def measure(self, kit: Kit, cells: Sequence[Cell]) -> Iterator[Record]:
         """Each cell beside no cache in float32. Raises what loading raises."""
-        lm = load(kit.model, device=kit.device, dtype="float32", compile=kit.compile) if cells else None
-        none: dict[Example, Generation] = {}
+        wide, none = kit.in_float32(), dict[Example, Generation]()
         for cell in cells:
-            if lm is not None:
-                kit.tell(f"{cell['cache']}, cache in {cell['cache_dtype']}")
-                yield Record(cell, _result(lm, cell, none))
+            kit.tell(f"{cell['cache']}, cache in {cell['cache_dtype']}")
+            yield Record(cell, _result(wide.lm(), cell, none))
 
     def chart(self, records: Sequence[Record]) -> Chart:
         """Bytes, peak, time and texts, a line for each policy and dtype; pale bars are caches in bfloat16."""
-        names = [label_of(record.cell) for record in records]
-        results = [record.result for record in records]
+        names, results = [label_of(r.cell) for r in records], [r.result for r in records]
         shares = [Share(sum(r["same"]), len(r["same"])) for r in results]
 
-        def panel(label: str, values: Sequence[float], texts: Sequence[str], ends: Sequence[Ends | None] = ()) -> Panel:
-            bars = [
-                Bar(
-                    n,
-                    values[n],
-                    r.cell["cache"],
-                    texts[n],
-                    ends[n] if ends else None,
-                    r.cell["cache_dtype"] == "bfloat16",
-                )
-                for n, r in enumerate(records)
-            ]
-            return Panel(label, bars=bars, categories=names, unit_x="B" if texts[0].endswith("B") else None)
+        def panel(label: str, values: Sequence[float], unit: str) -> Panel:
+            texts = [f"{n:.2f}x" if unit == "x" else with_unit(n, unit) for n in values]
+            return Panel(label, bars=bars(values, texts), categories=names, unit_x="B" if unit == "B" else None)
 
-        held, peaks = [r["cache_bytes"] for r in results], [r["peak_bytes"] or 0 for r in results]
-        faster = list(map(_speedup, results))
+        def bars(values: Sequence[float], texts: Sequence[str] = (), ends: Sequence[Ends] = ()) -> list[Bar]:
+            return [
+                Bar(n, values[n], r.cell["cache"], texts[n] if texts else "", ends[n] if ends else None,
+                    pale=r.cell["cache_dtype"] == "bfloat16")
+                for n, r in enumerate(records)
+            ]  # fmt: skip
+
+        same = bars([100 * s.value for s in shares], ends=[percent(s.interval) for s in shares])
         panels = [
-            panel("cache memory of a position", held, [with_unit(n, "B") for n in held]),
-            panel("peak of a whole step of 2,048 positions", peaks, [with_unit(n, "B") for n in peaks]),
-            panel("speed-up over no cache (times)", faster, [f"{n:.2f}x" for n in faster]),
-            panel("texts as without a cache (%), 95% interval", [100 * s.value for s in shares], [""] * len(shares),
-                  [percent(s.interval) for s in shares]),
-        ]  # fmt: skip
+            panel("cache memory of a position", [r["cache_bytes"] for r in results], "B"),
+            panel("peak of a whole step of 2,048 positions", [r["peak_bytes"] or 0 for r in results], "B"),
+            panel("speed-up over no cache (times)", list(map(_speedup, results)), "x"),
+            Panel("texts as without a cache (%), 95% interval", bars=same, categories=names),
+        ]
         title = "Memory against compute: the embedded model in float32, the cache in float32 or bfloat16"
         return Chart(title, panels, 4, size=(3.75, 0.42 * len(records) + 0.5), shared=True)
 
@@ -124,7 +115,12 @@ class MemoryCompute:
         over = (found["llada_bytes"] - plain) / found["llada_weights"]
         saved = found["rows"] / found["none_rows"]
         held = over <= MODERATE and saved < 1 and _speedup(found) > 1
-        return Verdict(held, f"{_cost(over, saved, found)} {_dtypes(known)}")
+        sentence = (
+            f"On LLaDA-8B's shape at {_LENGTH:,} positions, bfloat16, dllm-cache's features add {over:.1%} of the "
+            f"weights to keys and values; here it computes {saved:.0%} of the rows of no cache, {_speedup(found):.1f}x "
+            f"as fast. {_dtypes(known)}"
+        )
+        return Verdict(held, sentence)
 
 
 def _speedup(result: Mapping[str, Any]) -> float:
@@ -182,29 +178,18 @@ def _beside(lm: DiffusionLM, example: Example, cell: Cell) -> list[tuple[Generat
     clock on another device)."""
     sides = (_BASE, (cell["cache"], cell["cache_dtype"]))
     runs = [one_run(lm, example.asked, example.gen_length, *side) for side in sides]
-    spent = interleave(runs, None, lm.model.device)
-    cpu = lm.model.device.type == "cpu"
-    return [
-        (run.outcome().generations[0], took.cpu if cpu else took.wall) for run, took in zip(runs, spent, strict=True)
-    ]
+    spent, cpu = interleave(runs, None, lm.model.device), lm.model.device.type == "cpu"
+    seconds = (took.cpu if cpu else took.wall for took in spent)
+    return [(run.outcome().generations[0], took) for run, took in zip(runs, seconds, strict=True)]
 
 
 def _peak(lm: DiffusionLM, cell: Cell) -> int | None:
     """Bytes held at the highest by the first step of a sequence that fills the model's context or 2,048 positions."""
-    config = lm.model.config
-    size = min(_PEAK, config.context) - 64
+    size = min(_PEAK, lm.model.config.context) - 64
     start = one_run(lm, [0] * size, 64, "none")  # what is allocated once and for all
     start.step()
     del start
     return peak_bytes(lambda: one_run(lm, [0] * size, 64, cell["cache"], cell["cache_dtype"]).step(), lm.model.device)
-
-
-def _cost(over: float, saved: float, found: Mapping[str, Any]) -> str:
-    return (
-        f"On LLaDA-8B's shape at {_LENGTH:,} positions, bfloat16, dllm-cache's features add {over:.1%} of the weights "
-        f"to keys and values; here it computes {saved:.0%} of the rows of no cache, {_speedup(found):.1f}x as "
-        f"fast."
-    )
 
 
 def _dtypes(known: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:

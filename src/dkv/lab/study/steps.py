@@ -55,29 +55,28 @@ _ENOUGH = 0.1
 
 @dataclass(frozen=True)
 class StepKind:
-    """Steps that compute alike. whole: every position is carried; picking: the layers' work where they pick rows for
-    themselves, else ()."""
+    """Steps that compute alike."""
 
-    whole: bool
-    picking: tuple[LayerWork, ...] = ()
+    whole: bool  # every position is carried
+    picking: tuple[LayerWork, ...] = ()  # the layers' work where they pick rows for themselves
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A step to be taken: its kind, its operations, and the (silent) state before it."""
+    """A step to be taken."""
 
     kind: StepKind
     flops: int
-    state: State
+    state: State  # before it, of a silent model
 
 
 @dataclass
 class Outline:
-    """A generation's steps. works: how many there are of each kind and work; samples: the steps to take."""
+    """A generation's steps."""
 
     config: ModelConfig
-    works: Counter[tuple[StepKind, Work]] = field(default_factory=Counter)
-    samples: list[Sample] = field(default_factory=list)
+    works: Counter[tuple[StepKind, Work]] = field(default_factory=Counter)  # how many there are
+    samples: list[Sample] = field(default_factory=list)  # the steps to take
 
     @property
     def counts(self) -> Counter[tuple[StepKind, int]]:
@@ -94,13 +93,11 @@ class Outline:
 
     def flops_of(self, config: ModelConfig) -> int:
         """Operations of all steps of a model of another size, if its layers picked rows as these do."""
-        return sum(flops(config, _as_deep(work, config.layers)) * count for (_, work), count in self.works.items())
-
-
-def _as_deep(work: Work, layers: int) -> Work:
-    """The work of so many layers, the first aside all alike."""
-    first, rest = work.parts
-    return Work((first, replace(rest, layers=layers - 1)), work.reads)
+        total = 0
+        for (_, work), count in self.works.items():
+            first, rest = work.parts  # all layers but the first are alike
+            total += flops(config, Work((first, replace(rest, layers=config.layers - 1)), work.reads)) * count
+        return total
 
 
 Points = Mapping[StepKind, Sequence[tuple[int, float]]]
@@ -144,13 +141,9 @@ def _copied(state: State) -> State:
     return new
 
 
-def take(samples: Sequence[Sample], model: Model, memory: KVCache) -> list[float]:
-    """Take each step on the model, again and again for a tenth of a second: the median, in seconds of the processor, by
-    the wall clock on any other device. What `memory` holds does not matter to the cost."""
-    return [_settled(sample, model, memory) for sample in samples]
-
-
 def _settled(sample: Sample, model: Model, memory: KVCache) -> float:
+    """Take a step on the model, again and again for a tenth of a second: the median, in seconds of the processor, or of
+    the wall clock on another device. What `memory` holds does not matter to the cost."""
     times: list[float] = []
     while sum(times) < _ENOUGH:
         times.append(_timed(_real(sample.state, model, memory), model.device))
@@ -159,15 +152,11 @@ def _settled(sample: Sample, model: Model, memory: KVCache) -> float:
 
 def _real(silent: State, model: Model, memory: KVCache) -> State:
     """The state of a silent run with a model in its place."""
-    state = _copied(silent)
-    state.model, state.bucket = model, bucket_for(model.device, model.dtype)
-    state.memory = memory
+    state, device = _copied(silent), model.device
+    state.model, state.bucket, state.memory = model, bucket_for(device, model.dtype), memory
     state.canvas.tokens = torch.where(state.canvas.masked, model.config.mask_id, state.canvas.tokens)
-    return state if model.device.type == "cpu" else _moved(state, model.device)
-
-
-def _moved(state: State, device: torch.device) -> State:
-    """All its tensors on a device."""
+    if device.type == "cpu":
+        return state
     for part in (state.sequences, state.canvas, state.schedule, state.sampling, state.policy, state.decoder):
         for name, value in vars(part).items():
             if isinstance(value, torch.Tensor):
@@ -252,4 +241,4 @@ class _Side:
     def go(self) -> None:
         """Take them all once."""
         memory = self._memory = self._memory or self._model.new_kv_cache(1, self._width)
-        self.times.append(take(self.samples, self._model, memory))
+        self.times.append([_settled(sample, self._model, memory) for sample in self.samples])

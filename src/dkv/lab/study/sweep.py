@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dkv.lab.common.charts import Chart
 from dkv.lab.eval.statistics import Difference
-from dkv.lab.study.accuracy import NONE, Accuracy, Policy, Pool, pool, pools_of, share_panel, value_panel
+from dkv.lab.study.accuracy import NONE, Accuracy, Policy, Pool, accuracy_chart, pool, pools_of, value_panel
 from dkv.lab.study.base import Record, Verdict
 from dkv.lab.study.verdicts import MARGIN, Mean, all_of
 
@@ -65,7 +65,7 @@ class Sweep(Accuracy):
     lines: Mapping[str, Sequence[Policy | None]]  # by name: a policy for each category
     quick: Sequence[Policy] = ()  # of a quick study; () = the same
     style: str = "-"
-    panels: Literal["rows", "seconds", "time"] = "rows"  # and processor time: an answer's, or in % of the first line
+    time: Literal["s an answer", "% of no cache"] | None = None  # processor time is drawn too, so; no cache: first line
     also: Callable[[Sequence[Record]], str] = lambda records: ""  # told at the end
 
     def policies(self, quick: bool) -> Sequence[Policy]:
@@ -82,15 +82,12 @@ class Sweep(Accuracy):
             for name, policies in self.lines.items()
             if any(p in known for p in policies)
         }
-        rows = {name: [None if p is None else 100 * p.rows_share for p in pools] for name, pools in lines.items()}
-        panels = [
-            share_panel(self.axis, names, lines, self.style),
-            value_panel(self.axis, "rows computed (% of no cache)", names, rows, self.style, 105),
-        ]
-        if self.panels != "rows":
-            label = "s an answer" if self.panels == "seconds" else "% of no cache"
-            panels.append(value_panel(self.axis, f"processor time ({label})", names, self._times(lines), self.style))
-        return Chart(self.title, panels, len(panels))
+        chart = accuracy_chart(self.title, self.axis, names, lines, self.style)
+        if self.time is None:
+            return chart
+        label = f"processor time ({self.time})"
+        panels = [*chart.panels, value_panel(self.axis, label, names, self._times(lines), self.style)]
+        return replace(chart, panels=panels, columns=3)
 
     def verdict(self, records: Sequence[Record]) -> Verdict:
         """By the comparisons. Raises KeyError where one of their policies was not measured."""
@@ -116,7 +113,7 @@ class Sweep(Accuracy):
         def time(p: Pool | None, none: Pool | None) -> float | None:
             if p is None or none is None:
                 return None
-            if self.panels == "seconds":
+            if self.time == "s an answer":
                 return p.cpu_seconds / len(p.right)
             return 100 * p.cpu_seconds / none.cpu_seconds if none.cpu_seconds else None
 

@@ -107,7 +107,7 @@ SWEEPS = (
             "variant": [c.one for c in _VARIANTS.values()],
         },
         style="",
-        panels="time",
+        time="% of no cache",
     ),
     Sweep(
         name="delay",
@@ -195,10 +195,7 @@ SWEEPS = (
         quick=(1, 10, 50),
         claim="The prompt's features can be kept for tens of steps (dLLM-Cache, arXiv 2506.06295: kp from 25 to 100 in "
         "most published LLaDA settings, 50 in most; HotpotQA F1 34.56 to 36.10 at kp 100, kr 8).",
-        compared={
-            "loss": Compared(_dllm("kp", 50), _dllm("kp", 1), kept),
-            "against": Compared(_dllm("kp", 50), NONE),
-        },
+        compared={"loss": Compared(_dllm("kp", 50), _dllm("kp", 1), kept), "against": Compared(_dllm("kp", 50), NONE)},
         sentence="kp 50 against kp 1: {loss}; against no cache: {against}.",
         title="dllm-cache: how often the prompt is renewed",
         label="kr 7, rho 0.25",
@@ -209,10 +206,7 @@ SWEEPS = (
         quick=(1, 4, 7, 20),
         claim="The response needs to be renewed only every few steps, given V-verify in between (dLLM-Cache, arXiv "
         "2506.06295: kr from 4 to 8 in most published LLaDA settings; LLaDA-Instruct, GSM8K: kr 7).",
-        compared={
-            "loss": Compared(_dllm("kr", 7), _dllm("kr", 1), kept),
-            "against": Compared(_dllm("kr", 7), NONE),
-        },
+        compared={"loss": Compared(_dllm("kr", 7), _dllm("kr", 1), kept), "against": Compared(_dllm("kr", 7), NONE)},
         sentence="kr 7 against kr 1: {loss}; against no cache: {against}.",
         title="dllm-cache: how often the response is renewed",
         label="kp 50, rho 0.25",
@@ -256,7 +250,7 @@ SWEEPS = (
         categories=list(_COMPONENTS),
         lines={"": list(_COMPONENTS.values())},
         style="",
-        panels="seconds",
+        time="s an answer",
     ),
 )
 """In the order in which `all` runs them."""

@@ -13,7 +13,7 @@ from dkv.lab.tune.race import Trial
 from dkv.lab.tune.tune_session import Attempt, Outcomes
 from dkv.lm import DiffusionLM
 from dkv.storage.atomic import write_whole
-from dkv.version import installed_version
+from dkv.version import VERSION
 
 __all__ = ["draw", "front", "keep", "tradeoff"]
 
@@ -24,7 +24,7 @@ def keep(lm: DiffusionLM, attempt: Attempt, budget: Budget) -> Path | None:
         return None
     setting, loss = attempt.trial.setting, attempt.trial.loss
     tuned = Tuned(
-        setting.cache, setting.decoder, str(budget), attempt.upper, loss.count, attempt.speedup, installed_version(),
+        setting.cache, setting.decoder, str(budget), attempt.upper, loss.count, attempt.speedup, VERSION,
         setting.block_length,
     )  # fmt: skip
     path = tuned_path(lm.directory, lm.quantize)

@@ -23,7 +23,7 @@ from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, Prompt
 from dkv.params import SERVED, Options
 from dkv.server.playground.events import Telling, error_event
 from dkv.server.playground.page_options import options_of
-from dkv.server.prompt_threads import PromptThreads
+from dkv.server.requests import PromptThreads
 from dkv.server.schema import with_unchecked_options
 from dkv.server.served_defaults import Defaults, steps_for
 from dkv.server.sse import EventStream, RefusedError

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import dkv
-from dkv.core.torch_settings import shielded
+from dkv.core.model import shielded
 from dkv.errors import BusyError, DkvError, SpecError
 from dkv.lab.eval.likelihood import Likelihood, Pair
 
