@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import dkv
-from dkv.checkpoints.fingerprint import fingerprint
-from dkv.checkpoints.weight_files import INDEX, SINGLE, choose_files, find_files
+from dkv.checkpoints.weight_files import INDEX, SINGLE, choose_files, find_files, fingerprint
 from dkv.errors import CheckpointError, UnsupportedModelError
 from dkv.models import Transformer
 from dkv.models.saving import convert

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dkv.lab.eval.eval_session import FEW, EvalOptions
-from dkv.lab.eval.measured import ALL
+from dkv.lab.eval.eval_table import ALL
 from dkv.storage.sandbox import can_cut_network
 from dkv.tiny import TASKS
 from tests.support.cli_fixtures import Cli, one_error

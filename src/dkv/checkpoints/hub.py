@@ -65,13 +65,12 @@ def is_hub_id(model: str) -> bool:
 
 @dataclass(frozen=True)
 class Peeked:
-    """What `Hub.peek` found. directory: everything but perhaps the weights; stored: what the weights' headers say,
-    empty where there are none to load, as `problem` explains; files: which they are."""
+    """What loading a model would take."""
 
-    directory: Path
-    stored: Mapping[str, Stored]
+    directory: Path  # everything but perhaps the weights
+    stored: Mapping[str, Stored]  # what the weights' headers say; empty where there are none to load
     files: WeightFiles | None
-    problem: str | None
+    problem: str | None  # why there are none to load
 
 
 @dataclass(frozen=True)
@@ -86,18 +85,19 @@ class Hub:
         used without a request, also where its branch has moved on. Raises HubError, and CheckpointError for a
         repository whose weights cannot be used."""
         with _explained(model):
-            remote = self._remote(model)
+            remote = Remote(*_parsed(model), self.endpoint, self.cache)
             cached, listing = self._found(remote, model)
             if listing is None:
                 return cached
             _check_config(remote, listing)
             files = self._choose(remote, listing)
-            return self._complete(remote, listing, [*_small(listing), *_weights(listing, files)])
+            index = [INDEX] if files.weight_map is not None else []
+            return self._complete(remote, listing, [*_small(listing), *files.files, *index])
 
     def peek(self, model: str) -> Peeked:
         """What `directory` would load, without fetching weights. Raises as `directory` does."""
         with _explained(model):
-            remote = self._remote(model)
+            remote = Remote(*_parsed(model), self.endpoint, self.cache)
             cached, listing = self._found(remote, model)
             if listing is None:
                 return Peeked(cached, read_headers(cached), find_files(cached), None)
@@ -111,9 +111,6 @@ class Hub:
                 return Peeked(directory, {}, None, str(error))
             headers = (remote.header(listing, name) for name in files.files)
             return Peeked(directory, merge(Path(model), files, headers), files, None)
-
-    def _remote(self, model: str) -> Remote:
-        return Remote(*_parsed(model), self.endpoint, self.cache)
 
     def _found(self, remote: Remote, model: str) -> tuple[Path, Listing | None]:
         """A snapshot that is all there is, with None; else where one would be, and what the hub says that there is."""
@@ -171,15 +168,7 @@ def _check_config(remote: Remote, listing: Listing) -> None:
 
 
 def _small(listing: Listing) -> list[str]:
-    return [name for name in listing.files if any(_matches(name, pattern) for pattern in _SMALL)]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
-
-
-def _weights(listing: Listing, files: WeightFiles) -> list[str]:
-    return [*files.files, *([INDEX] if files.weight_map is not None else [])]
+    return [n for n in listing.files if any(n.count("/") == p.count("/") and fnmatchcase(n, p) for p in _SMALL)]
 
 
 def _absent(directory: Path, names: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dkv.checkpoints.safetensors_header import Shape
+from dkv.checkpoints.weight_files import INDEX, SINGLE
 from dkv.errors import SettingError
 
 __all__ = ["Planned", "parse_size", "write_shards"]
@@ -54,16 +55,17 @@ def write_shards(directory: Path, tensors: Mapping[str, Planned], most: int) -> 
     """Write the tensors in their order into files of at most `most` bytes of tensors (one larger tensor has a file of
     its own), with an index where there are several. Raises OSError."""
     shards = list(_shards(tensors, most))
-    names = [f"model-{n + 1:05}-of-{len(shards):05}.safetensors" for n in range(len(shards))]
     if len(shards) == 1:
-        names = ["model.safetensors"]
-    for name, shard in zip(names, shards, strict=True):
+        _write(directory / SINGLE, shards[0])
+        return
+    weight_map = dict[str, str]()
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         _write(directory / name, shard)
-    if len(shards) > 1:
-        weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-        metadata = {"total_size": sum(tensor.nbytes for tensor in tensors.values())}
-        index = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2)
-        (directory / "model.safetensors.index.json").write_text(index + "\n", encoding="utf-8")
+        weight_map |= dict.fromkeys(shard, name)
+    metadata = {"total_size": sum(tensor.nbytes for tensor in tensors.values())}
+    index = json.dumps({"metadata": metadata, "weight_map": weight_map}, indent=2)
+    (directory / INDEX).write_text(index + "\n", encoding="utf-8")
 
 
 def _shards(tensors: Mapping[str, Planned], most: int) -> Iterator[dict[str, Planned]]:

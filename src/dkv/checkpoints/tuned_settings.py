@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import UnionType
 
-from dkv.checkpoints.fingerprint import fingerprint
+from dkv.checkpoints.weight_files import fingerprint
 from dkv.errors import SettingError
 
 __all__ = ["AUTO", "Tuned", "find_tuned", "kept_for", "tuned_path"]
@@ -29,18 +29,16 @@ _KINDS: dict[str, type | UnionType] = {
 
 @dataclass(frozen=True)
 class Tuned:
-    """cache, decoder: specs. budget: what they were held to; upper: the most that they lose, at 95%, on so many
-    examples; speedup: in rows and forwards, against no cache; version: of dkv; block_length: by how many positions the
-    canvas grew on which they were tried, None = it was whole."""
+    """Settings, and how they were found."""
 
     cache: str
     decoder: str
-    budget: str
-    upper: float
-    examples: int
-    speedup: float
-    version: str
-    block_length: int | None = None
+    budget: str  # what they were held to
+    upper: float  # the most that they lose, at 95%
+    examples: int  # on which that was measured
+    speedup: float  # in rows and forwards, against no cache
+    version: str  # of dkv
+    block_length: int | None = None  # by how many positions the canvas grew, None = it was whole
 
     def text(self) -> str:
         """As it is kept."""

@@ -7,6 +7,7 @@ else is ignored: copies of averaged weights, optimizer states, an index that was
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -17,11 +18,14 @@ from typing import Any
 from dkv.checkpoints.config_fields import read_json
 from dkv.checkpoints.other_formats import ADAPTER, ADAPTER_WEIGHTS, no_weights, refuse_adapter
 from dkv.errors import CheckpointError
+from dkv.storage.regular_file import open_file
 
-__all__ = ["INDEX", "SINGLE", "WeightFiles", "choose_files", "find_files"]
+__all__ = ["INDEX", "SINGLE", "WeightFiles", "choose_files", "find_files", "fingerprint"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+_PARTS = 64  # of each file, for its fingerprint
+_PART = 4096  # bytes: training changes every weight, so a few pages of each file show it
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".gguf", ".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -103,3 +107,22 @@ def _without_index(place: str, files: set[str]) -> tuple[set[str], str]:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def fingerprint(directory: Path) -> str:
+    """What tells one checkpoint from another without reading all of it, so that results of two are never mixed.
+
+    A digest of the names, the sizes and some bytes of the files that are the model; small files are read whole.
+    Raises CheckpointError.
+    """
+    found = hashlib.blake2b(digest_size=12)
+    files = find_files(directory)
+    small = {path.name for path in directory.glob("*.json") if path.is_file()} - set(files.ignored)
+    for name in sorted(small | set(files.files)):
+        with open_file(directory / name) as file:
+            size = os.fstat(file.fileno()).st_size
+            found.update(f"{name} {size}\n".encode())
+            for offset in range(0, size, max(_PART, size // _PARTS)):
+                file.seek(offset)
+                found.update(file.read(_PART))
+    return found.hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dkv.cli import options
-from dkv.cli.console import print_json, printable, stdout_console
+from dkv.cli.console import print_json, print_table
 
 __all__ = ["caches"]
 
@@ -28,16 +28,11 @@ def caches(as_json: options.Json = False) -> None:
 
 
 def _print_table(heading: str, found: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from dkv.core.registry import spell_key
 
-    table = Table(show_lines=True)
-    for title in (heading, "keys and defaults", "meaning"):
-        table.add_column(title, overflow="fold")
+    titles, rows = (heading, "keys and defaults", "meaning"), []
     for entry in found:
         keys = [f"{key} (required)" for key in entry["required"]]
         keys += [spell_key(key, default) for key, default in entry["keys"].items()]
-        table.add_row(entry["name"], Text("\n".join(keys)), Text(printable(entry["meaning"])))
-    stdout_console().print(table)
+        rows.append((entry["name"], "\n".join(keys), entry["meaning"]))
+    print_table(titles, rows, titles, lines=True)

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from dkv.checkpoints.config_fields import read_json
-from dkv.checkpoints.hub import Hub, is_hub_id
+from dkv.checkpoints.hub import Hub, Peeked, is_hub_id
 from dkv.checkpoints.other_formats import read_config
 from dkv.checkpoints.safetensors_header import Stored, problems_of, read_headers, unknown_tensors
 from dkv.checkpoints.special_tokens import complete_ids, with_ids
-from dkv.checkpoints.weight_files import INDEX, WeightFiles, find_files
+from dkv.checkpoints.weight_files import INDEX, find_files
 from dkv.core.dtypes import DTYPES
 from dkv.core.model import ModelConfig
 from dkv.errors import CheckpointError, SettingError, UnsupportedModelError
@@ -51,8 +51,9 @@ class MemoryQuestion:
 
 def facts_of(model: str, length: MemoryQuestion) -> dict[str, Any]:
     """Everything that is printed; what dkv cannot run is a fact too. Raises CheckpointError for damaged files."""
-    source = _source(model)
-    raw, directory, stored = source.raw, source.directory, source.stored
+    raw, found = _source(model)
+    directory = None if found is None else found.directory
+    stored = {} if found is None else found.stored
     facts: dict[str, Any] = {"model": model, "architecture": named_architecture(raw), "unsupported": []}
     try:
         module = architecture_of(raw)
@@ -63,38 +64,26 @@ def facts_of(model: str, length: MemoryQuestion) -> dict[str, Any]:
     else:
         facts |= _of_config(config, module)
         facts["memory"] = _memory(config, module, length, length.dtype or _dtype(raw, stored))
-        facts["problems"] = _problems(config, module, source)
+        facts["problems"] = [] if found is None else _problems(config, module, found)
         facts["unsupported"] = _unsupported(config, module, stored)
-    ignored = [] if source.files is None else list(source.files.ignored)
-    chosen_by = None if source.files is None else source.files.chosen_by
+    files = None if found is None else found.files
     return {
         **facts,
         "weights": _weights(stored),
-        "ignored": ignored,
-        "chosen_by": chosen_by,
+        "ignored": [] if files is None else list(files.ignored),
+        "chosen_by": None if files is None else files.chosen_by,
         **_of_tokenizer(directory),
     }
 
 
-@dataclass(frozen=True)
-class _Source:
-    """config.json; the directory if there is more than that; the tensors' headers, if there are any, and which files
-    they are of; else perhaps why there are none."""
-
-    raw: dict[str, Any]
-    directory: Path | None
-    stored: Mapping[str, Stored]
-    files: WeightFiles | None = None
-    problem: str | None = None
-
-
-def _source(model: str) -> _Source:
+def _source(model: str) -> tuple[dict[str, Any], Peeked | None]:
+    """The content of config.json, and what else there is; None where only a config was given."""
     if is_hub_id(model):
         found = Hub().peek(model)
-        return _Source(read_config(found.directory), found.directory, found.stored, found.files, found.problem)
+        return read_config(found.directory), found
     path = Path(model).expanduser()
     if path.is_file() and path.suffix not in (".safetensors", ".gguf", ".bin", ".pt", ".pth"):
-        return _Source(read_json(path), None, {})
+        return read_json(path), None
     directory = find_model(model)
     raw = read_config(directory)
     try:
@@ -102,8 +91,8 @@ def _source(model: str) -> _Source:
     except CheckpointError as error:
         if any(name.suffix == ".safetensors" for name in directory.iterdir()) or exists(directory / INDEX):
             raise
-        return _Source(raw, directory, {}, None, str(error))
-    return _Source(raw, directory, read_headers(directory), files)
+        return raw, Peeked(directory, {}, None, str(error))
+    return raw, Peeked(directory, read_headers(directory), files, None)
 
 
 def _of_config(c: ModelConfig, module: ModuleType) -> dict[str, Any]:
@@ -121,10 +110,8 @@ def _of_config(c: ModelConfig, module: ModuleType) -> dict[str, Any]:
     }
 
 
-def _problems(c: ModelConfig, module: ModuleType, source: _Source) -> list[str]:
-    """What is missing or misshapen; nothing where only a config was given."""
-    if source.directory is None:
-        return []
+def _problems(c: ModelConfig, module: ModuleType, source: Peeked) -> list[str]:
+    """What is missing or misshapen."""
     if source.problem is not None:
         return [source.problem]
     found = list(islice(problems_of(source.stored, module.NAMES.shapes(c)), _MOST_PROBLEMS + 1))

@@ -16,11 +16,9 @@ _Path = Annotated[
     str,
     typer.Argument(metavar="PATH", help="A directory, a config.json, tiny, or a hub id.", show_default=False),
 ]
-_PromptLength = Annotated[
-    int, typer.Option("--prompt-length", parser=options.whole, metavar="N", help="Prompt tokens to reckon memory for.")
-]
-_Batch = Annotated[int, typer.Option("--batch", parser=options.whole, metavar="N", help="Sequences at a time.")]
-_Dtype = Annotated[str, typer.Option("--dtype", metavar="NAME", help="auto (as stored), float32, bfloat16, ...")]
+_PromptLength = Annotated[int, options.counted("--prompt-length", "Prompt tokens to reckon memory for.")]
+_Batch = Annotated[int, options.counted("--batch", "Sequences at a time.")]
+_Dtype = Annotated[str, options.named("--dtype", "auto (as stored), float32, bfloat16, ...")]
 
 
 def inspect(
@@ -108,14 +106,14 @@ def _plural(number: int, noun: str) -> str:
 
 
 def _count(numbers: int) -> str:
-    for unit, size in (("billion", 10**9), ("million", 10**6), ("thousand", 10**3)):
-        if numbers >= size:
-            return f"{numbers / size:.2f} {unit}"
-    return str(numbers)
+    return _scaled(numbers, ("billion", "million", "thousand")) or str(numbers)
 
 
 def _bytes(number: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if number >= size:
-            return f"{number / size:.2f} {unit}"
-    return f"{number} bytes"
+    return _scaled(number, ("GB", "MB", "kB")) or f"{number} bytes"
+
+
+def _scaled(number: int, units: tuple[str, str, str]) -> str:
+    """In the largest unit of 10**9, 10**6 and 10**3 that it fills; empty below them."""
+    sizes = zip(units, (10**9, 10**6, 10**3), strict=True)
+    return next((f"{number / size:.2f} {unit}" for unit, size in sizes if number >= size), "")

@@ -77,7 +77,7 @@ def tune(
     from dkv.lab.common.lab_prompts import suites_of
     from dkv.lab.tune.budget import Budget
     from dkv.lab.tune.chosen import draw, keep
-    from dkv.lab.tune.search_space import CACHES, DECODERS
+    from dkv.lab.tune.race import CACHES, DECODERS
     from dkv.lab.tune.tune_session import TuneSession, TuningPlan
 
     budget = (
@@ -95,11 +95,8 @@ def tune(
         dkv.decoders.make_decoder(spec)
     lm = dkv.load(model, device=device, dtype=dtype, quantize=quantize, compile=compile)
     out.mkdir(parents=True, exist_ok=True)
-    with (
-        TuneSession(lm, suites, plan, seed, out / "answers.jsonl") as session,
-        keeping(lambda: f"{len(session.store)} results are kept in {out}"),
-        telling() as tell,
-    ):
+    session = TuneSession(lm, suites, plan, seed, out / "answers.jsonl")
+    with session.store, keeping(lambda: f"{len(session.store)} results are kept in {out}"), telling() as tell:
         outcomes = session.run(tell)
     draw(outcomes, budget, out / "tune.png")
     kept = None if outcomes.chosen is None else keep(lm, outcomes.chosen, budget)

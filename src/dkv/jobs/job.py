@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dkv.checkpoints.fingerprint import fingerprint
+from dkv.checkpoints.weight_files import fingerprint
 from dkv.distributed.ray_cluster import cluster
 from dkv.errors import PromptError, SettingError
 from dkv.jobs.job_line import Asking, named, read_line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dkv.engine import Engine
@@ -28,19 +28,13 @@ def engine_for(lm: DiffusionLM, batch_size: int) -> Engine:
     return Engine(lm, active=batch_size, waiting=2 * batch_size)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Pending:
-    """A line whose requests are under way. generations: what became of each, None as long as it runs."""
+    """A line whose requests are under way."""
 
     asked: JobLine | OpenAILine
     requests: Sequence[Request]
-    generations: list[Generation | None]
-
-    def put(self, index: int, generation: Generation) -> list[Generation] | None:
-        """Note what became of a request; all of them, once the last one is there."""
-        self.generations[index] = generation
-        done = [one for one in self.generations if one is not None]
-        return done if len(done) == len(self.requests) else None
+    generations: dict[int, Generation] = field(default_factory=dict)  # of the requests that are done, by index
 
 
 def answers(
@@ -85,8 +79,11 @@ class _Crew:
     def take(self, request_id: int, generation: Generation) -> list[Record]:
         """Note what a request came to; the record of its line, once that is whole."""
         pending, index = self.running.pop(request_id)
-        whole = pending.put(index, generation)
-        return [] if whole is None else [self._asking.record(pending.asked, pending.requests, whole)]
+        pending.generations[index] = generation
+        if len(pending.generations) < len(pending.requests):
+            return []
+        whole = [pending.generations[n] for n in range(len(pending.requests))]
+        return [self._asking.record(pending.asked, pending.requests, whole)]
 
     def fail(self, request_id: int, error: Exception) -> list[Record]:
         """Note that a request failed on the way, and its line with it; the line's record."""
@@ -112,7 +109,7 @@ class _Crew:
             requests = self._asking.requests(asked)
         except (SettingError, PromptError) as error:
             return [self._refused(line.number, asked, error, line.text)]
-        pending = _Pending(asked, requests, [None] * len(requests))
+        pending = _Pending(asked, requests)
         self._waiting.extend((pending, index) for index in range(len(requests)))
         return []
 

@@ -38,28 +38,29 @@ def number_of(record: Record) -> int:
     return number
 
 
+def _body_of(record: Record) -> Mapping[str, Any] | None:
+    """The body of an answer in OpenAI's form; None for another."""
+    response = record.get("response")
+    return response["body"] if isinstance(response, Mapping) else None
+
+
 def failure_of(record: Record) -> str | None:
     """Why a line could not be answered; None where it was."""
-    response = record.get("response")
-    if isinstance(response, Mapping):
-        return None if response["status_code"] == 200 else str(response["body"]["error"]["message"])
-    return None if record.get("error") is None else str(record["error"])
+    body = _body_of(record)
+    error = record.get("error") if body is None else body.get("error", {}).get("message")
+    return None if error is None else str(error)
 
 
 def failed_on_the_way(record: Record) -> bool:
     """Whether a line was sound, and its answer failed."""
-    response = record.get("response")
-    if isinstance(response, Mapping):
-        return bool(response["status_code"] != 200 and response["body"]["error"]["code"] == FAILED)
-    return record.get("code") == FAILED
+    body = _body_of(record)
+    return bool((record if body is None else body.get("error", {})).get("code") == FAILED)
 
 
 def tokens_of(record: Record) -> int:
     """New tokens of an answer."""
-    response = record.get("response")
-    if isinstance(response, Mapping):
-        return int(response["body"].get("usage", {}).get("completion_tokens", 0))
-    return int(record.get("new_tokens", 0))
+    body = _body_of(record)
+    return int(record.get("new_tokens", 0) if body is None else body.get("usage", {}).get("completion_tokens", 0))
 
 
 def answer_record(line: int, name: str | int, generation: Generation) -> Record:

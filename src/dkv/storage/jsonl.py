@@ -7,7 +7,8 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -22,11 +23,12 @@ _CHUNK = 1 << 16  # bytes read at once in search of the last line end
 def read_records(argument: str, path: Path, fields: tuple[str, ...], count: int | None = None) -> list[dict[str, str]]:
     """The named text fields of the first `count` lines. Raises SettingError naming the argument, file and line."""
     try:
-        found = [
-            _record(f"{argument}={str(path)!r}: line {number}", line.decode("utf-8"), fields)
-            for number, line in enumerate(raw_lines(argument, path), 1)
-            if line.strip() and (count is None or number <= count)
-        ]
+        with closing(raw_lines(argument, path)) as lines:
+            found = [
+                _record(f"{argument}={str(path)!r}: line {number}", line.decode("utf-8"), fields)
+                for number, line in enumerate(lines, 1)
+                if line.strip() and (count is None or number <= count)
+            ]
     except UnicodeDecodeError as error:
         raise _unreadable(argument, path, error) from None
     if not found:
@@ -34,7 +36,7 @@ def read_records(argument: str, path: Path, fields: tuple[str, ...], count: int 
     return found
 
 
-def raw_lines(argument: str, path: Path) -> Iterator[bytes]:
+def raw_lines(argument: str, path: Path) -> Generator[bytes, None, None]:
     """The lines of a file, gzipped or not, one at a time. Raises SettingError naming the argument and the file."""
     try:
         with path.open("rb") as raw:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dkv.caches import make_cache
-from dkv.lab.doctor.cache_errors import Errors, Reads
+from dkv.lab.doctor.cache_errors import Errors
 from dkv.lab.doctor.findings import AGREEMENT, FLIPS, STATUSES, Evidence, Finding, FindingThreshold, findings_of
 from dkv.lab.doctor.timing import Cost
 
@@ -24,7 +24,10 @@ def errors(
     """Mean errors by layer, of ten pairs each."""
     kinds = {"decoded": decoded, "prompt": prompt, "features": features}
     return Errors(
-        reads=[Reads(decided, flipped, 100, 100 * kl)],
+        decided=decided,
+        flipped=flipped,
+        rows=100,
+        divergence=100 * kl,
         slots={kind: torch.tensor(values) * 10 for kind, values in kinds.items() if values},
         counts={kind: 10 for kind, values in kinds.items() if values},
         ages={1: (0.01, 10), 4: (0.1, 10)},

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import dkv
-from dkv.checkpoints.fingerprint import fingerprint
+from dkv.checkpoints.weight_files import fingerprint
 from dkv.lab.eval.answers import ANSWERS, Asker, gather, key_of, missing, run, warm_up
-from dkv.lab.eval.eval_table import as_json, cells, markdown
-from dkv.lab.eval.measured import ALL, ExampleOutcome, TaskOutcomes, pooled, summaries
+from dkv.lab.eval.eval_table import ALL, ExampleOutcome, TaskOutcomes, as_json, cells, markdown, pooled, summaries
 from dkv.lab.eval.questions import Question, Setting, batches
 from dkv.lab.eval.suites import Problem, Suite
 from dkv.storage.jsonl import Store

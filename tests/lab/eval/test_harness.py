@@ -10,8 +10,8 @@ import pytest
 import dkv
 from dkv.errors import PromptError, SettingError
 from dkv.lab.eval.answers import ANSWERS, Asker
-from dkv.lab.eval.harness import HarnessModel, question_of
 from dkv.lab.eval.likelihood import Likelihood
+from dkv.lab.eval.lm_harness import HarnessModel, question_of
 from dkv.lab.eval.questions import Question, Setting
 from dkv.storage.jsonl import Store
 

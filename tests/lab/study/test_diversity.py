@@ -8,7 +8,7 @@ import pytest
 
 import dkv
 from dkv.lab.common.plots import draw
-from dkv.lab.eval.measured import ExampleOutcome
+from dkv.lab.eval.eval_table import ExampleOutcome
 from dkv.lab.eval.suites import embedded
 from dkv.lab.study.base import Effort, Record
 from dkv.lab.study.context import Kit

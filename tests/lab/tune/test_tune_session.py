@@ -27,7 +27,8 @@ def suite(count: int) -> Suite:
 
 
 def tuned(lm: dkv.DiffusionLM, path: Path | None = None, plan: TuningPlan = PLAN) -> Outcomes:
-    with TuneSession(lm, [suite(10)], plan, 0, path) as session:
+    session = TuneSession(lm, [suite(10)], plan, 0, path)
+    with session.store:
         return session.run(lambda _: None)
 
 

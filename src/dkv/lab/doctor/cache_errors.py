@@ -14,37 +14,29 @@ from dkv.lab.study.layer_probes import Keep, buffers_of
 from dkv.lab.study.side_by_side import Beside
 from dkv.layers.v_verify import ADDED
 
-__all__ = ["Errors", "Reads"]
+__all__ = ["Errors"]
 
 _AGES = (1, 2, 4, 8, 16, 32, 64)
 """Lower ends of the ages that are told apart."""
 
 
 @dataclass
-class Reads:
-    """Of one sequence. decided: tokens of the text that no cache fixed, flipped: those of them where the cache's choice
-    is another; rows: positions that both read, kl: the sum there of KL(no cache || cache), in nats."""
-
-    decided: int = 0
-    flipped: int = 0
-    rows: int = 0
-    kl: float = 0.0
-
-
-@dataclass
 class Errors:
-    """Of one follower. stops: ids that end a text, and are no part of it. reads: by sequence.
+    """Of one follower, summed up over steps and sequences.
 
     slots: sums by layer [L] of 1 - cosine between what attention read and what no cache computes: the mean of keys and
     values at decided tokens of the response (`decoded`) and at `prompt`; of what the layer added to the stream in the
-    response (`features`), where the cache keeps that. counts: of each. ages: the sum, and the count, of
-    the mean over layers at prompt positions, by how many steps ago they were computed.
+    response (`features`), where the cache keeps that. counts: of each.
     """
 
-    stops: tuple[int, ...] = ()
-    reads: list[Reads] = field(default_factory=list)
+    stops: tuple[int, ...] = ()  # ids that end a text, and are no part of it
+    decided: int = 0  # tokens of texts that no cache fixed
+    flipped: int = 0  # those of them where the cache's choice is another
+    rows: int = 0  # positions that both read
+    divergence: float = 0.0  # the sum there of KL(no cache || cache), in nats
     slots: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    # By how many steps ago prompt positions were computed: the sum of the mean over layers there, and their count.
     ages: dict[int, tuple[float, int]] = field(default_factory=dict)
 
     def add(self, step: Beside) -> None:
@@ -59,24 +51,9 @@ class Errors:
             self._slots("features", _between(step, ADDED, of=Keep.buffers), response)
 
     @property
-    def decided(self) -> int:
-        """Tokens of all texts."""
-        return sum(reads.decided for reads in self.reads)
-
-    @property
-    def flipped(self) -> int:
-        """Those that the cache would have chosen otherwise."""
-        return sum(reads.flipped for reads in self.reads)
-
-    @property
-    def rows(self) -> int:
-        """Positions that both read."""
-        return sum(reads.rows for reads in self.reads)
-
-    @property
     def kl(self) -> float:
-        """Mean KL(no cache || cache) there, in nats."""
-        return sum(reads.kl for reads in self.reads) / max(self.rows, 1)
+        """Mean KL(no cache || cache) where both read, in nats."""
+        return self.divergence / max(self.rows, 1)
 
     def mean(self, kind: str) -> list[float]:
         """Mean error by layer; [] where there was nothing."""
@@ -99,24 +76,17 @@ class Errors:
                 self.ages[low] = (total + float((moved * where).sum()), number + count)
 
     def _read(self, step: Beside) -> None:
-        if not self.reads:
-            self.reads = [Reads() for _ in step.active]
         told, own = step.told.predictions, step.own.predictions
         if told is None or own is None:
             return
         both, ours = torch.isin(told.flat, own.flat), torch.isin(own.flat, told.flat)
         flat, token = told.flat[both], told.token[both]
         exact, approximate = told.logits[both].log_softmax(1), own.logits[ours].log_softmax(1)
-        kl = F.kl_div(approximate, exact, reduction="none", log_target=True).sum(1)
         fixed = step.told.committed.view(-1)[flat] & ~torch.isin(token, torch.tensor(self.stops, device=token.device))
-        flipped = fixed & (token != own.token[ours])
-        width = step.told.committed.shape[1]
-        for row, reads in enumerate(self.reads):
-            mine = flat // width == row
-            reads.rows += int(mine.sum())
-            reads.kl += float(kl[mine].sum())
-            reads.decided += int(fixed[mine].sum())
-            reads.flipped += int(flipped[mine].sum())
+        self.rows += len(flat)
+        self.divergence += float(F.kl_div(approximate, exact, reduction="none", log_target=True).sum())
+        self.decided += int(fixed.sum())
+        self.flipped += int((fixed & (token != own.token[ours])).sum())
 
 
 def _between(step: Beside, name: str, of: Sequence[str] = ()) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from dkv.caches import make_cache
@@ -13,15 +13,18 @@ from dkv.errors import SettingError
 from dkv.lab.common.agreement import agreement
 from dkv.lab.doctor.cache_errors import Errors
 from dkv.lab.doctor.findings import Evidence, Finding, findings_of
-from dkv.lab.doctor.milder_settings import variants_of
 from dkv.lab.doctor.timing import cost_of, time_steps
 from dkv.lab.study.side_by_side import Lockstep, Prompts
 from dkv.lm import DiffusionLM
 from dkv.outputs import Generation
 
-__all__ = ["Diagnosis", "ExamineOptions", "examine"]
+__all__ = ["Diagnosis", "ExamineOptions", "examine", "variants_of"]
 
 Tell = Callable[[str], None]
+
+_SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
+_FIRST_REFRESH = 8
+"""What a refresh of 0, which is none, is changed to."""
 
 
 @dataclass(frozen=True)
@@ -124,3 +127,33 @@ def _fresh(
         return None
     fresh = _generate(lm, given, replace(policy, kp=1), asked)  # type: ignore[type-var]
     return [agreement(a, b) for a, b in zip(fresh, none, strict=True)]
+
+
+def variants_of(policy: CachePolicy) -> dict[str, CachePolicy]:
+    """Changed policies by the setting that makes each, such as "kr=3": of the keys that the papers name, those that
+    this cache has. Empty for a cache without keys, or where each is as careful as can be."""
+    if not is_dataclass(policy) or isinstance(policy, type):
+        return {}
+    values = {field.name: getattr(policy, field.name) for field in fields(policy) if field.init}
+    steps = {key: step for key, value in values.items() if (step := _step(key, value)) is not None}
+    return {f"{key}={value:g}": replace(policy, **{key: value}) for key, value in steps.items()}
+
+
+def _step(key: str, value: object) -> float | None:
+    """The value one step more careful; None where there is none."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    match key:
+        case "delay":
+            return value + 1
+        case "refresh" | "kr" if value > 1:
+            return int(value // 2)
+        case "refresh" if value == 0:
+            return _FIRST_REFRESH
+        case "window":
+            return max(2 * value, 4)
+        case "kp" if value > 1:
+            return 1
+        case "rho" if value < 1:
+            return next(share for share in _SHARES if share > max(value, 0))
+    return None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 
 import torch
 
@@ -23,35 +24,23 @@ _REPEATS = 2
 
 @dataclass(frozen=True)
 class Steps:
-    """Of each step of a run: rows through the MLP (all sequences', averaged over layers), and seconds, the least of the
-    repeats."""
+    """The steps of a run, one by one."""
 
-    rows: list[float]
-    seconds: list[float]
-
-    @property
-    def mean_rows(self) -> float:
-        """Rows of a step."""
-        return sum(self.rows) / len(self.rows)
-
-    @property
-    def mean_seconds(self) -> float:
-        """Seconds of a step."""
-        return sum(self.seconds) / len(self.seconds)
+    rows: list[float]  # through the MLP, all sequences', averaged over layers
+    seconds: list[float]  # the least of the repeats
 
 
 @dataclass(frozen=True)
 class Cost:
-    """fixed: seconds that a step takes whatever it computes; per_row: seconds for each row more. seconds, rows: of
-    the cache's mean step, and none_ of no cache's; steps: of both, in the fit."""
+    """What steps cost."""
 
-    fixed: float
-    per_row: float
-    seconds: float
+    fixed: float  # seconds that a step takes whatever it computes
+    per_row: float  # seconds for each row more
+    seconds: float  # of the cache's mean step
     rows: float
-    none_seconds: float
+    none_seconds: float  # of no cache's
     none_rows: float
-    steps: int
+    steps: int  # of both, in the fit
 
     @property
     def overhead(self) -> float:
@@ -104,9 +93,11 @@ def _timed(ticks: Iterator[StepOutput], found: list[tuple[list[int], float]], de
 def cost_of(none: Steps, cache: Steps) -> Cost:
     """Least squares of seconds on rows over the steps of both; where rows explain nothing, all is fixed."""
     rows, seconds = [*none.rows, *cache.rows], [*none.seconds, *cache.seconds]
-    middle, height = sum(rows) / len(rows), sum(seconds) / len(rows)
+    middle, height = fmean(rows), fmean(seconds)
     spread = sum((r - middle) ** 2 for r in rows)
     shared = sum((r - middle) * (s - height) for r, s in zip(rows, seconds, strict=True))
     per_row = max(shared / spread, 0.0) if spread else 0.0
     fixed = max(height - per_row * middle, 0.0)
-    return Cost(fixed, per_row, cache.mean_seconds, cache.mean_rows, none.mean_seconds, none.mean_rows, len(rows))
+    return Cost(
+        fixed, per_row, fmean(cache.seconds), fmean(cache.rows), fmean(none.seconds), fmean(none.rows), len(rows)
+    )

@@ -4,12 +4,12 @@ soon as it is there."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dkv.checkpoints.fingerprint import fingerprint
-from dkv.lab.eval.measured import ExampleOutcome, TaskOutcomes
+from dkv.checkpoints.weight_files import fingerprint
+from dkv.lab.eval.eval_table import ExampleOutcome, TaskOutcomes
 from dkv.lab.eval.questions import Question, Setting, as_prompt, batches, digest
 from dkv.lab.eval.suites import Problem, Suite
 from dkv.lm import DiffusionLM
@@ -19,7 +19,8 @@ from dkv.storage.jsonl import Store, StoreFormat
 from dkv.version import VERSION
 
 __all__ = [
-    "ANSWERS", "Asker", "common_of", "gather", "key_of", "missing", "record_of", "run", "seed_of_question", "warm_up",
+    "ANSWERS", "Asker", "ask_missing", "common_of", "gather", "key_of", "missing", "record_of", "run",
+    "seed_of_question", "warm_up",
 ]  # fmt: skip
 
 ANSWERS = StoreFormat("dkv-eval 1", "dkv eval")
@@ -141,6 +142,14 @@ def run(asker: Asker, suite: Suite, settings: Sequence[Setting]) -> Iterator[int
     for setting, asked in asker.ask(suite.questions, settings):
         _check(asker.store, suite, setting, [suite.problems[i] for i in asked])
         yield len(asked)
+
+
+def ask_missing(asker: Asker, suite: Suite, settings: Sequence[Setting], tell: Callable[[str], None]) -> None:
+    """As `run`, with a line of progress after each batch."""
+    total = left = missing(asker.store, suite, settings)
+    for count in run(asker, suite, settings):
+        left -= count
+        tell(f"{suite.name}: {total - left} of {total} answers")
 
 
 def missing(store: Store, suite: Suite, settings: Sequence[Setting]) -> int:

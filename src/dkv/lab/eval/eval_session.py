@@ -10,9 +10,9 @@ from typing import Any
 from dkv.caches import make_cache
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
-from dkv.lab.eval.answers import ANSWERS, Asker, common_of, gather, missing, run, warm_up
+from dkv.lab.eval.answers import ANSWERS, Asker, ask_missing, common_of, gather, missing, warm_up
+from dkv.lab.eval.eval_table import ResultRow, TaskOutcomes, pooled, summaries
 from dkv.lab.eval.lm_harness import Tasks
-from dkv.lab.eval.measured import ResultRow, TaskOutcomes, pooled, summaries
 from dkv.lab.eval.questions import Setting
 from dkv.lab.eval.suites import EMBEDDED, Suite, embedded, gsm8k, humaneval
 from dkv.lm import DiffusionLM
@@ -108,18 +108,8 @@ class EvalOptions:
 
     def settings(self, decoder: str) -> list[Setting]:
         """A setting for each cache, no cache first. decoder: where none is given."""
-        return [
-            Setting(
-                self.decoder or decoder,
-                cache,
-                self.cfg_scale,
-                self.block_length,
-                self.steps,
-                self.gen_length,
-                self.grow,
-            )
-            for cache in dict.fromkeys(("none", *self.caches))
-        ]
+        how = (self.cfg_scale, self.block_length, self.steps, self.gen_length, self.grow)
+        return [Setting(self.decoder or decoder, cache, *how) for cache in dict.fromkeys(("none", *self.caches))]
 
     def served_settings(self, lm: DiffusionLM) -> list[Setting]:
         """No cache and one token a step on a whole canvas, and what a server gives a request that says nothing. Raises
@@ -134,7 +124,7 @@ class EvalOptions:
 
 
 class EvalSession:
-    """An evaluation about to run, or interrupted and about to go on. A context manager that closes its file.
+    """An evaluation about to run, or interrupted and about to go on. `store`, a context manager, is its file.
 
     Raises SettingError, SpecError, CheckpointError, and OSError.
     """
@@ -163,21 +153,16 @@ class EvalSession:
     def run(self, tell: Callable[[str], None]) -> list[ResultRow]:
         """Do what is missing, and sum up all of it. tell: takes a line of progress now and then."""
         for suite in self._suites:
-            self._run(suite, tell)
+            total = missing(self.store, suite, self._settings)
+            tell(f"{suite.name}: {total} answers to find")
+            if total:
+                warm_up(self._asker, suite.questions[0], self._settings)
+            ask_missing(self._asker, suite, self._settings, tell)
         if self._tasks.names:
             self._run_foreign(tell)
         own = [m for suite in self._suites for m in gather(self.store, suite, self._settings)]
         found = [*own, *pooled(own), *self._measured]
         return summaries(found, self._settings[0] if self._wanted.served else None)
-
-    def _run(self, suite: Suite, tell: Callable[[str], None]) -> None:
-        total = left = missing(self.store, suite, self._settings)
-        tell(f"{suite.name}: {total} answers to find")
-        if total:
-            warm_up(self._asker, suite.questions[0], self._settings)
-        for count in run(self._asker, suite, self._settings):
-            left -= count
-            tell(f"{suite.name}: {total - left} of {total} answers")
 
     def _run_foreign(self, tell: Callable[[str], None]) -> None:
         for setting in self._settings:

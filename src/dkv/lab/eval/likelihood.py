@@ -46,16 +46,6 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class _Case:
-    """A pair with some tokens of its response masked, and the weight of what that gives in the pair's sum."""
-
-    owner: int
-    pair: Pair
-    masked: tuple[int, ...]
-    weight: float
-
-
-@dataclass(frozen=True)
 class Likelihood:
     """The estimator. samples: maskings of each response; batch_size: of those a forward. Raises SettingError."""
 
@@ -73,18 +63,14 @@ class Likelihood:
         """The bound for each pair, in nats. Raises PromptError for a pair that the model cannot take."""
         for pair in pairs:
             self._check(pair)
-        cases = [
-            _Case(i, pair, masked, weight)
-            for i, pair in enumerate(pairs)
-            for masked, weight in maskings(pair, self.samples, self.seed)
-        ]
-        cases.sort(key=lambda case: len(case.pair.prompt) + len(case.pair.response))  # less padding
+        cases = [(i, *one) for i, pair in enumerate(pairs) for one in maskings(pair, self.samples, self.seed)]
+        cases.sort(key=lambda case: len(pairs[case[0]].prompt) + len(pairs[case[0]].response))  # less padding
         sums = [0.0] * len(pairs)
         for first in range(0, len(cases), self.batch_size):
             some = cases[first : first + self.batch_size]
-            found = masked_log_probability(self.model, [(case.pair, case.masked) for case in some])
-            for case, value in zip(some, found, strict=True):
-                sums[case.owner] += case.weight * value
+            found = masked_log_probability(self.model, [(pairs[i], masked) for i, masked, _ in some])
+            for (i, _, weight), value in zip(some, found, strict=True):
+                sums[i] += weight * value
         return sums
 
     def _check(self, pair: Pair) -> None:

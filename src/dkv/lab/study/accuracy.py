@@ -15,7 +15,7 @@ from dkv.core.registry import spec_of
 from dkv.lab.common.charts import Chart, Ends, Panel, Series
 from dkv.lab.common.grouping import grouped
 from dkv.lab.eval.answers import gather, missing, run, warm_up
-from dkv.lab.eval.measured import ExampleOutcome
+from dkv.lab.eval.eval_table import ExampleOutcome
 from dkv.lab.eval.questions import Setting, digest
 from dkv.lab.eval.statistics import Difference, Share
 from dkv.lab.eval.suites import Suite, embedded

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import torch
 
-from dkv.checkpoints.fingerprint import fingerprint
+from dkv.checkpoints.weight_files import fingerprint
 from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.lab.eval.answers import Asker
 from dkv.layers.transformer import Transformer

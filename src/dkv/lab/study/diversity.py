@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from dkv.lab.common.charts import Chart, Panel
 from dkv.lab.common.grouping import grouped
-from dkv.lab.eval.measured import ExampleOutcome
+from dkv.lab.eval.eval_table import ExampleOutcome
 from dkv.lab.eval.statistics import Difference, Share
 from dkv.lab.eval.suites import Suite, embedded
 from dkv.lab.study.accuracy import gathered, result_of, share_series, value_panel

@@ -1,18 +1,45 @@
-"""Successive halving under a budget: the fastest half of what may still pass goes on, with twice the examples.
+"""What `dkv tune` tries, and the race: successive halving under a budget. The fastest half of what may still pass goes
+on, with twice the examples.
 
 Source: Jamieson and Talwalkar, arXiv 1502.07943, with feasibility before speed: a setting whose loss is beyond doubt
-above the budget is out for good, one whose loss only looks too large stands behind those whose does not.
+above the budget is out for good, one whose loss only looks too large stands behind those whose does not. The settings
+are a declared list, so that a rerun tries the same in the same order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dkv.lab.eval.questions import Setting
 from dkv.lab.tune.budget import Budget, Loss
 
-__all__ = ["Trial", "ordered", "race", "rungs"]
+__all__ = ["CACHES", "DECODERS", "Trial", "ordered", "race", "rungs", "space"]
+
+CACHES: tuple[str, ...] = (
+    "none",
+    *(f"dkv-decode:refresh={n}" for n in (2, 4, 8, 16)),
+    *(f"dkv-pd:refresh={n}" for n in (4, 8)),
+    "dkv-prefill",
+    *(f"dllm-cache:kp=50,kr={kr},rho={rho}" for kr in (2, 4, 7) for rho in (0.25, 0.5)),
+    "fast-dual",
+    "fast-prefix",
+    "dkv-greedy:refresh=8",
+    *(f"dkv-fill:rows={n}" for n in (16, 24, 40)),
+)
+"""Every cache, its cheap settings and its careful ones."""
+
+DECODERS: tuple[str, ...] = (
+    "confidence",
+    "threshold:tau=0.999",
+    "threshold:tau=0.99",
+    "threshold:tau=0.95",
+    "threshold:tau=0.9",
+    "entropy-bound:gamma=0.01",
+    "entropy-bound:gamma=0.1",
+    "credit:tau=0.995",
+)
+"""One token a step, and several while the model is sure."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +83,18 @@ def race(
         trials = trials[:keep]
         left = [trial.setting for trial in trials]
     return trials[:finalists]
+
+
+def space(
+    reference: str,
+    caches: tuple[str, ...] = CACHES,
+    decoders: tuple[str, ...] = DECODERS,
+    block_length: int | None = None,
+    gen_length: int | None = None,
+) -> list[Setting]:
+    """Every cache with every decoder, the reference first: no cache and the decoder `reference` (the family's own),
+    which is what answers are compared with. All have the same canvas: with a block_length it grows by so many positions
+    up to gen_length, without one it is as long as the task says."""
+    first = Setting(reference, "none", block_length=block_length, gen_length=gen_length, grow=block_length is not None)
+    every = (replace(first, decoder=decoder, cache=cache) for decoder in (reference, *decoders) for cache in caches)
+    return list(dict.fromkeys((first, *every)))

@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dkv.errors import SettingError
-from dkv.lab.eval.answers import Asker, common_of, gather, missing, run
-from dkv.lab.eval.measured import ExampleOutcome
+from dkv.lab.eval.answers import Asker, ask_missing, common_of, gather
+from dkv.lab.eval.eval_table import ExampleOutcome
 from dkv.lab.eval.questions import Setting
 from dkv.lab.eval.suites import Suite
 from dkv.lab.tune.budget import ALPHA, Budget, Loss
-from dkv.lab.tune.race import Trial, race, rungs
-from dkv.lab.tune.search_space import CACHES, DECODERS, space
+from dkv.lab.tune.race import CACHES, DECODERS, Trial, race, rungs, space
 from dkv.lm import DiffusionLM
 from dkv.storage.jsonl import Store, StoreFormat
 
@@ -30,19 +29,17 @@ _OVERHEAD = 32
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """count: examples of each suite for the race, least: in its first round; held_out: of each suite for the bound,
-    those after them; finalists: settings that may be tried on these; block_length: by how many positions the canvas
-    grows, None = it does not; gen_length: how far, None = as long as the task says. Raises SettingError."""
+    """How to tune. Raises SettingError."""
 
     budget: Budget
-    count: int = 32
-    least: int = 8
-    held_out: int = 100
-    finalists: int = 3
+    count: int = 32  # examples of each suite for the race
+    least: int = 8  # of them, in its first round
+    held_out: int = 100  # of each suite for the bound, those after them
+    finalists: int = 3  # settings that may be tried on these
     caches: tuple[str, ...] = CACHES
     decoders: tuple[str, ...] = DECODERS
-    block_length: int | None = None
-    gen_length: int | None = None
+    block_length: int | None = None  # by how many positions the canvas grows, None = it does not
+    gen_length: int | None = None  # how far, None = as long as the task says
 
     def __post_init__(self) -> None:
         for name in ("count", "least", "held_out", "finalists", "block_length", "gen_length"):
@@ -53,25 +50,22 @@ class TuningPlan:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A finalist on the held-out examples. upper: the most that it loses, at 95% with all tries counted; needed:
-    examples that would certify the budget at these rates, None where none would; speedup: the reference's cost over
-    its own."""
+    """A finalist on the held-out examples."""
 
     trial: Trial
-    upper: float
+    upper: float  # the most that it loses, at 95% with all tries counted
     passed: bool
-    needed: int | None
-    speedup: float
+    needed: int | None  # examples that would certify the budget at these rates, None where none would
+    speedup: float  # the reference's cost over its own
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """reference: no cache, on the held-out examples; trials: every setting on the most examples it had in the race;
-    attempts: in the order of trying, the last one passed if any did."""
+    """What a tuning found."""
 
-    reference: Trial
-    trials: list[Trial]
-    attempts: list[Attempt]
+    reference: Trial  # no cache, on the held-out examples
+    trials: list[Trial]  # every setting on the most examples it had in the race
+    attempts: list[Attempt]  # in the order of trying, the last one passed if any did
 
     @property
     def chosen(self) -> Attempt | None:
@@ -80,7 +74,7 @@ class Outcomes:
 
 
 class TuneSession:
-    """A tuning about to run, or interrupted and about to go on. A context manager that closes its file.
+    """A tuning about to run, or interrupted and about to go on. `store`, a context manager, is its file.
 
     Raises SettingError where a suite has too few problems, and OSError.
     """
@@ -104,12 +98,6 @@ class TuneSession:
         )
         self._trials = dict[Setting, Trial]()
         self._tell: Callable[[str], None] = lambda _: None
-
-    def __enter__(self) -> TuneSession:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.store.__exit__(None, None, None)
 
     def run(self, tell: Callable[[str], None]) -> Outcomes:
         """Do what is missing, and choose. tell: takes a line of progress now and then."""
@@ -142,10 +130,7 @@ class TuneSession:
         """Ask what is missing of the settings and of the reference, and compare."""
         every = list(dict.fromkeys((self._settings[0], *settings)))
         for suite in suites:
-            total = left = missing(self.store, suite, every)
-            for count in run(self._asker, suite, every):
-                left -= count
-                self._tell(f"{suite.name}: {total - left} of {total} answers")
+            ask_missing(self._asker, suite, every, self._tell)
         found = {setting: list[ExampleOutcome]() for setting in every}
         for suite in suites:
             for measured in gather(self.store, suite, every):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dkv.outputs import Frame, Generation
     from dkv.tokenizer import Tokenizer
 
-__all__ = ["Telling", "error_event"]
+__all__ = ["RunEvents", "error_event"]
 
 
 def error_event(line: str) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def error_event(line: str) -> dict[str, Any]:
     return {"error": {"message": line}}
 
 
-class Telling:
-    """The events of one request, in order. What was told before is not told again."""
+class RunEvents:
+    """The events of one request, in order. A token is sent only where it changed."""
 
     def __init__(self, tokenizer: Tokenizer, request: Request) -> None:
         self._tokenizer, self._request = tokenizer, request
@@ -53,8 +53,8 @@ class Telling:
     def update(self, update: Update, company: int) -> list[dict[str, Any]]:
         """A step, and after the last one the end. company: other requests active now."""
         self._company = max(self._company, company)
-        told = [] if update.frame is None else [self._step(update.frame, update.text)]
-        return told if update.generation is None else [*told, self._end(update.generation)]
+        events = [] if update.frame is None else [self._step(update.frame, update.text)]
+        return events if update.generation is None else [*events, self._end(update.generation)]
 
     def _step(self, frame: Frame, text: str) -> dict[str, Any]:
         flags = list(zip(frame.committed, frame.provisional, frame.computed, strict=True))

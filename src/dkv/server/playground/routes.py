@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dkv.errors import BusyError, CheckpointError, DkvError, EngineError, PromptError, RequestError, SettingError
 from dkv.params import SERVED, Options
-from dkv.server.playground.events import Telling, error_event
+from dkv.server.playground.events import RunEvents, error_event
 from dkv.server.playground.page_options import options_of
 from dkv.server.requests import PromptThreads
 from dkv.server.schema import with_unchecked_options
@@ -94,7 +94,7 @@ def playground(
             asked = await _read(request, most)
             work = partial(_requested, lm, asked, max_prompt, known, options["gen_length"])
             wanted = await threads.run(work)
-            return EventStream(_told(service, tokenizer, wanted), done=False)
+            return EventStream(_events(service, tokenizer, wanted), done=False)
         except RefusedError as refusal:
             return refusal.response
 
@@ -177,23 +177,23 @@ def _arguments(asked: _Asked, defaults: Defaults, gen_length: int) -> Options:
     return arguments
 
 
-async def _told(
+async def _events(
     service: engine.Service, tokenizer: Tokenizer, request: engine.Request
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """The events of one run. Raises RefusedError before the first."""
-    telling, begun = Telling(tokenizer, request), False
+    events, begun = RunEvents(tokenizer, request), False
     try:
         async with aclosing(cast("AsyncGenerator[engine.Update]", service.stream(request))) as updates:
             async for update in updates:
                 if not begun:
                     begun = True
-                    yield telling.start()
-                for event in telling.update(update, service.status().active - 1):
+                    yield events.start()
+                for event in events.update(update, service.status().active - 1):
                     yield event
     except DkvError as error:
         if not begun:
             raise _refused(error) from None
-        yield error_event(_line(error))
+        yield error_event(error.public if isinstance(error, RequestError) else str(error))
 
 
 def _refused(error: DkvError) -> RefusedError:
@@ -202,8 +202,3 @@ def _refused(error: DkvError) -> RefusedError:
     if isinstance(error, RequestError):
         return RefusedError(500, error.public)
     return RefusedError(503 if isinstance(error, EngineError) else 400, str(error))
-
-
-def _line(error: DkvError) -> str:
-    """An error as clients may see it."""
-    return error.public if isinstance(error, RequestError) else str(error)
