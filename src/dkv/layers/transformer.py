@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dkv.core.drift import Lengths, whole_lengths
-from dkv.core.kv_cache import KVCache, LayerCache
+from dkv.core.kv_cache import PLAIN_CACHE_OPS, CacheOps, KVCache, LayerCache
 from dkv.core.layer_rules import DENSE, RotaryPhase, Rules
 from dkv.core.model import ModelConfig
 from dkv.core.packing import Bucket, PackedRows, exact
-from dkv.core.sampling import ArgmaxWithLogprob
+from dkv.core.sampling import PLAIN_LOGIT_OPS, LogitOps
 from dkv.layers.cpu_linear import Gates, gated, linear
 from dkv.layers.ops import COMPOSED, Passes
 from dkv.layers.rotary import Rotary
@@ -199,7 +199,8 @@ def eager(
 @dataclass(frozen=True)
 class Transformer:
     """A model: embedding [V, C], blocks, final norm [C], head [V, C], rotary table; run: how its layers are run;
-    quantize: what the blocks' weights are packed as, None = they are plain."""
+    quantize: what the blocks' weights are packed as, None = they are plain; logit_ops: how tokens are found from its
+    logits; cache_ops: how rows go in and out of its memories."""
 
     config: ModelConfig
     embedding: Tensor
@@ -209,6 +210,8 @@ class Transformer:
     rotary: Rotary
     run: Run = eager
     quantize: str | None = None
+    logit_ops: LogitOps = PLAIN_LOGIT_OPS
+    cache_ops: CacheOps = PLAIN_CACHE_OPS
 
     @property
     def device(self) -> torch.device:
@@ -226,17 +229,12 @@ class Transformer:
         c = self.blocks[0].config
         self.rotary.reach(width + 1)
         kind = dtype or self.dtype
-        return KVCache(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes)
+        return KVCache(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.cache_ops)
 
     @property
     def passes(self) -> Passes:
         """What is done between products."""
         return self.blocks[0].passes
-
-    @property
-    def argmax_with_logprob(self) -> ArgmaxWithLogprob:
-        """How the most likely tokens by its logits are found."""
-        return self.passes.argmax_with_logprob
 
     def passing(self, passes: Passes) -> Self:
         """The same network with other passes."""
