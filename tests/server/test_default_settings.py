@@ -8,9 +8,8 @@ import pytest
 
 import dkv
 from dkv.checkpoints.tuned_settings import Tuned
-from dkv.core.growth import BLOCK_LENGTH
 from dkv.errors import SettingError
-from dkv.params import SERVED, Options
+from dkv.params import BLOCK_LENGTH, SERVED, Options
 from dkv.server.served_defaults import Defaults, check_options, steps_for, told
 
 TUNED = Tuned("dkv-fill:rows=8", "threshold:tau=0.99", "budget", 0.01, 100, 9.0, "0", 32)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dkv.cli import options
 from dkv.cli.console import print_json, printable, say_loading
 from dkv.cli.live import keeping, telling
-from dkv.core.growth import BLOCK_LENGTH
 from dkv.errors import SettingError
+from dkv.params import BLOCK_LENGTH
 
 if TYPE_CHECKING:
     from dkv.lab.tune.budget import Budget

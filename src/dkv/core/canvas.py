@@ -98,22 +98,22 @@ class Canvas:
     def gather(self, rows: Tensor, width: int) -> Canvas:
         """Some of the rows [N], in that order, cut or padded to `width` positions. What is cut must be padding; an
         unconditional row must come right after the row that it repeats."""
-        guide = None if self.unconditional_of is None else self.unconditional_of.index_select(0, rows)
-        return self._with(_gathered(self, rows, width), guide, width)
+        repeats = None if self.unconditional_of is None else self.unconditional_of.index_select(0, rows)
+        return self._with(_gathered(self, rows, width), repeats, width)
 
     def cat(self, others: Sequence[Canvas], width: int) -> Canvas:
         """These rows and then the others', at `width` positions; unconditional rows as in `gather`."""
         every = [self, *others]
-        guides = [one.unconditional_of for one in every if one.unconditional_of is not None]
-        guide = torch.cat(guides) if guides else None
-        return self._with(_joined(every, [len(one.prompt) for one in every], width), guide, width)
+        known = [one.unconditional_of for one in every if one.unconditional_of is not None]
+        repeats = torch.cat(known) if known else None
+        return self._with(_joined(every, [len(one.prompt) for one in every], width), repeats, width)
 
-    def _with(self, rows: dict[str, Any], guide: Tensor | None, width: int) -> Canvas:
-        """Other rows. guide [N]: of each, at least 0 where it is unconditional."""
+    def _with(self, rows: dict[str, Any], repeats: Tensor | None, width: int) -> Canvas:
+        """Other rows. repeats [N]: of each, at least 0 where it is unconditional."""
         position = torch.arange(width, device=self.position.device)
-        if guide is not None:
-            guide = torch.where(guide >= 0, torch.arange(len(guide), device=guide.device) - 1, -1)
-        return replace(self, position=position, unconditional_of=guide, **rows)
+        if repeats is not None:
+            repeats = torch.where(repeats >= 0, torch.arange(len(repeats), device=repeats.device) - 1, -1)
+        return replace(self, position=position, unconditional_of=repeats, **rows)
 
     @property
     def masked(self) -> Tensor:
@@ -253,14 +253,14 @@ def lay_out(
     prompt = torch.tensor([len(p) for p in prompts], dtype=torch.int64)
     length = torch.tensor([len(known) for known in rows], dtype=torch.int64)
     seed, request = torch.tensor(list(seeds), dtype=torch.int64), first_request + torch.arange(batch)
-    guide = None
+    repeats = None
     if guided:
         tokens, committed_at, prompt, length, seed, request = (
             x.repeat_interleave(2, dim=0) for x in (tokens, committed_at, prompt, length, seed, request)
         )
         tokens[1::2] = mask_id
         place = torch.arange(2 * batch)
-        guide = torch.where(place % 2 == 1, place - 1, -1)
+        repeats = torch.where(place % 2 == 1, place - 1, -1)
     position = torch.arange(width)
     live = position < length[:, None]
     response = live & (position >= prompt[:, None]) & (position < prompt[:, None] + gen_length)
@@ -274,7 +274,7 @@ def lay_out(
         position=position.to(device),
         live=live.to(device),
         response=response.to(device),
-        unconditional_of=None if guide is None else guide.to(device),
+        unconditional_of=None if repeats is None else repeats.to(device),
     )
 
 

@@ -165,9 +165,9 @@ def _checked(call: Callable[P, R], options: Iterable[str]) -> Callable[P, R]:
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The known name that was probably meant by another one; None where none is near."""
-    plain = name.lower().replace("-", "_")
-    meant = next((ours for ours, theirs in _ELSEWHERE.items() if plain in theirs.split()), "")
-    found = difflib.get_close_matches(plain, known, n=1, cutoff=0.7)
+    written = name.lower().replace("-", "_")
+    meant = next((ours for ours, theirs in _ELSEWHERE.items() if written in theirs.split()), "")
+    found = difflib.get_close_matches(written, known, n=1, cutoff=0.7)
     if meant in known:
         return meant
     if meant.removesuffix("s") in known:  # one prompt, where others take several

@@ -52,10 +52,14 @@ class BatchKey:
     """Of the cache."""
     buffers: tuple[tuple[str, ...], tuple[str, ...]] = field(init=False, compare=False, repr=False)
     """Names of the buffers that the rules keep, of the first layer and of the others."""
+    is_own: bool = field(init=False, compare=False, repr=False)
+    """Whether no layer follows another package's rules."""
     _rules: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rules", id(self.rules))
+        theirs = [rule for rule in (self.rules.first, self.rules.rest) if rule is not None and not is_own(rule)]
+        object.__setattr__(self, "is_own", not theirs)
         object.__setattr__(self, "buffers", self.rules.buffers)
         for names in self.buffers:
             if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
@@ -73,11 +77,6 @@ class BatchKey:
     def rows(self) -> int:
         """Rows of a sequence."""
         return 2 if self.guided else 1
-
-    @property
-    def is_own(self) -> bool:
-        """Whether no layer follows another package's rules."""
-        return all(rule is None or is_own(rule) for rule in (self.rules.first, self.rules.rest))
 
 
 class BatchBuffers:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import torch
 
@@ -34,10 +35,13 @@ __all__ = ["Engine"]
 
 _PATIENCE = 30.0
 """Seconds; a call of a policy takes milliseconds."""
+_COUNTS = (
+    "requests_started", "requests_finished", "requests_cancelled", "requests_failed", "tokens", "rows_total", "steps",
+)  # fmt: skip
 _SHORTEST = 64
 """Slots of the shortest pool; the others double."""
 
-Arrivals = Mapping[BatchKey, list[Sequence]]
+_Arrivals = Mapping[BatchKey, list[Sequence]]
 """Sequences that are to join, by the key of their batch."""
 
 
@@ -71,8 +75,7 @@ class Engine:
         self._queue: deque[Sequence] = deque()
         self._keys: dict[int, BatchKey] = {}
         self._next_id = 0
-        self._counts: Counter[str] = Counter()
-        self._seconds = self._rows = 0.0
+        self._totals: dict[str, Any] = {**dict.fromkeys(_COUNTS, 0), "rows_computed": 0.0, "step_seconds": 0.0}
 
     @shielded()
     def add(self, request: Request) -> int:
@@ -96,7 +99,7 @@ class Engine:
         self._next_id += 1
         self._keys[sequence.request_id] = key
         self._queue.append(sequence)
-        self._counts["started"] += 1
+        self._totals["requests_started"] += 1
         return sequence.request_id
 
     def _sequence(self, request: Request) -> tuple[Sequence, BatchKey]:
@@ -136,7 +139,7 @@ class Engine:
             batch.leave({request_id})
         del self._keys[request_id]
         self.batches.drop_empty()
-        self._counts["cancelled"] += 1
+        self._totals["requests_cancelled"] += 1
         return True
 
     @shielded()
@@ -151,8 +154,8 @@ class Engine:
         passed = time.perf_counter() - began
         if not steps:
             return refused
-        self._counts["steps"] += 1
-        self._seconds += passed
+        self._totals["steps"] += 1
+        self._totals["step_seconds"] += passed
         return refused + [update for batch, results in steps for update in self._after(batch, results, passed)]
 
     def release_memory(self) -> None:
@@ -166,15 +169,7 @@ class Engine:
             waiting=len(self._queue),
             memory_used=self.batches.nbytes,
             memory_limit=self.batches.limit,
-            requests_started=self._counts["started"],
-            requests_finished=self._counts["finished"],
-            requests_cancelled=self._counts["cancelled"],
-            requests_failed=self._counts["failed"],
-            tokens=self._counts["tokens"],
-            rows_computed=self._rows,
-            rows_total=self._counts["rows"],
-            steps=self._counts["steps"],
-            step_seconds=self._seconds,
+            **self._totals,
         )
 
     def _after(self, batch: RunningBatch, results: list[SequenceOutcome], seconds: float) -> list[Update]:
@@ -205,16 +200,16 @@ class Engine:
                 raise
             return self._fail(replace(outcome, error=failure("its result", error)))
         del self._keys[sequence.request_id]
-        self._counts["finished"] += 1
-        self._counts["tokens"] += generation.stats.new_tokens
-        self._counts["rows"] += generation.stats.rows_total
-        self._rows += generation.stats.rows_computed
+        self._totals["requests_finished"] += 1
+        self._totals["tokens"] += generation.stats.new_tokens
+        self._totals["rows_total"] += generation.stats.rows_total
+        self._totals["rows_computed"] += generation.stats.rows_computed
         return replace(outcome.update, ids=ids, text=text, generation=generation)
 
     def _fail(self, outcome: SequenceOutcome) -> Update:
         """The last that is told of a request that failed."""
         del self._keys[outcome.sequence.request_id]
-        self._counts["failed"] += 1
+        self._totals["requests_failed"] += 1
         return Update(outcome.sequence.request_id, error=outcome.error)
 
     def _key_of(self, sequence: Sequence) -> BatchKey:
@@ -246,15 +241,13 @@ class Engine:
                 raise
             return self._turn_away(arrivals, failure("making room", error))
 
-    def _turn_away(self, arrivals: dict[BatchKey, list[Sequence]], error: DkvError) -> list[SequenceOutcome]:
+    def _turn_away(self, arrivals: _Arrivals, error: DkvError) -> list[SequenceOutcome]:
         """Where there was no memory for those who came: the longest of them fails, the others wait again, and whoever
         lost buffers in between begins again."""
         inside = {sequence.request_id for batch in self.batches.values() for sequence in batch.sequences}
-        outside = sorted(
-            (m for sequences in arrivals.values() for m in sequences if m.request_id not in inside),
-            key=lambda m: m.request_id,
-        )
-        worst = max(outside, key=lambda sequence: (sequence.length, sequence.request_id), default=None)
+        came = [sequence for sequences in arrivals.values() for sequence in sequences]
+        outside = sorted((one for one in came if one.request_id not in inside), key=lambda one: one.request_id)
+        worst = max(outside, key=lambda one: (one.length, one.request_id), default=None)
         self._queue.extendleft(reversed([sequence for sequence in outside if sequence is not worst]))
         failed = [] if worst is None else [SequenceOutcome(worst, Update(worst.request_id), error=error)]
         for key, batch in self.batches.items():
@@ -317,11 +310,11 @@ class _Batches(dict[BatchKey, RunningBatch]):
                 length, need, self.limit,
             )  # fmt: skip
 
-    def have_room(self, arrivals: Arrivals) -> bool:
+    def have_room(self, arrivals: _Arrivals) -> bool:
         """Whether the limit allows for the arrivals."""
         return self.limit is None or self._bytes(self._sizes(arrivals)) <= self.limit
 
-    def make_room(self, arrivals: Arrivals) -> None:
+    def make_room(self, arrivals: _Arrivals) -> None:
         """Resize buffers for the arrivals: to twice as many where that fits, so that a growing batch is copied rarely;
         else all to what they need."""
         need = self._sizes(arrivals)
@@ -339,7 +332,7 @@ class _Batches(dict[BatchKey, RunningBatch]):
         for key in [key for key, batch in self.items() if not batch.sequences]:
             del self[key]
 
-    def _sizes(self, arrivals: Arrivals) -> dict[BatchKey, tuple[int, int]]:
+    def _sizes(self, arrivals: _Arrivals) -> dict[BatchKey, tuple[int, int]]:
         """The sequences and positions that each batch needs at least, with the arrivals."""
         sizes = {}
         for key in dict.fromkeys((*self, *arrivals)):

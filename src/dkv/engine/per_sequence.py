@@ -73,16 +73,17 @@ class PolicyCalls:
 
     def answer(
         self,
+        thing: object,
         what: str,
-        own: bool,
         places: Sequence[int],
         whole: Callable[[], T],
         alone: Callable[[list[int]], T],
         join: Callable[[list[tuple[list[int], T]]], T],
     ) -> T:
         """What `whole` gives. Where it fails, `join` of what `alone` gives for the rows of each sequence in `places`;
-        those for which that fails too are at fault. what: the call in words; own: it is code of this package."""
-        found = self._tried(what, own, whole)
+        those for which that fails too are at fault. thing: the policy or decoder that is called; what: the call in
+        words, with {} for its name."""
+        found = self._tried(thing, what, whole)
         if not isinstance(found, _Failed):
             return found
         answers = []
@@ -90,28 +91,29 @@ class PolicyCalls:
             rows = [place * self.each + part for part in range(self.each)]
             again: T | _Failed = found
             if self.sequences > 1 and not found.overtime:
-                again = self._tried(what, own, lambda rows=rows: alone(rows))  # type: ignore[misc]
+                again = self._tried(thing, what, lambda rows=rows: alone(rows))  # type: ignore[misc]
             if isinstance(again, _Failed):
                 self.faults.setdefault(place, again.error)
             else:
                 answers.append((rows, again))
         return join(answers)
 
-    def _tried(self, what: str, own: bool, call: Callable[[], T]) -> T | _Failed:
+    def _tried(self, thing: object, what: str, call: Callable[[], T]) -> T | _Failed:
         """What a call gives, or why it failed, here or on another rank."""
-        result, error, found = None, None, _FINE
+        own, result, error, found = is_own(thing), None, None, _FINE
         try:
             result = call() if own else bounded(call, self.limits.seconds)
         except BaseException as raised:
             if must_stop(raised, torch.device("cpu")):
                 raise
             found = _OVERTIME if isinstance(raised, OvertimeError) else _FAILED
-            error = failure(what, raised)
+            error = failure(what.format(repr(name_of(thing))), raised)
         if not own and self.limits.agree is not None:
             found = self.limits.agree(found)
         if found == _FINE:
             return result  # type: ignore[return-value]
-        return _Failed(error or RequestError(f"{what} failed on another rank"), found == _OVERTIME)
+        elsewhere = RequestError(f"{what.format(repr(name_of(thing)))} failed on another rank")
+        return _Failed(error or elsewhere, found == _OVERTIME)
 
 
 class _PerSequence(Generic[T]):
@@ -165,8 +167,8 @@ class PerSequencePolicy(_PerSequence[CachePolicy]):
             return replace(plan, rules=rules)
 
         return self.calls.answer(
-            f"cache={name_of(policy)!r}: plan",
-            own,
+            policy,
+            "cache={}: plan",
             places,
             lambda: asked(step),
             lambda rows: asked(step_of(step, rows)),
@@ -201,8 +203,8 @@ class PerSequenceDecoder(_PerSequence[Decoder]):
             return decoder.query(seen) if own else _mask("query", decoder.query(step_copy(seen)), seen)
 
         answer = self.calls.answer(
-            f"decoder={name_of(decoder)!r}: query",
-            own,
+            decoder,
+            "decoder={}: query",
             places,
             lambda: asked(step),
             lambda rows: asked(step_of(step, rows)),
@@ -223,8 +225,8 @@ class PerSequenceDecoder(_PerSequence[Decoder]):
             return _mask("commit", decoder.commit(step_copy(seen), read_copy(read)), seen)
 
         answer = self.calls.answer(
-            f"decoder={name_of(decoder)!r}: commit",
-            own,
+            decoder,
+            "decoder={}: commit",
             places,
             lambda: asked(step, read),
             lambda rows: asked(step_of(step, rows), read_of(read, rows)[0]),
@@ -259,8 +261,8 @@ class PerSequenceDecoder(_PerSequence[Decoder]):
             return answer
 
         return self.calls.answer(
-            f"decoder={name_of(decoder)!r}: update_state",
-            own,
+            decoder,
+            "decoder={}: update_state",
             places,
             lambda: asked(step, read),
             lambda rows: asked(step_of(step, rows), read_of(read, rows)[0]),

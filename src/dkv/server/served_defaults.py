@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dkv.caches import make_cache
 from dkv.checkpoints.tuned_settings import AUTO, Tuned, find_tuned, kept_for
-from dkv.core.growth import BLOCK_LENGTH
 from dkv.core.registry import spec_of
 from dkv.decoders import make_decoder
 from dkv.errors import SettingError
-from dkv.params import DEFAULTS, OPTIONS, SERVED, Options, ResolvedParams, SamplingParams
+from dkv.params import BLOCK_LENGTH, DEFAULTS, OPTIONS, SERVED, Options, ResolvedParams, SamplingParams
 
 if TYPE_CHECKING:
     from dkv.lm import DiffusionLM
