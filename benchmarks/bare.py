@@ -6,10 +6,9 @@
     python benchmarks/bare.py --prompts 512 --gen 128 --steps 64 --cache dllm-cache     # the published setting
 
 A *bare forward* is the same weights and products on as many rows, attention over as many keys, the head where it is
-read; no plan, no cache, no decoder. One process, one thread by default, processor time, engine and bare in turn. With
-`--compile` its layers are one call in C, as the engine's; *called* is another one, by torch's calls one by one, with
-only the passes between products in C. *In the forward*: the share of a step that the engine's own forward and head
-take, the rest being the plan, the decoder and what goes between them.
+read; no plan, no cache, no decoder. One process, one thread by default, processor time, engine and bare in turn.
+*In the forward*: the share of a step that the engine's own forward and head take, the rest being the plan, the decoder
+and what goes between them.
 
 A generation is walked twice, by a stub in place of the model. First to learn which kinds of steps there are; the second
 time, some steps of each kind are taken by the model as well, several times from the same point. A kind's time depends
@@ -33,9 +32,7 @@ from sampled import Stub, again
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.accel.malloc import keep_freed
-from dkv.accel.native.fused_layers import Whole, whole
-from dkv.accel.native.rowwise_ops import Native, native
+from dkv.accel.backend import choose_backend
 from dkv.caches import make_cache
 from dkv.core.canvas import SequenceState, lay_out
 from dkv.core.kv_cache import LayerCache
@@ -44,8 +41,7 @@ from dkv.core.loop import Schedule, State, StepOutput, advance
 from dkv.core.packing import PackedRows, pack
 from dkv.core.sampling import Sampling
 from dkv.decoders import make_decoder
-from dkv.layers.ops import COMPOSED, Passes
-from dkv.layers.transformer import Transformer, TransformerBlock, bucket_for, dense
+from dkv.layers.transformer import Transformer, TransformerBlock, bucket_for
 
 POLICIES = (
     "none", "dkv-decode", "dkv-prefill", "dkv-pd", "dkv-greedy", "dkv-greedy:refresh=8,window=4", "dllm-cache",
@@ -58,7 +54,7 @@ MOST = 10
 
 
 HEADINGS = (
-    "policy", "ms a step", "engine / bare", "worst kind", "engine / called", "in the forward", "rows saved",
+    "policy", "ms a step", "engine / bare", "worst kind", "in the forward", "rows saved",
     "bare speed-up", "engine speed-up", "of the bare",
 )  # fmt: skip
 
@@ -152,9 +148,7 @@ class Bare:
         turn: RotaryPhase,
         memories: Sequence[LayerCache],
     ) -> Tensor:
-        """In C in one call, which writes keys and values as well; else without that."""
-        if isinstance(self.model.run, Whole):
-            return self.model.run(dense, blocks, x, at, turn, memories)
+        """Without writing keys and values."""
         for block, memory in zip(blocks, memories, strict=True):
             h = block.norm(x, block.attn_norm)
             block.attention.value(h)
@@ -218,12 +212,11 @@ def chosen(kinds: Sequence[Kind]) -> set[int]:
 
 @dataclass
 class Times:
-    """Processor seconds by work: of the engine, its own forwards in it, bare forwards, and these call by call."""
+    """Processor seconds by work: of the engine, its own forwards in it, and bare forwards."""
 
     engine: dict[int, list[float]]
     forward: dict[int, list[float]]
     bare: dict[int, list[float]]
-    called: dict[int, list[float]]
 
     def total(self, which: str, kinds: Sequence[Kind]) -> float:
         """Of a whole generation: medians, and straight lines between them."""
@@ -246,25 +239,23 @@ def _between(known: Sequence[tuple[int, float]], work: int) -> float:
     return first + (last - first) * (work - low) / (high - low)
 
 
-def timed(state: State, model: Transformer, bares: Sequence[Bare], repeats: int, times: Times) -> None:
-    """Time the next step several times from the same point, and its bare forwards, in turn: as in a generation, a step
+def timed(state: State, model: Transformer, bare: Bare, repeats: int, times: Times) -> None:
+    """Time the next step several times from the same point, and its bare forward, in turn: as in a generation, a step
     comes right after another forward. The first of each does not count: a new shape's products build their kernels."""
     for repeat in range(repeats + 1):
         clocked = Clocked(model)
         same = again(state, clocked)
         engine, tick = seconds(lambda s=same: advance(s))  # type: ignore[misc]
         kind = Kind.of(tick)  # type: ignore[arg-type]
-        others = [seconds(lambda b=bare, k=kind: b(k))[0] for bare in bares]  # type: ignore[misc]
+        taken, _ = seconds(lambda k=kind: bare(k))  # type: ignore[misc]
         if repeat:
             times.engine.setdefault(kind.work, []).append(engine)
             times.forward.setdefault(kind.work, []).append(clocked.seconds)
-            for known, other in zip((times.bare, times.called), others, strict=True):
-                known.setdefault(kind.work, []).append(other)
+            times.bare.setdefault(kind.work, []).append(taken)
 
 
 def measure(
     model: Transformer,
-    plain: Transformer,
     spec: str,
     case: Case,
     kinds: Sequence[Kind],
@@ -273,13 +264,13 @@ def measure(
     stub: Stub,
 ) -> Times:
     """Time the chosen steps of one policy, between steps of the stub. shared: what was timed of steps that compute
-    every row, which are the same whatever the policy. plain: the same model call by call, for bare forwards."""
-    bares, times, everything = (Bare(model, case), Bare(plain, case)), Times({}, {}, {}, {}), max(shared, default=0)
+    every row, which are the same whatever the policy."""
+    bare, times, everything = Bare(model, case), Times({}, {}, {}), max(shared, default=0)
     picked, state = chosen(kinds), begin(model, spec, case)
     state.model = stub
     for step in range(max(picked) + 1):
         if step in picked and kinds[step].work != everything:
-            timed(state, model, bares, repeats, times)
+            timed(state, model, bare, repeats, times)
         advance(state)
     for work, known in shared.items():
         if any(kind.work == work for kind in kinds):
@@ -289,38 +280,39 @@ def measure(
 
 
 def table(
-    log: TextIO, width: int, dtype: str, case: Case, policies: Sequence[str], repeats: int, passes: Passes
+    log: TextIO, width: int, dtype: str, case: Case, policies: Sequence[str], repeats: int, compiled: bool
 ) -> None:
     """All policies on one case."""
     config = shape(width, 8, width // 64, width * 43 // 16, 2048)
-    plain = random_model(config, getattr(torch, dtype)).passing(passes)
-    model = whole(plain, passes) if isinstance(passes, Native) else plain
+    plain = random_model(config, getattr(torch, dtype))
+    model = choose_backend(plain, plain.device, compile=compiled).network
+    assert isinstance(model, Transformer)
     stub = Stub(model)
     shared: dict[int, Times] = {}
     base: tuple[float, float, int] | None = None
-    built = " compiled," if isinstance(passes, Native) else ""
+    built = " compiled," if compiled else ""
     print(
         f"\n**{width} wide, 8 layers, {dtype},{built} {case}**\n\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}"
     )
     for spec in dict.fromkeys(("none", *policies)):
         kinds = kinds_of(model, spec, case, stub)
-        times = measure(model, plain, spec, case, kinds, repeats, shared, stub)
+        times = measure(model, spec, case, kinds, repeats, shared, stub)
         if spec == "none":
             shared[kinds[-1].work] = times
-        engine, forward, bare, called = (times.total(which, kinds) for which in ("engine", "forward", "bare", "called"))
+        engine, forward, bare = (times.total(which, kinds) for which in ("engine", "forward", "bare"))
         rows = sum(kind.work for kind in kinds)
         base = base or (engine, bare, rows)
         gain, bare_gain = base[0] / engine, base[1] / bare
         print(
             f"| `{spec}` | {1000 * engine / len(kinds):.1f} | {engine / bare:.3f} | {times.worst:.3f} | "
-            f"{engine / called:.3f} | {forward / engine:.1%} | {base[2] / rows:.2f}x | {bare_gain:.2f}x | "
+            f"{forward / engine:.1%} | {base[2] / rows:.2f}x | {bare_gain:.2f}x | "
             f"{gain:.2f}x | {gain / bare_gain:.3f} |",
             flush=True,
         )
         record = {
             "width": width,
             "dtype": dtype,
-            "compiled": bool(built),
+            "compiled": compiled,
             **vars(case),
             "cache": spec,
             "steps_run": len(kinds),
@@ -341,20 +333,17 @@ def main() -> None:
     parser.add_argument("--cache", action="append", help="default: every policy")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="all layers in C, of bare forwards too")
+    parser.add_argument("--compile", action="store_true", help="with what `--compile` builds, of bare forwards too")
     parser.add_argument("--out", default="bare.jsonl", help="every measurement is appended here")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    passes = native() if given.compile else COMPOSED
-    if given.compile:
-        keep_freed()  # as `dkv.load(compile=True)` does
     with open(given.out, "a", encoding="utf-8") as log:
         for dtype in given.dtypes:
             for width in given.widths:
                 for batch in given.batches:
                     for prompt in given.prompts:
                         case = Case(batch, prompt, given.gen, given.steps or given.gen)
-                        table(log, width, dtype, case, given.cache or POLICIES, given.repeats, passes)
+                        table(log, width, dtype, case, given.cache or POLICIES, given.repeats, given.compile)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""What compiling gains and costs: the passes between products in C, with them a layer in one call (in C), or by
-torch.compile the whole forward, a layer, or the parts of a layer as one graph.
+"""What compiling gains and costs: the choice of tokens in C, and by torch.compile the whole forward, a layer, or the
+parts of a layer as one graph.
 
     python benchmarks/compiled.py
-    python benchmarks/compiled.py --ways eager passes layers --rows 8 16 32 128 192 \\
-        --shapes llada-8b,layers=2,vocab=2048,width=2048,heads=16,mlp_width=6144 llada-8b,layers=2,vocab=2048
+    python benchmarks/compiled.py --logits        # choosing a token from each row of logits: torch, in chunks, in C
     python benchmarks/compiled.py --embedded      # generations of the embedded model, without and with `compile`
 
 One process, one thread, process CPU time; the ways take turns at every row count, a new one first in each turn, and
@@ -23,14 +22,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import dkv
+from dkv.accel.compile_report import CompileReport
+from dkv.accel.cpu_ops import RowChunks
 from dkv.accel.inductor import Compiled
 from dkv.accel.malloc import keep_freed
-from dkv.accel.native.fused_layers import whole
-from dkv.accel.native.rowwise_ops import native
+from dkv.accel.native_logits import native_logit_ops
 from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import DENSE, RotaryPhase
 from dkv.core.model import ModelConfig
 from dkv.core.packing import PackedRows, pack
+from dkv.core.sampling import PLAIN_LOGIT_OPS
 from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.layers.parts import attention
 from dkv.layers.transformer import Rule, Transformer, TransformerBlock
@@ -80,13 +81,13 @@ class Parts:
         return x
 
 
-WAYS = ("eager", "passes", "layers", "compiled-layer", "compiled-parts", "compiled-forward")
+WAYS = ("eager", "compiled-layer", "compiled-parts", "compiled-forward")
 
 
 def ways_of(names: Sequence[str], config: ModelConfig, dtype: torch.dtype) -> dict[str, Forward]:
-    """Forwards by name, on weights laid out for the kernels: operation by operation, with the passes between products
-    in C, and with layers in one call; on usual weights what torch.compile builds."""
-    passes, laid_out, model = native(), random_model(config, dtype), random_model(config, dtype, arrange=False)
+    """Forwards by name, on weights laid out for the kernels operation by operation; on usual weights what torch.compile
+    builds."""
+    laid_out, model = random_model(config, dtype), random_model(config, dtype, arrange=False)
 
     def of(network: Transformer) -> Forward:
         memory = network.new_kv_cache(1, SLOTS)
@@ -94,9 +95,7 @@ def ways_of(names: Sequence[str], config: ModelConfig, dtype: torch.dtype) -> di
 
     made: dict[str, Callable[[], Forward]] = {
         "eager": lambda: of(laid_out),
-        "passes": lambda: of(laid_out.passing(passes)),
-        "layers": lambda: of(whole(laid_out, passes)),
-        "compiled-layer": lambda: of(replace(model, run=Compiled())),
+        "compiled-layer": lambda: of(replace(model, run=Compiled(CompileReport()))),
         "compiled-parts": lambda: of(replace(model, run=Parts())),
         "compiled-forward": lambda: torch.compile(of(model), fullgraph=True),
     }
@@ -141,6 +140,24 @@ def embedded(repeats: int, clock: Clock, gen_length: int = 128) -> None:
 
 
 @torch.inference_mode()
+def logits(dtypes: Sequence[str], rows: Sequence[int], repeats: int, clock: Clock) -> None:
+    """The most likely token of each row of logits and its log-probability, by turns, for a small vocabulary and
+    LLaDA's: milliseconds of plain torch, of torch a few rows at a time, and in C."""
+    ways = (PLAIN_LOGIT_OPS, RowChunks(), native_logit_ops(CompileReport()))
+    for dtype in dtypes:
+        for vocab in (2048, 126_464):
+            for count in rows:
+                given, taken = (3 * torch.randn(count, vocab)).to(getattr(torch, dtype)), [list[float]() for _ in ways]
+                for _ in range(repeats + 1):
+                    for way, seconds in zip(ways, taken, strict=True):
+                        began = clock()
+                        way.argmax_with_logprob(given, vocab - 1)
+                        seconds.append(clock() - began)
+                told = " / ".join(f"{1e3 * statistics.median(seconds[1:]):.2f}" for seconds in taken)
+                print(f"{dtype} vocab {vocab:6} rows {count:3}: {told} ms", flush=True)
+
+
+@torch.inference_mode()
 def forwards(
     shapes: Sequence[str], dtypes: Sequence[str], names: Sequence[str], rows: Sequence[int], repeats: int, clock: Clock
 ) -> None:
@@ -171,12 +188,15 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--embedded", action="store_true", help="whole generations of the embedded model instead")
+    parser.add_argument("--logits", action="store_true", help="the choice of tokens instead")
     parser.add_argument("--threads", type=int, default=1, help="from two on it is the clock on the wall that counts")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     clock = time.process_time if given.threads == 1 else time.perf_counter  # threads that wait look busy
     if given.embedded:
         embedded(given.repeats, clock)
+    elif given.logits:
+        logits(given.dtypes, given.rows, given.repeats, clock)
     else:
         keep_freed()  # as `dkv.load(compile=True)` does
         forwards(given.shapes, given.dtypes, given.ways, given.rows, given.repeats, clock)

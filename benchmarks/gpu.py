@@ -15,17 +15,15 @@ import json
 import os
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from sampled import Case, Kind, measure
 
-from dkv.accel.cuda_graphs import CudaCapture, Graphed
-from dkv.accel.inductor import Compiled
+from dkv.accel.backend import Backend, choose_backend
 from dkv.caches import make_cache
 from dkv.core.cache_size import cache_bytes
-from dkv.core.model import Model, ModelConfig
+from dkv.core.model import ModelConfig
 from dkv.errors import DkvError
 from dkv.lab.bench.roofline import Rates, measure_rates, weight_bytes
 from dkv.lab.bench.shapes import named_shape, random_model
@@ -93,10 +91,9 @@ def run(lm: DiffusionLM, case: Case, rates: Rates, samples: int) -> dict[str, An
     return summary(case, kinds, peak, cached)
 
 
-def ready(network: Transformer, way: str) -> Model:
+def ready(network: Transformer, way: str) -> Backend:
     """The network, run in a way of WAYS."""
-    fast = replace(network, run=Compiled()) if "compile" in way else network  # on a GPU weights have the usual layout
-    return Graphed(fast, CudaCapture()) if "graphs" in way else fast
+    return choose_backend(network, network.device, compile="compile" in way, cuda_graphs="graphs" in way)
 
 
 def cases_of(given: argparse.Namespace, shape: str) -> Iterator[list[Case]]:
@@ -140,7 +137,8 @@ def table(given: argparse.Namespace, shape: str, device: torch.device, log: Any)
     print(f"\n{shape}, {device}, {dtype}: {rates.flops / 1e12:.2f} TFLOP/s, {rates.bandwidth / 1e9:.0f} GB/s measured")
     print(HEADER, flush=True)
     for cases in cases_of(given, shape):
-        lm, none = DiffusionLM(ready(network, cases[0].way), None), None
+        backend, none = ready(network, cases[0].way), None
+        lm = DiffusionLM(backend.model, None, backend=backend)
         for case in cases:
             row = run(lm, case, rates, given.samples)
             if isinstance(row, str):

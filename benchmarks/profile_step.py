@@ -3,20 +3,16 @@
     python benchmarks/profile_step.py --widths 512 1024 --batches 1 8 --prompts 64 512
 
 Random weights, 8 layers, gen 256, one thread by default. Products and attention as torch's profiler has them, over some
-steps of a generation, and with `--compile`, where layers call them from C, unseen by it, as a clock around these calls
-has them; the whole from the processor's clock, over the same steps without either. "All else" is the rest: norms,
-rotation, sums, the cache's writes, the plan, the decoder, and Python between them. What a product does to its own
-result before it writes it (the gate's activation) is part of the product.
+steps of a generation; the whole from the processor's clock, over the same steps without it. "All else" is the rest:
+norms, rotation, sums, the cache's writes, the plan, the decoder, and Python between them. What a product does to its
+own result before it writes it (the gate's activation) is part of the product.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import time
 from collections import Counter
-from dataclasses import replace
-from pathlib import Path
 
 import torch
 from bare import Case, begin
@@ -24,9 +20,7 @@ from random_model import random_model, shape
 from sampled import again
 from torch.profiler import ProfilerActivity, profile
 
-from dkv.accel.malloc import keep_freed
-from dkv.accel.native.fused_layers import NativeCalls, Whole, torchs, whole
-from dkv.accel.native.rowwise_ops import Native, build, native
+from dkv.accel.backend import choose_backend
 from dkv.core.loop import advance
 from dkv.layers.transformer import Transformer
 
@@ -34,50 +28,23 @@ PRODUCTS = ("mkldnn::_linear_pointwise", "mkldnn::_linear_pointwise.binary", "at
 ATTENTION = ("aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_softmax")
 
 
-class Clock:
-    """Keeps how long the products and the attention of layers in C take. Raises BuildError without a compiler."""
-
-    def __init__(self) -> None:
-        self._library = build(Path(__file__).with_name("clocked.c"))
-
-    def on(self, network: Transformer, passes: Native) -> Transformer:
-        """The network with layers in C, under the clock."""
-        timed = torchs()
-        self._library.clock_these(timed)
-        made = whole(network, passes)
-        if passes.library is None or not isinstance(made.run, Whole):
-            return made
-        return replace(made, run=Whole(NativeCalls(passes.library, timed), passes))
-
-    def take(self) -> tuple[float, float]:
-        """Microseconds of products and of attention since the last time."""
-        found = (ctypes.c_double * 2)()
-        self._library.take(found)
-        return 1e6 * found[0], 1e6 * found[1]
-
-
-def shares(network: Transformer, case: Case, spec: str, given: argparse.Namespace, clock: Clock | None) -> str:
+def shares(network: Transformer, case: Case, spec: str, given: argparse.Namespace) -> str:
     """A line of the table, and the costliest of all else."""
     state = begin(network, spec, case)
     for _ in range(4):
         advance(state)
-    total, products, attention, times = 0.0, 0.0, 0.0, Counter[str]()
+    total, times = 0.0, Counter[str]()
     for _ in range(given.steps):
         advance(again(state, network))  # the first of new shapes builds its kernels
         same = again(state, network)
-        if clock is not None:
-            clock.take()
         began = time.process_time()
         advance(same)
         total += 1e6 * (time.process_time() - began)
-        if clock is not None:
-            more = clock.take()
-            products, attention = products + more[0], attention + more[1]
         with profile(activities=[ProfilerActivity.CPU]) as seen:
             advance(state)
         times.update({event.key: event.self_cpu_time_total for event in seen.key_averages()})
-    products += sum(times.get(name, 0) for name in PRODUCTS)
-    attention += sum(times.get(name, 0) for name in ATTENTION)
+    products = sum(times.get(name, 0) for name in PRODUCTS)
+    attention = sum(times.get(name, 0) for name in ATTENTION)
     rest = sorted((t, name) for name, t in times.items() if name not in PRODUCTS + ATTENTION)[::-1][: given.shown]
     told = ", ".join(f"{name.removeprefix('aten::')} {t / total:.1%}" for t, name in rest)
     other = 1 - (products + attention) / total
@@ -100,23 +67,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=28, help="timed, and as many profiled")
     parser.add_argument("--shown", type=int, default=4, help="of all else, the costliest so many")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="layers in C")
+    parser.add_argument("--compile", action="store_true", help="with what `--compile` builds")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    clock = Clock() if given.compile else None
-    if given.compile:
-        keep_freed()  # as `dkv.load(compile=True)` does
     print("| width | dtype | batch | prompt | policy | ms a step | products | attention | all else | of it |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for dtype in given.dtypes:
         for width in given.widths:
             network = random_model(shape(width, 8, width // 64, width * 43 // 16, 2048), getattr(torch, dtype))
-            network = network if clock is None else clock.on(network, native())
+            made = choose_backend(network, network.device, compile=given.compile).network
+            assert isinstance(made, Transformer)
             for batch in given.batches:
                 for prompt in given.prompts:
                     case = Case(batch, prompt, given.gen, given.gen)
                     for spec in given.cache or ("none", "dkv-decode", "dllm-cache", "dkv-fill"):
-                        print(shares(network, case, spec, given, clock), flush=True)
+                        print(shares(made, case, spec, given), flush=True)
 
 
 if __name__ == "__main__":

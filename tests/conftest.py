@@ -13,7 +13,9 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 import dkv
-from dkv.accel.native.rowwise_ops import Native, native
+from dkv.accel.compile_report import CompileReport
+from dkv.accel.native_logits import native_logit_ops
+from dkv.core.sampling import LogitOps
 from dkv.distributed.launch import launch
 from dkv.models import Transformer, load_model
 from dkv.tiny import MODELS
@@ -112,16 +114,16 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def built() -> Native:
-    """What the C compiler makes, or why it makes nothing."""
-    return native()
+def built() -> LogitOps:
+    """What the C compiler makes, or torch's where it makes nothing."""
+    return native_logit_ops(CompileReport())
 
 
 @pytest.fixture
-def built_once(built: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+def built_once(built: LogitOps, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `load(compile=True)` take what was built before. The compiler works for a second at every call, and that it
-    is called is what test_native.py tests."""
-    monkeypatch.setattr("dkv.loading.native", lambda: built)
+    is called is what test_native_logits.py tests."""
+    monkeypatch.setattr("dkv.accel.backend.native_logit_ops", lambda _: built)
 
 
 @pytest.fixture(scope="session")

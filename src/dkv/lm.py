@@ -11,11 +11,8 @@ from typing import Unpack
 from rich.console import Console
 from rich.progress import Progress
 
+from dkv.accel.backend import Backend, plain_backend
 from dkv.accel.compile_report import CompileReport
-from dkv.accel.cuda_graphs import Graphed
-from dkv.accel.inductor import Compiled
-from dkv.accel.malloc import give_back
-from dkv.accel.native.rowwise_ops import Native
 from dkv.caches import make_cache
 from dkv.checkpoints.safetensors_writer import parse_size
 from dkv.checkpoints.tuned_settings import AUTO, find_tuned
@@ -28,7 +25,6 @@ from dkv.decoders import make_decoder
 from dkv.engine import Engine, Request
 from dkv.engine.infill import Infilling, Part, canvas_ids, infilled, region_of
 from dkv.errors import CheckpointError, SettingError
-from dkv.layers.transformer import bucket_for
 from dkv.models import Transformer
 from dkv.models.saving import save
 from dkv.outputs import Frame, Generation
@@ -51,31 +47,26 @@ class DiffusionLM:
         audit: bool = False,
         directory: Path | None = None,
         draw: Callable[[], int] = drawn_seed,
+        backend: Backend | None = None,
     ) -> None:
+        self.backend = backend or plain_backend(model)
         self.model, self.tokenizer, self.name, self.directory = model, tokenizer, name, directory
         self.audit, self._draw = audit, draw
 
     @property
     def bucket(self) -> Bucket:
         """How its row counts are rounded up."""
-        model = self.model
-        return model.bucket if isinstance(model, Graphed) else bucket_for(model.device, model.dtype)
+        return self.backend.bucket
 
     @property
     def network(self) -> Model:
         """The model without what records its forwards."""
-        return self.model.inner if isinstance(self.model, Graphed) else self.model
+        return self.backend.network
 
     @property
     def compile_report(self) -> dict[str, CompileReport]:
         """What preparing faster forwards took so far, by the argument of `load` that asked for them."""
-        network, found = self.network, dict[str, CompileReport]()
-        if isinstance(self.model, Graphed):
-            found["cuda_graphs"] = self.model.warmth
-        for part in (network.run, network.passes) if isinstance(network, Transformer) else ():
-            if isinstance(part, Compiled | Native):
-                found["compile"] = part.warmth
-        return found
+        return self.backend.reports
 
     @property
     def quantize(self) -> str | None:
@@ -85,11 +76,11 @@ class DiffusionLM:
     @property
     def compiled(self) -> bool:
         """Whether `load` was asked to compile."""
-        return "compile" in self.compile_report
+        return self.backend.compiled
 
     def release_memory(self) -> None:
         """Give free memory of this process back to the system, where the C library can."""
-        give_back()
+        self.backend.release_memory()
 
     @checked_options(Options)
     def generate(
@@ -266,7 +257,7 @@ class DiffusionLM:
 
     def __copy__(self) -> DiffusionLM:
         """A copy with the same network: weights never change."""
-        return DiffusionLM(self.model, self.tokenizer, self.name, self.audit, self.directory, self._draw)
+        return DiffusionLM(self.model, self.tokenizer, self.name, self.audit, self.directory, self._draw, self.backend)
 
     def __deepcopy__(self, memo: dict[int, object]) -> DiffusionLM:
         """The same as a plain copy."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
 
 import torch
 
-from dkv.accel.cuda_graphs import CudaCapture, Graphed
-from dkv.accel.inductor import Compiled
-from dkv.accel.malloc import bound_kernels, keep_freed
-from dkv.accel.native.fused_layers import whole
-from dkv.accel.native.rowwise_ops import native
+from dkv.accel.backend import choose_backend
+from dkv.accel.malloc import bound_kernels, give_back
 from dkv.checkpoints.config_fields import read_json
 from dkv.checkpoints.hub import find_directory, is_hub_id
 from dkv.core.dtypes import named_dtype
-from dkv.core.model import Model, shielded
+from dkv.core.model import shielded
 from dkv.core.values import as_count, checked_keywords
 from dkv.distributed.group import join, rank_device
 from dkv.errors import SettingError
@@ -27,7 +23,18 @@ from dkv.models import Transformer, architecture_of, load_model
 from dkv.params import drawn_seed
 from dkv.tokenizer import load_tokenizer
 
-__all__ = ["arranged", "bound_memory", "built", "check_model", "find_device", "find_dtype", "find_model", "load"]
+__all__ = [
+    "arranged",
+    "bound_memory",
+    "check_model",
+    "compiled_as",
+    "find_device",
+    "find_dtype",
+    "find_model",
+    "load",
+    "loaded_as",
+    "release_memory",
+]
 
 
 @checked_keywords
@@ -50,11 +57,11 @@ def load(
     else float32), "float32", "bfloat16", ...; audit: check at every step that attention reads only slots that were
     computed (slow; for tests of policies); tensor_parallel: over how many processes the model is split, of which this
     is one: each of them makes the same calls (docs/parallel.md); compile: build faster code for this machine: on a CPU
-    layers in C, now, with its compiler (and the whole process keeps the memory that it frees, for good, where that is
-    glibc's: docs/speed.md); elsewhere layers by torch.compile, as they are first needed; cuda_graphs:
-    record forwards and replay them, on a GPU (docs/speed.md); what that took stands in `lm.warmth`; quantize: "int8" or
-    "int4" to keep the weights of the layers in 8 or 4 bits, each packed once it is read (docs/quantize.md). A
-    checkpoint without a tokenizer takes token ids only.
+    the choice of tokens in C, now, with its compiler (and the whole process keeps the memory that it frees, for good,
+    where that is glibc's: docs/speed.md); elsewhere layers by torch.compile, as they are first needed; cuda_graphs:
+    record forwards and replay them, on a GPU (docs/speed.md); what that took stands in `lm.compile_report`; quantize:
+    "int8" or "int4" to keep the weights of the layers in 8 or 4 bits, each packed once it is read (docs/quantize.md).
+    A checkpoint without a tokenizer takes token ids only.
 
     Raises CheckpointError, HubError, UnsupportedModelError, and SettingError for the device, the dtype,
     tensor_parallel, cuda_graphs or quantize, and RankError where another process is gone.
@@ -75,9 +82,8 @@ def load(
     check_extra(quantize, place, kind)
     directory = find_model(model) if team is None else team.after_first(partial(find_model, model))
     network = load_model(directory, place, kind, team, quantize, arrange=arranged(place, compile))
-    fast: Model = built(network, place) if compile else network
-    ready = Graphed(fast, CudaCapture()) if cuda_graphs else fast
-    return DiffusionLM(ready, load_tokenizer(directory), str(model), audit, directory, draw)
+    backend = choose_backend(network, place, compile=compile, cuda_graphs=cuda_graphs)
+    return DiffusionLM(backend.model, load_tokenizer(directory), str(model), audit, directory, draw, backend)
 
 
 def arranged(place: torch.device, compile: bool) -> bool:  # noqa: A002 - as `load` has it
@@ -85,12 +91,16 @@ def arranged(place: torch.device, compile: bool) -> bool:  # noqa: A002 - as `lo
     return place.type == "cpu" or not compile
 
 
-def built(network: Transformer, place: torch.device) -> Transformer:
-    """The network with what `compile` builds for a device; on a CPU the process also keeps what it frees."""
-    if place.type != "cpu":
-        return replace(network, run=Compiled())
-    keep_freed()
-    return whole(network, native())
+def loaded_as(
+    network: Transformer,
+    place: torch.device,
+    name: str,
+    *,
+    compile: bool = False,  # noqa: A002 - as `load` has it
+) -> DiffusionLM:
+    """A network without a checkpoint, run as `load` would run it; it takes token ids only."""
+    backend = choose_backend(network, place, compile=compile)
+    return DiffusionLM(backend.model, None, name, backend=backend)
 
 
 def check_model(model: str) -> None:
@@ -129,6 +139,17 @@ def bound_memory(device: str, dtype: str) -> None:
     place = find_device(device)
     if place.type == "cpu" and find_dtype(dtype, place) == torch.float32:
         bound_kernels()
+
+
+def release_memory() -> None:
+    """Give free memory of this process back to the system, where the C library can."""
+    give_back()
+
+
+def compiled_as(compiled: bool) -> dict[str, bool]:
+    """What files of answers note of `compile`: nothing where nothing is compiled, so that those from before that could
+    be asked for go on."""
+    return {"compile": True} if compiled else {}
 
 
 def find_dtype(dtype: str, device: torch.device) -> torch.dtype:

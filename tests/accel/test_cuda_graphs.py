@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dkv
+from dkv.accel.backend import Backend
+from dkv.accel.compile_report import CompileReport
 from dkv.accel.cuda_graphs import Graphed
 from dkv.accel.graph_cache import Table
 from dkv.accel.graph_inputs import address_of, copied, fitted, renew, sheltering, signature
@@ -49,7 +51,9 @@ def test_replayed_forwards_do_what_the_forwards_did(
 ) -> None:
     capture, scale = Replayed(), 1.0 if guided else 0.0
     plain = start(model, prompts, 12, 6, cache=cache, cfg_scale=scale, bucket=sixteenths)
-    fast = start(Graphed(model, capture), prompts, 12, 6, cache=cache, cfg_scale=scale, bucket=sixteenths)
+    fast = start(
+        Graphed(model, capture, CompileReport()), prompts, 12, 6, cache=cache, cfg_scale=scale, bucket=sixteenths
+    )
     while advance(plain) is not None:
         advance(fast)
         assert torch.equal(plain.canvas.tokens, fast.canvas.tokens)
@@ -59,7 +63,7 @@ def test_replayed_forwards_do_what_the_forwards_did(
 
 def test_dream_too(dream: Transformer) -> None:
     capture = Replayed()
-    models = dream, Graphed(dream, capture)
+    models = dream, Graphed(dream, capture, CompileReport())
     plain, fast = (start(m, ONE, 12, cache="dllm-cache:kp=5,kr=3", bucket=sixteenths) for m in models)
     play(plain)
     play(fast)
@@ -79,14 +83,14 @@ def forward(state: State, rows: list[int]) -> torch.Tensor:
 
 def test_a_forward_is_recorded_when_it_is_met_for_the_second_time(model: Transformer) -> None:
     capture = Replayed()
-    state = start(Graphed(model, capture), ONE, 12)
+    state = start(Graphed(model, capture, CompileReport()), ONE, 12)
     for rows, recorded, replays in (([1, 2], 0, 0), ([3, 4], 1, 1), ([5, 1], 1, 2), ([1, 2, 3], 1, 2), ([1, 2], 1, 3)):
         forward(state, rows)
         assert (len(capture.outs), capture.replays) == (recorded, replays)
 
 
 def test_what_is_returned_is_the_callers_own(model: Transformer) -> None:
-    state = start(Graphed(model, Replayed()), ONE, 12)
+    state = start(Graphed(model, Replayed(), CompileReport()), ONE, 12)
     forward(state, [1, 2])
     first = forward(state, [1, 2])
     kept = first.clone()
@@ -97,7 +101,7 @@ def test_what_is_returned_is_the_callers_own(model: Transformer) -> None:
 def test_other_buffers_are_another_recording(model: Transformer) -> None:
     """A recording reads the addresses it was made with: those of another memory would be read and written."""
     capture = Replayed()
-    graphed = Graphed(model, capture)
+    graphed = Graphed(model, capture, CompileReport())
     states = [start(graphed, ONE, 12) for _ in range(2)]
     for state in (*states, *states):
         forward(state, [1, 2])
@@ -137,20 +141,20 @@ def copied_memory(memory: KVCache) -> list[dict[str, torch.Tensor]]:
 def test_what_cannot_be_recorded_runs_as_ever_and_is_not_tried_again(model: Transformer) -> None:
     capture = Replayed(fails=True)
     plain = start(model, RAGGED, 12, cache="dllm-cache:kp=5,kr=3,rho=0.4", bucket=sixteenths)
-    graphed = Graphed(model, capture)
+    graphed = Graphed(model, capture, CompileReport())
     fast = start(graphed, RAGGED, 12, cache="dllm-cache:kp=5,kr=3,rho=0.4", bucket=sixteenths)
     play(plain)
     play(fast)
     assert torch.equal(plain.canvas.tokens, fast.canvas.tokens)
     assert alike(plain.memory, fast.memory)
-    assert graphed.warmth.graphs == 0
-    assert 0 < graphed.warmth.refused <= 4
-    assert graphed.warmth.note == "RuntimeError: capture: operation not permitted"
+    assert graphed.report.graphs == 0
+    assert 0 < graphed.report.refused <= 4
+    assert graphed.report.note == "RuntimeError: capture: operation not permitted"
 
 
 def test_sequences_that_attend_alone_are_never_recorded(model: Transformer) -> None:
     capture = Replayed()
-    state = start(Graphed(model, capture), [[3] * 60, [4], [5], [6]], 4)
+    state = start(Graphed(model, capture, CompileReport()), [[3] * 60, [4], [5], [6]], 4)
     rows = torch.zeros_like(state.canvas.live)
     rows[0, :60] = True
     rows[1:, 0] = True
@@ -225,11 +229,18 @@ class TestTable:
             assert len(table) <= size
 
 
+def graphed_lm(lm: DiffusionLM, capture: Replayed) -> DiffusionLM:
+    """As `load` makes it on a GPU."""
+    graphed = Graphed(lm.network, capture, CompileReport())
+    backend = Backend(lm.network, graphed, graphed.bucket, {"cuda_graphs": graphed.report})
+    return DiffusionLM(graphed, lm.tokenizer, audit=True, directory=lm.directory, backend=backend)
+
+
 def test_the_engine_runs_on_recorded_forwards(lm: DiffusionLM) -> None:
     """Requests of unequal lengths that join and leave; rows come in the sizes that recordings ask for."""
     assert isinstance(lm.model, Transformer)
     capture = Replayed()
-    fast = DiffusionLM(Graphed(lm.model, capture), lm.tokenizer, audit=True)
+    fast = graphed_lm(lm, capture)
     assert fast.bucket(100) == 104
     asked = [[3] * 5, [4] * 17, [5] * 30]
     plain, quick = (m.generate(asked, gen_length=16, cache="dkv-decode", seed=1, batch_size=2) for m in (lm, fast))
@@ -240,7 +251,7 @@ def test_the_engine_runs_on_recorded_forwards(lm: DiffusionLM) -> None:
 
 
 def test_a_recorded_model_is_saved_as_it_was_loaded(lm: DiffusionLM, tmp_path: Path) -> None:
-    fast = DiffusionLM(Graphed(lm.model, Replayed()), lm.tokenizer, directory=lm.directory)
+    fast = graphed_lm(lm, Replayed())
     fast.save(tmp_path / "saved")
     assert (tmp_path / "saved" / "model.safetensors").exists() or list((tmp_path / "saved").glob("*.safetensors"))
 

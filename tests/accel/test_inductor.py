@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 import dkv
+from dkv.accel.backend import choose_backend
+from dkv.accel.compile_report import CompileReport
 from dkv.accel.inductor import Compiled
 from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import RotaryPhase, Rules
 from dkv.core.loop import State
 from dkv.core.packing import PackedRows, pack
 from dkv.layers.transformer import TransformerBlock, dense
-from dkv.loading import built
 from dkv.models import Transformer, load_model
 from tests.support.pages import ROOT
 from tests.support.runs import POLICIES, start, start_and_play
@@ -55,7 +56,7 @@ def differences(model: Transformer, fast: Transformer, cache: str, prompts: Sequ
 @pytest.fixture(scope="module")
 def traced(model: Transformer) -> tuple[Transformer, Compiled]:
     """Layers that are traced into graphs as for the compiler, and run without it."""
-    layer = Compiled("eager")
+    layer = Compiled(CompileReport(), "eager")
     return replace(model, run=layer), layer
 
 
@@ -68,48 +69,48 @@ def test_a_traced_layer_computes_the_same(
     model: Transformer, traced: tuple[Transformer, Compiled], cache: str, prompts: list[list[int]]
 ) -> None:
     assert differences(model, traced[0], cache, prompts) == []
-    assert traced[1].warmth.graphs > 0
-    assert traced[1].warmth.refused == 0, traced[1].warmth.note
+    assert traced[1].report.graphs > 0
+    assert traced[1].report.refused == 0, traced[1].report.note
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guided", [False, True])
 def test_every_cache_is_traced_in_few_graphs(model: Transformer, guided: bool) -> None:
-    layer = Compiled("eager")
+    layer = Compiled(CompileReport(), "eager")
     fast, scale = replace(model, run=layer), 1.0 if guided else 0.0
     for cache in POLICIES:
         for prompts in (ONE, RAGGED):
             slow, _ = start_and_play(model, prompts, 12, cache=cache, cfg_scale=scale)
             quick, _ = start_and_play(fast, prompts, 12, cache=cache, cfg_scale=scale)
             assert torch.equal(slow.canvas.tokens, quick.canvas.tokens), cache
-    assert layer.warmth.refused == 0, layer.warmth.note
-    assert layer.warmth.graphs < 50
+    assert layer.report.refused == 0, layer.report.note
+    assert layer.report.graphs < 50
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["dkv-decode:refresh=3,delay=0,warmup=1", "dllm-cache:kp=5,kr=3,rho=0.4"])
 def test_the_compilers_own_code_computes_the_same(model: Transformer, dream: Transformer, cache: str) -> None:
     for network, prompts in ((model, RAGGED), (dream, ONE)):
-        layer = Compiled()
+        layer = Compiled(CompileReport())
         assert differences(network, replace(network, run=layer), cache, prompts) == []
-        assert layer.warmth.graphs > 0, layer.warmth.note
-        assert layer.warmth.seconds > 0
+        assert layer.report.graphs > 0, layer.report.note
+        assert layer.report.seconds > 0
 
 
 def test_changing_row_counts_need_no_new_graphs(model: Transformer) -> None:
-    layer = Compiled("eager")
+    layer = Compiled(CompileReport(), "eager")
     fast = replace(model, run=layer)
     for length in (5, 6):
         start_and_play(fast, [[3] * length], 8, cache="dkv-decode:refresh=4")
-    before = layer.warmth.graphs
+    before = layer.report.graphs
     for length in (7, 9, 11):
         start_and_play(fast, [[3] * length], 10, cache="dkv-decode:refresh=4")
-    assert layer.warmth.graphs == before
+    assert layer.report.graphs == before
 
 
 def test_sequences_that_attend_alone_are_not_compiled(model: Transformer) -> None:
     """One long row beside short ones: the host's own numbers decide what is done."""
-    layer = Compiled("eager")
+    layer = Compiled(CompileReport(), "eager")
     state = start(replace(model, run=layer), [[3] * 60, [4], [5], [6]], 4, cache="dkv-decode")
     rows = torch.zeros_like(state.canvas.live)
     rows[0, :60] = True
@@ -117,7 +118,7 @@ def test_sequences_that_attend_alone_are_not_compiled(model: Transformer) -> Non
     at = pack(rows, [60, 1, 1, 1], state.canvas.live[:, None, None])
     assert at.grouping.alone
     state.model.forward(torch.zeros(63, dtype=torch.int64), at, state.memory, Rules())
-    assert layer.warmth.graphs == 0
+    assert layer.report.graphs == 0
 
 
 class Peeping:
@@ -137,17 +138,17 @@ class Peeping:
 
 
 def test_what_cannot_be_traced_runs_as_ever_and_says_why(model: Transformer) -> None:
-    layer = Compiled("eager")
+    layer = Compiled(CompileReport(), "eager")
     fast = replace(model, run=layer)
     peeping = Peeping()
     rules = Rules(peeping, peeping)
     plain, *quick = (forward(start(network, ONE, 4), rules) for network in (model, fast, fast))
     assert all(torch.equal(hidden, plain) for hidden in quick)
-    assert layer.warmth.graphs == 0
-    assert layer.warmth.refused == 1
-    assert layer.warmth.note
+    assert layer.report.graphs == 0
+    assert layer.report.refused == 1
+    assert layer.report.note
     forward(start(fast, ONE, 4), Rules())
-    assert layer.warmth.graphs == 1  # the compiler itself is well
+    assert layer.report.graphs == 1  # the compiler itself is well
 
 
 def forward(state: State, rules: Rules) -> Tensor:
@@ -159,12 +160,12 @@ def forward(state: State, rules: Rules) -> Tensor:
 
 
 def test_a_compiler_that_builds_nothing_is_asked_once(model: Transformer) -> None:
-    layer = Compiled("no-such-backend")
+    layer = Compiled(CompileReport(), "no-such-backend")
     fast = replace(model, run=layer)
     for cache in ("none", "dllm-cache:kp=5,kr=3,rho=0.4"):
         assert differences(model, fast, cache, ONE) == []
-    assert layer.warmth.refused == 1
-    assert "no-such-backend" in layer.warmth.note
+    assert layer.report.refused == 1
+    assert "no-such-backend" in layer.report.note
 
 
 WITHOUT = """
@@ -173,12 +174,14 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from dkv.models import load_model
+from dkv.accel.compile_report import CompileReport
 from dkv.accel.inductor import Compiled
 from tests.support.runs import start_and_play
-model, layer = load_model(Path(sys.argv[1]), torch.device("cpu"), torch.float32, arrange=False), Compiled()
+layer = Compiled(CompileReport())
+model = load_model(Path(sys.argv[1]), torch.device("cpu"), torch.float32, arrange=False)
 runs = [start_and_play(m, [[3, 4, 5]], 8)[0] for m in (model, replace(model, run=layer))]
 assert runs[0].canvas.tokens.equal(runs[1].canvas.tokens)
-print(layer.warmth)
+print(layer.report)
 """
 
 
@@ -194,7 +197,7 @@ def test_without_a_c_compiler_the_tokens_are_the_same_and_one_line_says_so(bare:
 
 @pytest.mark.usefixtures("built_once")
 def test_load_prepares_and_saves_what_it_loaded(bare: Path, tmp_path: Path) -> None:
-    """On a CPU it is the passes between products that are built (`test_native`); elsewhere layers."""
+    """On a CPU it is the choice of tokens that is built (test_native_logits.py); elsewhere layers."""
     lm = dkv.load(bare, device="cpu", dtype="float32", compile=True)
     assert set(lm.compile_report) == {"compile"}
     lm.save(tmp_path / "saved")
@@ -202,4 +205,7 @@ def test_load_prepares_and_saves_what_it_loaded(bare: Path, tmp_path: Path) -> N
     with pytest.raises(dkv.SettingError, match="compile=True does not go with tensor_parallel=2"):
         dkv.load(bare, compile=True, tensor_parallel=2)
     network = load_model(bare, torch.device("cpu"), torch.float32)
-    assert isinstance(built(network, torch.device("cuda")).run, Compiled)
+    backend = choose_backend(network, torch.device("cuda"), compile=True)
+    assert isinstance(backend.network, Transformer)
+    assert isinstance(backend.network.run, Compiled)
+    assert backend.network.run.report is backend.reports["compile"]

@@ -62,7 +62,7 @@ def test_what_was_built_is_said(cli: Cli, checkpoint: Path, monkeypatch: pytest.
     without = cli("generate", "hello", *where, "--compile")
     assert plain.stdout == fast.stdout == without.stdout
     assert "built in" in fast.stderr
-    assert "compile: what lies between products stays torch's: no-such-compiler" in without.stderr
+    assert "compile: the choice of tokens stays torch's: no-such-compiler" in without.stderr
 
 
 @pytest.mark.usefixtures("built_once")

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dkv.core.kv_cache import KVCache
+from dkv.accel.cpu_ops import CellRows
+from dkv.core.kv_cache import PLAIN_CACHE_OPS, CacheOps, KVCache
 from dkv.core.loop import State, advance
 from dkv.core.packing import exact, pack
 from dkv.core.policy import CachePolicy, Plan, Step
@@ -55,6 +56,7 @@ def test_writing_everything_equals_writing_row_by_row() -> None:
     assert whole.layers[0].kv[1].equal(single.layers[0].kv[1])
 
 
+@pytest.mark.parametrize("ops", [PLAIN_CACHE_OPS, CellRows()], ids=["plain", "cells"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.sampled_from([1, 3, 4, 8])),
@@ -63,19 +65,20 @@ def test_writing_everything_equals_writing_row_by_row() -> None:
     seed=st.integers(0, 50),
 )
 def test_rows_of_a_part_are_written_and_found_again(
-    shape: tuple[int, int, int, int], spare: int, beside: int, seed: int, dtype: torch.dtype
+    ops: CacheOps, shape: tuple[int, int, int, int], spare: int, beside: int, seed: int, dtype: torch.dtype
 ) -> None:
-    """In buffers that are wider than the part, of cells that words divide and others, from rows that lie apart."""
+    """In buffers that are wider than the part, from rows that lie apart."""
     (batch, heads, width, size), draw = shape, torch.Generator().manual_seed(seed)
-    whole = KVCache(1, batch + spare, heads, width + spare, size, dtype)
+    whole = KVCache(1, batch + spare, heads, width + spare, size, dtype, ops=ops)
     rows = torch.rand(batch, width, generator=draw) < 0.5
     at = pack(rows, rows.sum(1).tolist(), None)
     value = torch.randn(len(at.slot), heads + beside, size, generator=draw).to(dtype)[:, beside:]
-    (layer,) = whole.part(batch, width).layers
+    first = min(spare, 1)
+    (layer,) = whole.part(batch, width, first).layers
     layer.write("k", at, value)
     expected = torch.zeros_like(whole.layers[0].buffers["k"])
     for n, (row, slot) in enumerate(rows.nonzero().tolist()):
-        expected[row, :, slot] = value[n]
+        expected[first + row, :, slot] = value[n]
     assert whole.layers[0].buffers["k"].equal(expected)
     assert layer.take("k", at).equal(value)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import dkv
 from dkv.core.logits_processors import EndOfTextControl, QueriedPositions
-from dkv.core.sampling import Predictions, argmax_with_logprob
+from dkv.core.sampling import PLAIN_LOGIT_OPS, LogitOps, Predictions
 from dkv.models import Transformer
 from tests.support.checkpoints import EOS, EOT, MASK, VOCAB
 from tests.support.engine_runs import alone, finished, same
@@ -98,11 +98,14 @@ def test_no_processors_is_the_model_s_own_argmax(model: Transformer) -> None:
     """The way without a copy, in one pass where the kernels are built; it and the way of processors agree."""
     asked = list[int]()
 
-    @dataclass
-    class Quick(Scripted):
+    class Counting(LogitOps):
         def argmax_with_logprob(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
             asked.append(len(logits))
-            return argmax_with_logprob(logits, mask_id)
+            return PLAIN_LOGIT_OPS.argmax_with_logprob(logits, mask_id)
+
+    @dataclass
+    class Quick(Scripted):
+        logit_ops: LogitOps = field(default_factory=Counting)
 
     table = torch.randn(9, VOCAB, generator=torch.Generator().manual_seed(0))
     quick = Quick.like(model, table, mask_id=MASK)

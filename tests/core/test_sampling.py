@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from dkv.core.sampling import (
+    LogitOps,
     Predictions,
     Sampling,
-    argmax,
-    argmax_with_logprob,
     keyed_uniform,
     log_confidence,
     noise_key,
     unmasked_argmax,
-    with_mask_token,
 )
 from dkv.models import Transformer
 from tests.support.runs import Scripted, play, start, start_and_play
@@ -159,17 +157,17 @@ def test_each_sequence_has_its_own_temperature(model: Transformer) -> None:
 
 
 SIZES = [(3, 12), (5, 64), (40, 2048), (70, 1000), (1100, 64), (3, 50_000), (2, 192_000)]
-"""Rows and vocabulary: few logits and many, in groups and not, passed over at once and in parts."""
+"""Rows and vocabulary: few logits and many."""
 
 
 @pytest.mark.parametrize(("rows", "vocab"), SIZES)
-def test_argmax_is_the_first_of_the_greatest(rows: int, vocab: int) -> None:
+def test_the_first_of_the_greatest_is_chosen(rows: int, vocab: int) -> None:
     logits = torch.randint(-9, 9, (rows, vocab), generator=torch.Generator().manual_seed(0)).float()
-    got = argmax(logits)
-    assert got.value.equal(logits.amax(1))
-    assert got.token.equal((logits == got.value[:, None]).int().argmax(1))
+    logits[:, 7] = -9.0
+    greatest = logits.amax(1, keepdim=True)
+    assert unmasked_argmax(logits, 7).equal((logits == greatest).int().argmax(1))
     logits[-1, vocab // 2] = torch.nan
-    assert argmax(logits).value.isnan().nonzero().tolist() == [[rows - 1]]
+    assert log_confidence(logits, unmasked_argmax(logits, 7)).isnan().nonzero().tolist() == [[rows - 1]]
 
 
 @pytest.mark.parametrize(("rows", "vocab"), SIZES)
@@ -184,20 +182,16 @@ def test_confidence_is_that_of_a_softmax_whatever_is_barred(rows: int, vocab: in
     chosen = unmasked_argmax(logits if amount is None else allowed, 7)
     assert logits.equal(before)
     allowed[:, 7] = -torch.inf
-    assert chosen.token.equal(allowed.argmax(1))
-    top = with_mask_token(logits, 7, chosen) if amount is None else argmax(logits)
-    assert top.value.equal(before.amax(1))
-    exact = before.double().log_softmax(1).gather(1, chosen.token[:, None]).squeeze(1)
-    for known in (top, None):
-        told = log_confidence(logits, chosen.token, known)
-        torch.testing.assert_close(told.double(), exact, atol=2e-5, rtol=2e-6)
+    assert chosen.equal(allowed.argmax(1))
+    exact = before.double().log_softmax(1).gather(1, chosen[:, None]).squeeze(1)
+    torch.testing.assert_close(log_confidence(logits, chosen).double(), exact, atol=2e-5, rtol=2e-6)
 
 
 @pytest.mark.parametrize(("rows", "vocab"), SIZES)
 def test_half_as_wide_logits_are_widened_where_they_are_summed(rows: int, vocab: int) -> None:
     """To the same bits as if they had been wide from the start."""
-    logits = (3 * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(2))).bfloat16()
-    for told, wide in zip(argmax_with_logprob(logits, 7), argmax_with_logprob(logits.float(), 7), strict=True):
+    logits, ops = (3 * torch.randn(rows, vocab, generator=torch.Generator().manual_seed(2))).bfloat16(), LogitOps()
+    for told, wide in zip(ops.argmax_with_logprob(logits, 7), ops.argmax_with_logprob(logits.float(), 7), strict=True):
         assert told.equal(wide)
 
 

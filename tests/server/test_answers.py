@@ -14,7 +14,7 @@ from dkv.engine import Request, Update
 from dkv.errors import BusyError, EngineError
 from dkv.params import SERVED
 from dkv.server.choices import answer
-from dkv.server.requests import Backend
+from dkv.server.requests import ModelService
 from tests.support.fake_service import FakeService, app_of, error_of, events_of, post
 
 
@@ -252,12 +252,12 @@ class Endless:
 
 @pytest.mark.parametrize("turns", range(3))
 def test_a_cancellation_that_meets_a_piece_is_not_lost(lm: dkv.DiffusionLM, turns: int) -> None:
-    async def consume(backend: Backend) -> None:
+    async def consume(backend: ModelService) -> None:
         async for _ in answer(backend, [lm.request("Hi", gen_length=8)], 8):
             pass
 
     async def cancel() -> None:
-        backend = cast(Backend, SimpleNamespace(service=Endless(), lm=lm))
+        backend = cast(ModelService, SimpleNamespace(service=Endless(), lm=lm))
         consuming = asyncio.create_task(consume(backend))
         for _ in range(20 + turns):
             await asyncio.sleep(0)

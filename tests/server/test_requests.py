@@ -15,7 +15,7 @@ import pytest
 import dkv
 from dkv.engine import Service
 from dkv.server import Limits, build
-from dkv.server.requests import Backend
+from dkv.server.requests import ModelService
 from dkv.server.schema import ChatBody
 from dkv.server.served_defaults import Defaults
 from tests.support.checkpoints import write_tokenizer
@@ -142,7 +142,7 @@ class Slow:
 def test_encoding_ends_when_the_client_is_gone(tiny: dkv.DiffusionLM) -> None:
     slow = Slow()
     lm = dkv.DiffusionLM(tiny.model, cast(Any, slow))
-    backend = Backend(lm, Limits(), "fake", service=cast(Service, None), defaults=Defaults.of(lm))
+    backend = ModelService(lm, Limits(), "fake", service=cast(Service, None), defaults=Defaults.of(lm))
     body = ChatBody.model_validate({"model": "fake", "messages": CHAT})
 
     async def leave() -> None:

@@ -69,7 +69,6 @@ TABLE: dict[str, tuple[str, ...]] = {
         "tokenizer",
     ),
     "jobs": (
-        "accel",
         "checkpoints",
         "core",
         "distributed",
@@ -82,7 +81,6 @@ TABLE: dict[str, tuple[str, ...]] = {
         "server",
     ),
     "lab": (
-        "accel",
         "caches",
         "checkpoints",
         "core",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["CompileReport", "compiled_as"]
+__all__ = ["CompileReport"]
 
 
 @dataclass
@@ -33,9 +33,3 @@ class CompileReport:
         if not self.note:
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
             self.note = f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
-def compiled_as(compiled: bool) -> dict[str, bool]:
-    """What files of answers note of it: nothing where nothing is compiled, so that those from before that could be
-    asked for go on."""
-    return {"compile": True} if compiled else {}

@@ -19,9 +19,9 @@ from dkv.accel.graph_cache import Table
 from dkv.accel.graph_inputs import address_of, copied, fitted, renew, sheltering, signature
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
-from dkv.core.model import Model, ModelConfig, argmax_with_logprob_of
+from dkv.core.model import Model, ModelConfig, logit_ops_of
 from dkv.core.packing import PackedRows
-from dkv.core.sampling import ArgmaxWithLogprob
+from dkv.core.sampling import LogitOps
 from dkv.layers.transformer import sixteenths
 
 __all__ = ["Capture", "CudaCapture", "Graphed"]
@@ -87,11 +87,11 @@ class Graphed:
     A forward is recorded when one like it (batch, rows, slots, rules, and the very buffers) is met for the second time,
     at most `size` of them; the rehearsals write to the scratch slot only, so that they leave no trace. Forwards that
     cannot be recorded (sequences that attend alone, errors of the device) and those that find the table full run as
-    ever; `warmth` counts. Row counts must come in few sizes for this to pay: `bucket`.
+    ever; `report` counts. Row counts must come in few sizes for this to pay: `bucket`.
     """
 
-    def __init__(self, inner: Model, capture: Capture, size: int = _SIZE) -> None:
-        self.inner, self.warmth = inner, CompileReport()
+    def __init__(self, inner: Model, capture: Capture, report: CompileReport, size: int = _SIZE) -> None:
+        self.inner, self.report = inner, report
         self._capture, self._table = capture, Table[_Recorded](size)
 
     @property
@@ -110,9 +110,9 @@ class Graphed:
         return self.inner.dtype
 
     @property
-    def argmax_with_logprob(self) -> ArgmaxWithLogprob:
-        """How the most likely tokens by its logits are found."""
-        return argmax_with_logprob_of(self.inner)
+    def logit_ops(self) -> LogitOps:
+        """How tokens are found from its logits."""
+        return logit_ops_of(self.inner)
 
     def new_kv_cache(self, batch: int, width: int, dtype: torch.dtype | None = None) -> KVCache:
         """A memory for `batch` sequences of `width` slots."""
@@ -149,12 +149,12 @@ class Graphed:
         """Record a forward of these shapes; None where that fails."""
         began, own, places = time.perf_counter(), copied(tokens), sheltering(at)
         try:
-            # A new At each time: what it finds out about its places (`cells`) must be found within the recording.
+            # A new PackedRows each time: what is found out about its rows must be found within the recording.
             replay = self._capture(lambda: self.inner.forward(own, replace(places), memory, rules))
         except RuntimeError as error:  # of the device, its memory among them
-            self.warmth.refuse(error)
+            self.report.refuse(error)
             return None
         finally:
-            self.warmth.seconds += time.perf_counter() - began
-        self.warmth.graphs += 1
+            self.report.seconds += time.perf_counter() - began
+        self.report.graphs += 1
         return _Recorded(own, places, replay)

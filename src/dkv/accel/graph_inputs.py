@@ -58,8 +58,8 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _names(value: Any) -> list[str]:
-    """The fields of a dataclass that it was made from; others it finds out again."""
-    return [field.name for field in fields(value) if field.init]
+    """The fields of a dataclass."""
+    return [field.name for field in fields(value)]
 
 
 def address_of(memory: KVCache) -> Hashable:

@@ -30,18 +30,18 @@ few graphs serve them all."""
 
 
 class Compiled:
-    """Runs layers compiled, for `Transformer.run`. backend: of `torch.compile`; warmth: what was built, and why not.
+    """Runs layers compiled, for `Transformer.run`. report: what was built, and why not; backend: of
+    `torch.compile`.
 
     Kinds of calls (by rule, and by what of `PackedRows` is there) are compiled each by itself when first met. One that
-    cannot be, for want of a C++ compiler or for what its rule does, runs as ever from then on, and `warmth.note` says
+    cannot be, for want of a C++ compiler or for what its rule does, runs as ever from then on, and `report.note` says
     why. So does a call with sequences that attend alone: their rows are numbers of the host's, new ones at every step.
     """
 
-    def __init__(self, backend: str = "inductor") -> None:
-        self._backend = backend
+    def __init__(self, report: CompileReport, backend: str = "inductor") -> None:
+        self._backend, self.report = backend, report
         self._runs: dict[Hashable, Callable[..., Tensor]] = {}
         self._broken = False  # the compiler never built anything: the next kind need not spend seconds on its failure
-        self.warmth = CompileReport()
 
     def __call__(
         self,
@@ -63,7 +63,7 @@ class Compiled:
         kind = _kind(rule, at)
         if self._broken or at.uneven or self._runs.get(kind) is _plain:
             return _plain(rule, block, x, at, turn, memory)
-        began, before = time.perf_counter(), self.warmth.graphs
+        began, before = time.perf_counter(), self.report.graphs
         try:
             if kind not in self._runs:
                 self._runs[kind] = self._prepared()
@@ -72,11 +72,11 @@ class Compiled:
             raise
         except Exception as error:  # the compiler's own come in many classes, and arise before anything has run
             self._runs[kind] = _plain
-            self.warmth.refuse(error)
+            self.report.refuse(error)
             return _plain(rule, block, x, at, turn, memory)
         finally:
-            if self.warmth.graphs > before:
-                self.warmth.seconds += time.perf_counter() - began
+            if self.report.graphs > before:
+                self.report.seconds += time.perf_counter() - began
 
     def _prepared(self) -> Callable[..., Tensor]:
         # Marked here and not by a decorator: that would import the whole compiler into every process.
@@ -89,12 +89,12 @@ class Compiled:
     def _build(self, graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Any:
         from torch._dynamo.backends.registry import lookup_backend
 
-        self._broken = self.warmth.graphs == 0
+        self._broken = self.report.graphs == 0
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's compiler imports what torch deprecates
             run = lookup_backend(self._backend)(graph, list(inputs))
         self._broken = False
-        self.warmth.graphs += 1
+        self.report.graphs += 1
         return run
 
 

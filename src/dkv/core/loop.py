@@ -16,22 +16,11 @@ from dkv.core.canvas import Canvas, SequenceState
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
-from dkv.core.logit_rows import LogitRows
 from dkv.core.logits_processors import LogitsProcessor, QueriedPositions
-from dkv.core.model import Model, argmax_with_logprob_of
+from dkv.core.model import Model, logit_ops_of
 from dkv.core.packing import Bucket, Counted, PackedRows, exact, pack, select_rows
 from dkv.core.policy import CachePolicy, Decoder, Plan, StatefulDecoder, Step, state_size_of
-from dkv.core.sampling import (
-    Argmax,
-    Predictions,
-    Sampling,
-    argmax,
-    log_confidence,
-    noise_key,
-    sample,
-    unmasked_argmax,
-    with_mask_token,
-)
+from dkv.core.sampling import LogitRows, Predictions, Sampling, noise_key, sample, unmasked_argmax
 from dkv.errors import AuditError, RequestError
 
 __all__ = ["Schedule", "State", "StepOutput", "advance", "finish", "not_finite"]
@@ -310,31 +299,28 @@ def not_finite(dtype: torch.dtype) -> RequestError:
 
 def _candidates(state: State, logits: Tensor, reading: LogitRows) -> tuple[Tensor, Tensor]:
     """A candidate [M] for each row of logits [M, V], and its log-probability [M] under them."""
-    sampling, mask_id = reading.sampling, state.model.config.mask_id
+    sampling, mask_id, ops = reading.sampling, state.model.config.mask_id, logit_ops_of(state.model)
     if sampling.greedy and not state.logits_processors:
-        return argmax_with_logprob_of(state.model)(logits, mask_id)
-    wide, likeliest, top = _processed(state, logits, reading)
-    if sampling.greedy:
-        return likeliest, log_confidence(logits, likeliest, top)
-    key = noise_key(
-        state.canvas.seed[reading.sequence], state.sequences.num_forwards[reading.sequence], reading.position
-    )
-    token = sample(wide, likeliest, sampling, mask_id, key)
-    return token, log_confidence(logits, token, top)
+        return ops.argmax_with_logprob(logits, mask_id)
+    wide = _processed(state, logits, reading)
+    token = unmasked_argmax(wide, mask_id)
+    if not sampling.greedy:
+        key = noise_key(
+            state.canvas.seed[reading.sequence], state.sequences.num_forwards[reading.sequence], reading.position
+        )
+        token = sample(wide, token, sampling, mask_id, key)
+    return token, ops.log_confidence(logits, token)
 
 
-def _processed(state: State, logits: Tensor, reading: LogitRows) -> tuple[Tensor, Tensor, Argmax]:
-    """The logits [M, V] float32 to choose from, the most likely token [M] by them, and the argmax of logits [M, V]."""
-    mask_id = state.model.config.mask_id
+def _processed(state: State, logits: Tensor, reading: LogitRows) -> Tensor:
+    """The logits [M, V] float32 to choose from."""
     if not state.logits_processors:
-        wide = logits.float()
-        likeliest = unmasked_argmax(wide, mask_id)
-        return wide, likeliest.token, with_mask_token(wide, mask_id, likeliest)
+        return logits.float()
     wide = logits.to(torch.float32, copy=True)  # decoders see the logits of the model
     positions = QueriedPositions(reading.sequence, reading.position, state.canvas)
     for processor in state.logits_processors:
         wide = processor(wide, positions)
-    return wide, unmasked_argmax(wide, mask_id).token, argmax(logits)
+    return wide
 
 
 def _logits(state: State, plan: Plan, reading: LogitRows, hidden: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
 from dkv.core.packing import PackedRows
-from dkv.core.sampling import ArgmaxWithLogprob, argmax_with_logprob
+from dkv.core.sampling import PLAIN_LOGIT_OPS, LogitOps
 
-__all__ = ["Model", "ModelConfig", "argmax_with_logprob_of", "shielded"]
+__all__ = ["Model", "ModelConfig", "logit_ops_of", "shielded"]
 
 
 @contextmanager
@@ -101,7 +101,7 @@ class Model(Protocol):
         ...
 
 
-def argmax_with_logprob_of(model: Model) -> ArgmaxWithLogprob:
-    """How the most likely tokens by a model's logits are found: its own `argmax_with_logprob`, if it has one."""
-    found: ArgmaxWithLogprob = getattr(model, "argmax_with_logprob", argmax_with_logprob)
+def logit_ops_of(model: Model) -> LogitOps:
+    """How tokens are found from a model's logits: its own `logit_ops`, if it has some."""
+    found: LogitOps = getattr(model, "logit_ops", PLAIN_LOGIT_OPS)
     return found

@@ -7,7 +7,7 @@ knows masks and counts, and nothing of why a row was planned.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -18,7 +18,6 @@ from torch.nn import functional as F
 __all__ = [
     "Attention",
     "Bucket",
-    "CellStrides",
     "Counted",
     "Grouping",
     "PackedRows",
@@ -28,15 +27,6 @@ __all__ = [
     "pack",
     "select_rows",
 ]
-
-
-class CellStrides(NamedTuple):
-    """How the cells of a buffer [B, heads, T + 1, D] lie, D elements each, counted through the storage: heads, and by
-    how many cells two sequences, and two heads, lie apart."""
-
-    heads: int
-    sequence: int
-    head: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,29 +55,6 @@ class PackedRows:
     """[N] bool: which rows do not only fill a bucket; None = all."""
     visible: Visibility | None = None
     """Which slots each row may attend to, of those that the mask allows; None = all."""
-    numbers: dict[CellStrides, Tensor] = field(init=False, default_factory=dict)
-    """What `cells` found, the same for all layers."""
-
-    def starts(self, apart: CellStrides) -> Tensor:
-        """[N] the numbers of the carried rows' first cells in a buffer whose cells lie `apart`."""
-        return self.slot_mapping if apart.sequence == self.width + 1 else self._noted(CellStrides(1, apart.sequence, 0))
-
-    def cells(self, apart: CellStrides) -> Tensor:
-        """[N * heads] the numbers of the carried rows' cells in such a buffer, head by head of each row."""
-        return self.starts(apart) if apart.heads == 1 else self._noted(apart)
-
-    def _noted(self, apart: CellStrides) -> Tensor:
-        if torch.compiler.is_compiling():  # else the key's numbers would be part of the graph
-            return self._numbers(apart)
-        if apart not in self.numbers:
-            self.numbers[apart] = self._numbers(apart)
-        return self.numbers[apart]
-
-    def _numbers(self, apart: CellStrides) -> Tensor:
-        if apart.heads == 1:
-            return self.sequence * apart.sequence + self.slot
-        heads = torch.arange(0, apart.heads * apart.head, apart.head, device=self.slot.device)
-        return (self.starts(apart)[:, None] + heads).view(-1)
 
     @property
     def required_selection(self) -> RowSelection:

@@ -6,7 +6,7 @@ position) and not drawn from a stream, so neither the other sequences of a batch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,18 +15,16 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "Argmax",
-    "ArgmaxWithLogprob",
+    "PLAIN_LOGIT_OPS",
+    "LogitOps",
+    "LogitRows",
     "Predictions",
     "Sampling",
-    "argmax",
-    "argmax_with_logprob",
     "keyed_uniform",
     "log_confidence",
     "noise_key",
     "sample",
     "unmasked_argmax",
-    "with_mask_token",
 ]
 
 # Odd multipliers and shifts of the SplitMix64 finaliser (Steele, Lea and Flood, 2014), as signed 64-bit integers.
@@ -50,6 +48,47 @@ class Sampling:
         """The same, one entry for each of `sequence` [M]."""
         top_p, top_k = (None if x is None else x.index_select(0, sequence) for x in (self.top_p, self.top_k))
         return Sampling(self.temperature.index_select(0, sequence), top_p, top_k, self.greedy)
+
+
+@dataclass(frozen=True, eq=False)
+class LogitRows:
+    """M queried positions in ascending order, and the carried rows that predict them. Found before the forward, which
+    leaves nothing of the program in a processor's caches."""
+
+    flat: Tensor
+    """[M] sequence * T + position."""
+    sequence: Tensor
+    """[M] sequence of each."""
+    position: Tensor
+    """[M] position of each."""
+    shape: tuple[int, int]
+    """(B, T)."""
+    slot: Tensor
+    """[M] slot of the row that predicts it."""
+    row: Tensor
+    """[M] which of the carried rows that is."""
+    number: Tensor | None
+    """[B * T] number of each carried row; None where all rows are carried."""
+    sampling: Sampling
+    """One entry for each of the M positions."""
+
+    @classmethod
+    def of(cls, wanted: Tensor, count: int, rows: Tensor, whole: bool, shift: int, sampling: Sampling) -> LogitRows:
+        """The `count` wanted [B, T] ones, by carried rows [B, T] (whole: all of them), of which row p predicts token
+        p + shift; sampling: of each sequence."""
+        batch, width = rows.shape
+        flat = torch.nonzero_static(wanted.view(-1), size=count).view(-1)
+        sequence, position = flat // width, flat % width
+        slot = (position - shift).clamp(min=0) if shift else position
+        number = None if whole else rows.view(-1).cumsum(0) - 1
+        place = sequence * width + slot if shift else flat
+        row = place if number is None else number.index_select(0, place)
+        return cls(flat, sequence, position, (batch, width), slot, row, number, sampling.at(sequence))
+
+    def row_in(self, sequence: Tensor) -> Tensor:
+        """[M] the carried row of the same slot in another sequence [M]."""
+        place = sequence * self.shape[1] + self.slot
+        return place if self.number is None else self.number.index_select(0, place)
 
 
 @dataclass(frozen=True)
@@ -92,81 +131,39 @@ class Predictions:
         return grid.flatten(0, 1)[self.flat]
 
 
-@dataclass(frozen=True)
-class Argmax:
-    """The greatest of each row of logits [M, V]."""
-
-    token: Tensor
-    """[M] its token, the lowest id of equals."""
-    value: Tensor
-    """[M] its logit."""
-
-
-_GROUP, _MANY = 64, 1 << 16
-"""Of that many logits on a CPU, first the greatest of each group is found: without its place that takes a quarter of
-the time."""
-
-
-def argmax(logits: Tensor) -> Argmax:
-    """The greatest of each row of logits [M, V]."""
-    rows, vocab = logits.shape
-    if logits.device.type != "cpu" or logits.numel() < _MANY or vocab % _GROUP:
-        found = logits.max(dim=1)  # the first of equals, as argmax, which takes longer
-        return Argmax(found.indices, found.values)
-    groups = logits.view(rows, -1, _GROUP)
-    first = groups.amax(2).max(dim=1).indices
-    own = groups[torch.arange(rows), first].max(dim=1)
-    return Argmax(first * _GROUP + own.indices, own.values)
-
-
-def unmasked_argmax(logits: Tensor, mask_id: int) -> Argmax:
-    """The greatest of each row of logits [M, V] but for the mask token."""
+def unmasked_argmax(logits: Tensor, mask_id: int) -> Tensor:
+    """The most likely token [M] of each row of logits [M, V] but for the mask token; the lowest id of equals."""
     with _without_mask_token(logits, mask_id):
-        return argmax(logits)
+        return logits.max(dim=1).indices  # the first of equals, as argmax, which takes longer
 
 
-def with_mask_token(logits: Tensor, mask_id: int, unmasked: Argmax) -> Argmax:
-    """`argmax` of logits [M, V] from their `unmasked_argmax`, without another pass over them."""
-    masks = logits[:, mask_id]
-    above = masks > unmasked.value
-    return Argmax(torch.where(above, mask_id, unmasked.token), torch.where(above, masks, unmasked.value))
-
-
-ArgmaxWithLogprob = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""`argmax_with_logprob`, or another way to the same."""
-
-
-def argmax_with_logprob(logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
-    """The most likely token [M] of each row of logits [M, V] but for the mask token, and its log-probability [M]."""
-    likeliest = unmasked_argmax(logits, mask_id)
-    return likeliest.token, log_confidence(logits, likeliest.token, with_mask_token(logits, mask_id, likeliest))
-
-
-_AT_ONCE = 1 << 17
-"""Logits that a CPU passes over at once, several times: they should stay in its second-level cache."""
-
-
-def log_confidence(logits: Tensor, token: Tensor, top: Argmax | None = None) -> Tensor:
+def log_confidence(logits: Tensor, token: Tensor) -> Tensor:
     """Log-probability [M] of token [M] under softmax of logits [M, V], without the rounding of a softmax near 1.
-    top: `argmax` of the same logits, where it is known.
 
     log p = (l_token - l_top) - log1p(sum over the others of exp(l_j - l_top)). A plain float32 softmax rounds every
     confident token to 1.0, and then rounding would pick the decoding order.
     """
-    top = argmax(logits) if top is None else top
-    at, value = top.token[:, None], top.value[:, None].float()
-    rows = max(1, _AT_ONCE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    if len(logits) <= rows:
-        others = _others(logits, value, at)
-    else:
-        parts = zip(*(torch.split(x, rows) for x in (logits, value, at)), strict=True)
-        others = torch.cat([_others(*part) for part in parts])
+    top = logits.max(dim=1, keepdim=True)
+    value = top.values.float()
+    others = torch.sub(logits, value).exp_().scatter_(1, top.indices, 0.0).sum(dim=1)
     return (logits.gather(1, token[:, None]).float() - value).squeeze(1) - others.log1p_()
 
 
-def _others(logits: Tensor, top: Tensor, at: Tensor) -> Tensor:
-    """The sum [M] of exp(l_j - top) over all of logits [M, V] but those at [M, 1]; top [M, 1] float32."""
-    return torch.sub(logits, top).exp_().scatter_(1, at, 0.0).sum(dim=1)
+class LogitOps:
+    """What is found from whole rows of logits, in plain torch; a model may have a faster way to the same."""
+
+    def argmax_with_logprob(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+        """The most likely token [M] of each row of logits [M, V] but for the mask token, and its log-probability."""
+        token = unmasked_argmax(logits, mask_id)
+        return token, log_confidence(logits, token)
+
+    def log_confidence(self, logits: Tensor, token: Tensor) -> Tensor:
+        """Log-probability [M] of token [M] under softmax of logits [M, V]."""
+        return log_confidence(logits, token)
+
+
+PLAIN_LOGIT_OPS = LogitOps()
+"""What a model has unless it is given others."""
 
 
 def sample(logits: Tensor, likeliest: Tensor, sampling: Sampling, mask_id: int, key: Tensor) -> Tensor:

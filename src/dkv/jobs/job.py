@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dkv.accel.compile_report import compiled_as
 from dkv.checkpoints.weight_files import fingerprint
 from dkv.distributed.ray_cluster import cluster
 from dkv.errors import PromptError, SettingError
@@ -20,7 +19,7 @@ from dkv.jobs.ray_data import RaySpread
 from dkv.jobs.records import Record, failure_of, tokens_of
 from dkv.jobs.results import Results, begun_with
 from dkv.jobs.source import JobOptions, Source, SourceLine
-from dkv.loading import check_model, find_device, find_dtype, find_model
+from dkv.loading import check_model, compiled_as, find_device, find_dtype, find_model
 from dkv.version import VERSION
 
 __all__ = ["Job", "JobProgress"]

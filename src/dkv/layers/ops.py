@@ -1,7 +1,4 @@
-"""The passes over the rows between products, as torch composes them: norms, rotation, drift, writes, argmax of logits.
-
-One object of them goes with a model, so that another way of doing the same (`dkv.accel.native.rowwise_ops`) takes their
-place whole."""
+"""The passes over the rows between products: norms, rotation, the choice of rows to recompute."""
 
 from __future__ import annotations
 
@@ -9,15 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.kv_cache import Moves
 from dkv.core.layer_rules import RotaryPhase
 from dkv.core.packing import PackedRows
-from dkv.core.sampling import argmax_with_logprob
 
 __all__ = ["COMPOSED", "Passes", "rms_norm"]
 
 
-class Passes(Moves):
+class Passes:
     """Each for rows [N, ...] on any device."""
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -31,10 +26,6 @@ class Passes(Moves):
     def pick(self, at: PackedRows, score: Tensor) -> PackedRows:
         """The rows of the highest score [N], as many as `at.narrow` says. Raises RuntimeError where there is none."""
         return at.required_selection.pick(at, score)
-
-    def argmax_with_logprob(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
-        """As `dkv.core.sampling.argmax_with_logprob`."""
-        return argmax_with_logprob(logits, mask_id)
 
 
 COMPOSED = Passes()

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.kv_cache import KVCache, LayerCache
+from dkv.core.kv_cache import PLAIN_CACHE_OPS, CacheOps, KVCache, LayerCache
 from dkv.core.layer_rules import DENSE, RotaryPhase, Rules
 from dkv.core.model import ModelConfig
 from dkv.core.packing import Bucket, PackedRows, Visibility, exact
-from dkv.core.sampling import ArgmaxWithLogprob
+from dkv.core.sampling import PLAIN_LOGIT_OPS, LogitOps
 from dkv.distributed.group import Team
 from dkv.layers.cpu_linear import linear
 from dkv.layers.ops import Passes
@@ -211,6 +211,10 @@ class Transformer:
     """How its layers are run."""
     quantize: str | None = None
     """What the weights of the blocks are packed as; None = they are plain."""
+    logit_ops: LogitOps = PLAIN_LOGIT_OPS
+    """How tokens are found from its logits."""
+    cache_ops: CacheOps = PLAIN_CACHE_OPS
+    """How rows go in and out of its memories."""
     team: Team | None = None
     """The ranks that share it; None = it is whole."""
     visible: Visibility | None = None
@@ -232,17 +236,12 @@ class Transformer:
         c = self.blocks[0].config
         self.rotary.reach(width + 1)
         kind = dtype or self.dtype
-        return KVCache(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.passes)
+        return KVCache(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.cache_ops)
 
     @property
     def passes(self) -> Passes:
         """What is done between products."""
         return self.blocks[0].passes
-
-    @property
-    def argmax_with_logprob(self) -> ArgmaxWithLogprob:
-        """How the most likely tokens by its logits are found."""
-        return self.passes.argmax_with_logprob
 
     def passing(self, passes: Passes) -> Self:
         """The same network with other passes."""

@@ -18,7 +18,7 @@ from dkv.server.metrics import Meters
 from dkv.server.middleware import ANY_ORIGIN, Auth, CatchAll, Paths, RequestMetrics, allow_origins
 from dkv.server.model_list import models
 from dkv.server.playground import playground
-from dkv.server.requests import Backend, served_name
+from dkv.server.requests import ModelService, served_name
 from dkv.server.served_defaults import Defaults
 from dkv.version import VERSION
 
@@ -53,7 +53,7 @@ def build(
     limits = limits or Limits()
     gate = gate or Gate(limits)
     shown = served_name(lm.name) if name is None else name
-    backend = Backend(lm, limits, shown, parse_special, service=service, defaults=Defaults.of(lm, settings))
+    backend = ModelService(lm, limits, shown, parse_special, service=service, defaults=Defaults.of(lm, settings))
     meters = Meters(service)
 
     @asynccontextmanager

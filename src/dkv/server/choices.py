@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from dkv.errors import EngineError
-from dkv.server.requests import Backend, RequestBuilder
+from dkv.server.requests import ModelService, RequestBuilder
 
 if TYPE_CHECKING:
     from dkv.engine import Request, Update
@@ -97,7 +97,7 @@ def _ending(generation: Generation) -> Ending:
 _Found = Piece | Exception
 
 
-async def answer(backend: Backend, requests: Sequence[Request], bound: int) -> AsyncGenerator[Piece | None, None]:
+async def answer(backend: ModelService, requests: Sequence[Request], bound: int) -> AsyncGenerator[Piece | None, None]:
     """The pieces of all choices as they come, until all have ended; None after a while without any. Closing it cancels
     what still runs.
 
@@ -130,7 +130,7 @@ async def _next(queue: asyncio.Queue[_Found]) -> _Found | None:
     return None
 
 
-async def _pump(backend: Backend, choice: Choice, request: Request, queue: asyncio.Queue[_Found]) -> None:
+async def _pump(backend: ModelService, choice: Choice, request: Request, queue: asyncio.Queue[_Found]) -> None:
     """Put one request's pieces into the queue."""
     try:
         async with aclosing(cast("AsyncGenerator[Update, None]", backend.service.stream(request))) as updates:

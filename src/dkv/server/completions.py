@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from dkv.engine import Update
 from dkv.server.choices import Choice, Ending, Piece, answer
-from dkv.server.requests import Backend, Prompt, RequestBuilder
+from dkv.server.requests import ModelService, Prompt, RequestBuilder
 from dkv.server.schema import ChatBody, CommonRequest, CompletionBody, Message
 from dkv.server.served_defaults import Source, ran_with
 from dkv.server.sse import EventStream
@@ -92,7 +92,7 @@ STYLES = {
 """By route."""
 
 
-def completions(backend: Backend) -> APIRouter:
+def completions(backend: ModelService) -> APIRouter:
     """The routes, for a backend."""
     router = APIRouter()
 
@@ -109,7 +109,7 @@ def completions(backend: Backend) -> APIRouter:
     return router
 
 
-async def _respond(backend: Backend, style: Style, body: CommonRequest) -> Response:
+async def _respond(backend: ModelService, style: Style, body: CommonRequest) -> Response:
     """Answer a request. Raises ApiError and the engine's errors; in a stream, only before its first event."""
     prompts = style.prompts(body)
     full, sources = backend.filled(body)
@@ -125,7 +125,7 @@ class _Reply:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: ModelService,
         style: Style,
         body: CommonRequest,
         requests: Sequence[Request],

@@ -6,12 +6,12 @@ from fastapi import APIRouter
 
 from dkv.server.admission import Gate
 from dkv.server.api_errors import ApiError
-from dkv.server.requests import Backend
+from dkv.server.requests import ModelService
 
 __all__ = ["probes"]
 
 
-def probes(backend: Backend, gate: Gate) -> APIRouter:
+def probes(backend: ModelService, gate: Gate) -> APIRouter:
     """The routes, for a backend and its gate."""
     router = APIRouter()
 

@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import APIRouter
 
 from dkv.server.api_errors import ApiError
-from dkv.server.requests import Backend
+from dkv.server.requests import ModelService
 
 __all__ = ["models"]
 
 
-def models(backend: Backend) -> APIRouter:
+def models(backend: ModelService) -> APIRouter:
     """The routes, for a backend."""
     router, card = APIRouter(), _card(backend)
 
@@ -32,7 +32,7 @@ def models(backend: Backend) -> APIRouter:
     return router
 
 
-def _card(backend: Backend) -> dict[str, Any]:
+def _card(backend: ModelService) -> dict[str, Any]:
     """What OpenAI tells of a model, and under `dkv` what there is to choose from."""
     from dkv.caches import known_caches
     from dkv.decoders import known_decoders

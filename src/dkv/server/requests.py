@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dkv.engine.infill import Part
     from dkv.lm import DiffusionLM
 
-__all__ = ["Backend", "Prompt", "PromptThreads", "RequestBuilder", "served_name"]
+__all__ = ["ModelService", "Prompt", "PromptThreads", "RequestBuilder", "served_name"]
 
 T = TypeVar("T")
 
@@ -272,7 +272,7 @@ class PromptThreads:
 
 
 @dataclass(frozen=True)
-class Backend(RequestBuilder):
+class ModelService(RequestBuilder):
     """A service with its model, under the name that clients use."""
 
     service: Service = field(kw_only=True)

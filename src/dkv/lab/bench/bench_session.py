@@ -19,7 +19,7 @@ from dkv.lab.bench.roofline import Rates, measure_rates, weight_bytes
 from dkv.lab.bench.rows import BenchRow, Result, append_rows, key_of, read_rows
 from dkv.lab.bench.shapes import random_model
 from dkv.lm import DiffusionLM
-from dkv.loading import arranged, built, find_model, load
+from dkv.loading import arranged, find_model, load, loaded_as
 from dkv.models import Transformer, architecture_of
 
 __all__ = ["BenchSession", "Tell", "config_of", "cost_of"]
@@ -100,7 +100,7 @@ class BenchSession:
     def _load(self, cell: Cell) -> DiffusionLM:
         """The model in the dtype of a cell. Raises what `load` raises."""
         if self._drawn:
-            lm = DiffusionLM(self._draw(cell), None, name=cell.model)
+            lm = loaded_as(self._draw(cell), self._device, cell.model, compile=cell.compile)
         else:
             lm = load(
                 cell.model, device=str(self._device), dtype=cell.dtype, quantize=cell.quantize, compile=cell.compile
@@ -110,10 +110,9 @@ class BenchSession:
         return lm
 
     def _draw(self, cell: Cell) -> Transformer:
-        """A model of the shape, as `load` would make it."""
+        """A model of the shape, its weights laid out as `load` would."""
         dtype, arrange = named_dtype("dtype", cell.dtype), arranged(self._device, cell.compile)
-        drawn = random_model(self._config, dtype, device=self._device, quantize=cell.quantize, arrange=arrange)
-        return built(drawn, self._device) if cell.compile else drawn
+        return random_model(self._config, dtype, device=self._device, quantize=cell.quantize, arrange=arrange)
 
 
 def cost_of(cells: Sequence[Cell]) -> int:

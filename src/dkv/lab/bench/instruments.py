@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from dkv.accel.malloc import give_back
+from dkv.loading import release_memory
 from dkv.version import VERSION
 
 __all__ = ["Meter", "environment_of", "find_meter", "peak_bytes"]
@@ -88,7 +88,7 @@ def peak_bytes(work: Callable[[], object], device: torch.device) -> int | None:
         before = torch.cuda.memory_allocated(device)
         work()
         return int(torch.cuda.max_memory_allocated(device)) - before
-    give_back()  # what the C library keeps from earlier work would hide what this one needs
+    release_memory()  # what the C library keeps from earlier work would hide what this one needs
     started = _reset()
     work()
     return None if started is None else max(_resident("VmHWM") - started, 0)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dkv.accel.compile_report import compiled_as
 from dkv.checkpoints.weight_files import fingerprint
 from dkv.lab.eval.eval_table import ExampleOutcome, TaskOutcomes
 from dkv.lab.eval.questions import Question, Setting, as_prompt, batches, digest
 from dkv.lab.eval.suites import Problem, Suite
 from dkv.lm import DiffusionLM
+from dkv.loading import compiled_as
 from dkv.outputs import Generation
 from dkv.storage.jsonl import Store, StoreFormat
 from dkv.version import VERSION

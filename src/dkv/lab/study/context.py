@@ -10,13 +10,12 @@ from typing import Any, Self
 
 import torch
 
-from dkv.accel.compile_report import compiled_as
 from dkv.checkpoints.weight_files import fingerprint
 from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.lab.eval.answers import Asker
 from dkv.layers.transformer import Transformer
 from dkv.lm import DiffusionLM
-from dkv.loading import find_device, find_dtype, find_model, load
+from dkv.loading import compiled_as, find_device, find_dtype, find_model, load
 from dkv.storage.jsonl import Store, StoreFormat
 from dkv.version import VERSION
 
