@@ -113,8 +113,7 @@ def test_every_part_and_a_rule_of_visibility_against_a_reference(model: Transfor
 def test_blocks_before_the_active_one_need_no_second_look_where_rows_do_not_see_ahead(
     tmp_path: Path, compiled: bool
 ) -> None:
-    """With causal blocks, to compute only what is not final yet changes nothing; with full attention it does. Layers in
-    C know no such rule, and are not asked."""
+    """With causal blocks, to compute only what is not final yet changes nothing; with full attention it does."""
     lm = dkv.load(write_checkpoint(tmp_path / "m"), device="cpu", dtype="float32", audit=True, compile=compiled)
     assert isinstance(lm.network, Transformer)
     tokens, width = torch.randint(0, 250, (12,), generator=torch.Generator().manual_seed(2)), 12

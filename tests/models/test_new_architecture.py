@@ -125,7 +125,7 @@ def test_it_is_one_short_file_that_an_installed_package_offers() -> None:
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_its_logits_are_the_reference_s(checkpoint: Path, compiled: bool) -> None:
-    """Layers in C know no norms of queries and keys: the model runs call by call, and computes the same."""
+    """Whatever is built for it, it computes the same."""
     lm = dkv.load(checkpoint, device="cpu", dtype="float32", compile=compiled)
     tokens = [3, 9, 61, 61, 14, 61, 2]
     expected = reference(tokens, load_file(checkpoint / "model.safetensors"))
