@@ -23,10 +23,10 @@ from torch.nn import functional as F
 
 import dkv
 from dkv.accel.compile_report import CompileReport
+from dkv.accel.cpu_ops import RowChunks
 from dkv.accel.inductor import Compiled
 from dkv.accel.malloc import keep_freed
 from dkv.accel.native_logits import native_logit_ops
-from dkv.accel.row_chunks import RowChunks
 from dkv.core.kv_cache import LayerCache
 from dkv.core.layer_rules import DENSE, RotaryPhase
 from dkv.core.model import ModelConfig

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dkv.accel.cell_rows import CellRows
+from dkv.accel.cpu_ops import CellRows
 from dkv.core.kv_cache import PLAIN_CACHE_OPS, CacheOps, KVCache
 from dkv.core.loop import State, advance
 from dkv.core.packing import exact, pack

@@ -6,9 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dkv.core.logit_rows import LogitRows
 from dkv.core.policy import rows_predicting
-from dkv.core.sampling import Sampling
+from dkv.core.sampling import LogitRows, Sampling
 
 
 @given(batch=st.integers(1, 4), width=st.integers(1, 9), shift=st.integers(0, 1), seed=st.integers(0, 99))

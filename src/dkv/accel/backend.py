@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from dkv.accel.cell_rows import CellRows
 from dkv.accel.compile_report import CompileReport
+from dkv.accel.cpu_ops import CellRows, RowChunks
 from dkv.accel.cuda_graphs import CudaCapture, Graphed
 from dkv.accel.inductor import Compiled
 from dkv.accel.malloc import give_back, keep_freed
 from dkv.accel.native_logits import native_logit_ops
-from dkv.accel.row_chunks import RowChunks
 from dkv.core.model import Model
 from dkv.core.packing import Bucket
 from dkv.layers.transformer import Transformer, bucket_for

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from dkv.accel.compile_report import CompileReport
-from dkv.accel.row_chunks import RowChunks
+from dkv.accel.cpu_ops import RowChunks
 from dkv.core.sampling import LogitOps
 
 __all__ = ["BuildError", "NativeLogitOps", "build", "native_logit_ops", "one_runtime"]

@@ -16,12 +16,11 @@ from dkv.core.canvas import Canvas, SequenceState
 from dkv.core.guidance import Guidance
 from dkv.core.kv_cache import KVCache
 from dkv.core.layer_rules import Rules
-from dkv.core.logit_rows import LogitRows
 from dkv.core.logits_processors import LogitsProcessor, QueriedPositions
 from dkv.core.model import Model, logit_ops_of
 from dkv.core.packing import Bucket, Counted, PackedRows, exact, pack, select_rows
 from dkv.core.policy import CachePolicy, Decoder, Plan, StatefulDecoder, Step, state_size_of
-from dkv.core.sampling import Predictions, Sampling, noise_key, sample, unmasked_argmax
+from dkv.core.sampling import LogitRows, Predictions, Sampling, noise_key, sample, unmasked_argmax
 from dkv.errors import AuditError, RequestError
 
 __all__ = ["Schedule", "State", "StepOutput", "advance", "finish", "not_finite"]

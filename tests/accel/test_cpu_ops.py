@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dkv.accel.row_chunks import RowChunks
+from dkv.accel.cpu_ops import RowChunks
 from dkv.core.sampling import PLAIN_LOGIT_OPS
 
 
