@@ -223,10 +223,11 @@ class SamplingParams:
             if option.kind in ("whole", "number", "switch") and name != "seed":
                 value = plain(getattr(self, name))
                 object.__setattr__(self, name, value)
-                if value is not None or DEFAULTS[name] is not None:
+                if name != "min_tokens" and (value is not None or DEFAULTS[name] is not None):
                     option.check(name, value)
         self._check_lengths()
-        if self.min_tokens is not None and self.min_tokens > self.gen_length:
+        least = self.min_tokens
+        if least is not None and not (type(least) is int and 0 <= least <= self.gen_length):
             raise _refused(
                 "min_tokens", self.min_tokens, f"must be a whole number from 0 to gen_length={self.gen_length}"
             )

@@ -25,33 +25,15 @@ _SECONDS_A_DRAWING = 0.2
 _SECONDS_A_LINE = 10.0
 
 
-def run_batch(
-    source: Path,
-    output: Path | None,
-    arguments: dict[str, Any],
-    model: str,
-    device: str,
-    dtype: str,
-    quantize: str | None,
-    compile: bool,  # noqa: A002 - what `load` calls it
-    batch_size: int,
-    skip_bad: bool,
-    ray: bool,
-    workers: int | None,
-) -> None:
-    """Run the job, or go on with it. arguments: of `lm.request`, with the job's seed. Raises SettingError."""
+def run_batch(output: Path | None, options: dict[str, Any]) -> None:
+    """Run the job, or go on with it. options: the other fields of `JobOptions`, by name. Raises SettingError."""
     if output is None:
         raise SettingError("output: none is given; give --output FILE, or --output - for standard output")
-    say_loading(model)
+    say_loading(options["model"])
     from dkv.jobs.job import Job
     from dkv.jobs.source import JobOptions
 
-    seed = arguments.pop("seed")
-    wanted = JobOptions(
-        source, output, arguments, model, device, dtype, seed, batch_size, skip_bad, ray, workers, quantize,
-        compile,
-    )  # fmt: skip
-    with Job(wanted) as job:
+    with Job(JobOptions(output=output, **options)) as job:
         progress = _run(job)
     print(printable(f"{_counts(progress)} in {output} (seed {job.seed})"), file=sys.stderr)
 

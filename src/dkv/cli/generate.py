@@ -61,7 +61,12 @@ def generate(
             "cuda_graphs": cuda_graphs,
         }  # fmt: skip
         _refuse(single, "excludes input; leave input out")
-        run_batch(input, output, arguments, model, device, dtype, quantize, compile, batch_size, skip_bad, ray, workers)
+        seed = arguments.pop("seed")
+        batch = dict[str, Any](
+            input=input, arguments=arguments, model=model, device=device, dtype=dtype, seed=seed, quantize=quantize,
+            compile=compile, batch_size=batch_size, skip_bad=skip_bad, ray=ray, workers=workers,
+        )  # fmt: skip
+        run_batch(output, batch)
         return
     _refuse({"output": output, "skip_bad": skip_bad, "ray": ray, "workers": workers}, "needs input; give --input FILE")
     if prompt is None:
