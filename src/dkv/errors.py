@@ -39,12 +39,17 @@ __all__ = [
     "SettingError",
     "SpecError",
     "UnsupportedModelError",
-    "message_with",
 ]
 
 
 class DkvError(Exception):
     """Base of every error above."""
+
+    def message_with(self, names: Mapping[str, str]) -> str:
+        """The message for a client that calls arguments by other names. names: theirs, by ours."""
+        if not names:
+            return str(self)
+        return re.sub("|".join(rf"\b{name}\b" for name in names), lambda found: names[found[0]], str(self))
 
 
 class SettingError(DkvError, ValueError):
@@ -130,10 +135,3 @@ class RankError(DkvError):
 
 class AuditError(DkvError):
     """Attention was about to read a slot that was never computed, or a token to be fixed that was never read."""
-
-
-def message_with(error: SettingError | PromptError, names: Mapping[str, str]) -> str:
-    """The error's line for a client that calls arguments by other names. names: theirs, by ours."""
-    if not names:
-        return str(error)
-    return re.sub("|".join(rf"\b{name}\b" for name in names), lambda found: names[found[0]], str(error))

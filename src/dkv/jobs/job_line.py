@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from dkv.errors import PromptError, SettingError, message_with
+from dkv.errors import PromptError, SettingError
 from dkv.jobs.openai_lines import OpenAILine, OpenAILines, is_openai_line, read_openai_line
 from dkv.jobs.records import Record, answer_record
 from dkv.jobs.source import SourceLine
@@ -265,4 +265,4 @@ class Asking:
 
 def _in_words_of(asked: JobLine, error: SettingError | PromptError) -> SettingError:
     """An error that calls the arguments as the line does."""
-    return SettingError(message_with(error, asked.names), asked.names.get(error.argument or "", error.argument))
+    return SettingError(error.message_with(asked.names), asked.names.get(error.argument or "", error.argument))

@@ -29,7 +29,6 @@ from dkv.errors import (
     PromptError,
     RequestError,
     SettingError,
-    message_with,
 )
 from dkv.server.client_fields import near_names
 from dkv.server.schema import ChatBody, CompletionBody, StreamOptions
@@ -110,7 +109,7 @@ def _refusal(error: SettingError | PromptError, prompt: str) -> ApiError:
     if isinstance(error, PromptError) and error.reason is not None:
         return ApiError(400, f"{prompt}: the model's chat template does not take them: {error.reason}", prompt)
     names = {"gen_length": "max_tokens", "prompt": prompt}
-    message = message_with(error, {"gen_length": "max_tokens"})
+    message = error.message_with({"gen_length": "max_tokens"})
     if error.argument == "prompt" and message.startswith(("prompt ", "prompt:", "prompt=")):
         message = prompt + message.removeprefix("prompt")
     param = names.get(error.argument or "", error.argument)
