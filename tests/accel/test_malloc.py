@@ -77,7 +77,8 @@ async def main(count):
         async def one(seed):
             prompt = [noise.randrange(1, 200) for _ in range(noise.randint(1, 150))]
             length = noise.choice([8, 16, 32, 64])
-            await serving.generate(lm.request(prompt, gen_length=length, cache=noise.choice(caches), seed=seed, block_length=8))
+            cache = noise.choice(caches)
+            await serving.generate(lm.request(prompt, gen_length=length, cache=cache, seed=seed, block_length=8))
         for seed in range(8):
             await one(seed)
         start = resident()
