@@ -70,7 +70,7 @@ def test_no_command_warns(tmp_path: Path, command: str) -> None:
     [
         ("serve", "serve: needs fastapi; pip install 'dkv[serve]'"),
         ("serve --ray", "serve: needs fastapi; pip install 'dkv[serve]'"),
-        ("study delay --quick", "study: plots need matplotlib; pip install 'dkv[plots]'"),
+        ("study delay --quick", "plots: needs matplotlib; pip install 'dkv[plots]'"),
         ("generate --input prompts.jsonl --output out.jsonl --ray", "ray: needs ray; pip install 'dkv[ray]'"),
     ],
 )

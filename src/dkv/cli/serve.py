@@ -13,6 +13,7 @@ from dkv.cli import options
 from dkv.cli.console import say_loading
 from dkv.errors import SettingError
 from dkv.params import SERVED, Options
+from dkv.storage.extras import module_of
 
 __all__ = ["serve"]
 
@@ -125,16 +126,15 @@ def serve(
     docs/serve.md describes the routes and fields.
     """
     say_loading(model)
-    try:
-        from dkv.cli.serving import ServerSetup, serve_alone, serve_on_ranks, serve_on_ray
-        from dkv.server import Limits
-        from dkv.server.listen import check_exposure
-        from dkv.server.middleware import parse_keys, parse_origins
-    except ModuleNotFoundError as missing:
-        raise SettingError(f"serve: needs {missing.name}; pip install 'dkv[serve]'") from None
+    for needed in ("fastapi", "uvicorn"):
+        module_of("serve", needed)
     from dkv.checkpoints.safetensors_writer import parse_size
+    from dkv.cli.serving import ServerSetup, serve_alone, serve_on_ranks, serve_on_ray
     from dkv.layers.quantized import check_kind
     from dkv.loading import check_model
+    from dkv.server import Limits
+    from dkv.server.listen import check_exposure
+    from dkv.server.middleware import parse_keys, parse_origins
     from dkv.server.served_defaults import check_options
 
     limits = Limits(
