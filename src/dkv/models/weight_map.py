@@ -114,6 +114,8 @@ class WeightMap:
         """
         c, blocks, guarded = self.config, list[TransformerBlock](), False
         own = c if team is None else share_of(c, team)
+        # The largest tensors first: each is there twice while it is laid out.
+        outer = self._read(self._outer, source, team, None, arrange)
         for layer in range(c.layers):
             bounds, prefix = list[Tensor](), self.block.format(layer)
             norms, attention, mlp = (
@@ -123,7 +125,6 @@ class WeightMap:
             guarded = guarded or (source.device.type == "cpu" and can_overflow(bounds, source.dtype))
             part = self.attention.part(own, team, guarded, **attention)
             blocks.append(TransformerBlock(part, self.feed_forward.part(own, team, **mlp), **norms))
-        outer = self._read(self._outer, source, team, None, arrange)
         return Transformer(
             config=c,
             blocks=tuple(blocks),
