@@ -70,7 +70,7 @@ test-transformers: .venv-transformers4/ready .venv-transformers5/ready
 	done
 
 CHECK_RELEASE := import sys; from transformers import __version__ as v; print('transformers', v); assert v[0] == sys.argv[1]
-BESIDE_TRANSFORMERS := $(PARALLEL) -m 'not slow' tests/tokenizer tests/models tests/checkpoints tests/tiny/test_embedded_tokenizer.py
+BESIDE_TRANSFORMERS := $(PARALLEL) -m 'not slow' tests/tokenizer tests/models tests/checkpoints tests/recipes/tiny/test_embedded_tokenizer.py
 .venv-transformers4/ready: RELEASE := transformers==4.57.*
 .venv-transformers5/ready: RELEASE := transformers>=5,<6
 
