@@ -18,7 +18,6 @@ from dkv.core.sampling import (
     keyed_uniform,
     log_confidence,
     noise_key,
-    unmasked_argmax,
 )
 from dkv.models import Transformer
 from tests.support.runs import Scripted, play, start, start_and_play
@@ -165,9 +164,11 @@ def test_the_first_of_the_greatest_is_chosen(rows: int, vocab: int) -> None:
     logits = torch.randint(-9, 9, (rows, vocab), generator=torch.Generator().manual_seed(0)).float()
     logits[:, 7] = -9.0
     greatest = logits.amax(1, keepdim=True)
-    assert unmasked_argmax(logits, 7).equal((logits == greatest).int().argmax(1))
+    assert LogitOps().unmasked_argmax(logits, 7).token.equal((logits == greatest).int().argmax(1))
     logits[-1, vocab // 2] = torch.nan
-    assert log_confidence(logits, unmasked_argmax(logits, 7)).isnan().nonzero().tolist() == [[rows - 1]]
+    assert log_confidence(logits, LogitOps().unmasked_argmax(logits, 7).token).isnan().nonzero().tolist() == [
+        [rows - 1]
+    ]
 
 
 @pytest.mark.parametrize(("rows", "vocab"), SIZES)
@@ -179,7 +180,7 @@ def test_confidence_is_that_of_a_softmax_whatever_is_barred(rows: int, vocab: in
     logits[1::3, 2] += 10
     before, allowed = logits.clone(), logits.clone()
     allowed[:, 2] -= amount or 0.0
-    chosen = unmasked_argmax(logits if amount is None else allowed, 7)
+    chosen = LogitOps().unmasked_argmax(logits if amount is None else allowed, 7).token
     assert logits.equal(before)
     allowed[:, 7] = -torch.inf
     assert chosen.equal(allowed.argmax(1))

@@ -20,7 +20,7 @@ from dkv.core.logits_processors import LogitsProcessor, QueriedPositions
 from dkv.core.model import Model, logit_ops_of
 from dkv.core.packing import Bucket, Counted, PackedRows, exact, pack, select_rows
 from dkv.core.policy import CachePolicy, Decoder, Plan, StatefulDecoder, Step, state_size_of
-from dkv.core.sampling import LogitRows, Predictions, Sampling, noise_key, sample, unmasked_argmax
+from dkv.core.sampling import LogitRows, Predictions, Sampling, noise_key, sample
 from dkv.errors import AuditError, RequestError
 
 __all__ = ["Schedule", "State", "StepOutput", "advance", "finish", "not_finite"]
@@ -303,7 +303,7 @@ def _candidates(state: State, logits: Tensor, reading: LogitRows) -> tuple[Tenso
     if sampling.greedy and not state.logits_processors:
         return ops.argmax_with_logprob(logits, mask_id)
     wide = _processed(state, logits, reading)
-    token = unmasked_argmax(wide, mask_id)
+    token = ops.unmasked_argmax(wide, mask_id).token
     if not sampling.greedy:
         key = noise_key(
             state.canvas.seed[reading.sequence], state.sequences.num_forwards[reading.sequence], reading.position

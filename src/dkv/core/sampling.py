@@ -10,21 +10,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 __all__ = [
     "PLAIN_LOGIT_OPS",
+    "Greatest",
     "LogitOps",
     "LogitRows",
     "Predictions",
     "Sampling",
+    "greatest",
     "keyed_uniform",
     "log_confidence",
     "noise_key",
     "sample",
-    "unmasked_argmax",
 ]
 
 # Odd multipliers and shifts of the SplitMix64 finaliser (Steele, Lea and Flood, 2014), as signed 64-bit integers.
@@ -131,35 +133,56 @@ class Predictions:
         return grid.flatten(0, 1)[self.flat]
 
 
-def unmasked_argmax(logits: Tensor, mask_id: int) -> Tensor:
-    """The most likely token [M] of each row of logits [M, V] but for the mask token; the lowest id of equals."""
-    with _without_mask_token(logits, mask_id):
-        return logits.max(dim=1).indices  # the first of equals, as argmax, which takes longer
+class Greatest(NamedTuple):
+    """The greatest of each row of logits [M, V]."""
+
+    token: Tensor
+    """[M] its token, the lowest id of equals."""
+    value: Tensor
+    """[M] its logit."""
 
 
-def log_confidence(logits: Tensor, token: Tensor) -> Tensor:
+def greatest(logits: Tensor) -> Greatest:
+    """The greatest of each row of logits [M, V]."""
+    found = logits.max(dim=1)  # the first of equals, as argmax, which takes longer
+    return Greatest(found.indices, found.values)
+
+
+def log_confidence(logits: Tensor, token: Tensor, top: Greatest | None = None) -> Tensor:
     """Log-probability [M] of token [M] under softmax of logits [M, V], without the rounding of a softmax near 1.
 
     log p = (l_token - l_top) - log1p(sum over the others of exp(l_j - l_top)). A plain float32 softmax rounds every
-    confident token to 1.0, and then rounding would pick the decoding order.
+    confident token to 1.0, and then rounding would pick the decoding order. top: `greatest` of the same logits, where
+    it is known.
     """
-    top = logits.max(dim=1, keepdim=True)
-    value = top.values.float()
-    others = torch.sub(logits, value).exp_().scatter_(1, top.indices, 0.0).sum(dim=1)
+    top = greatest(logits) if top is None else top
+    value = top.value[:, None].float()
+    others = torch.sub(logits, value).exp_().scatter_(1, top.token[:, None], 0.0).sum(dim=1)
     return (logits.gather(1, token[:, None]).float() - value).squeeze(1) - others.log1p_()
 
 
 class LogitOps:
     """What is found from whole rows of logits, in plain torch; a model may have a faster way to the same."""
 
+    def greatest(self, logits: Tensor) -> Greatest:
+        """The greatest of each row of logits [M, V]."""
+        return greatest(logits)
+
+    def unmasked_argmax(self, logits: Tensor, mask_id: int) -> Greatest:
+        """The greatest of each row of logits [M, V] but for the mask token."""
+        with _without_mask_token(logits, mask_id):
+            return self.greatest(logits)
+
     def argmax_with_logprob(self, logits: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
         """The most likely token [M] of each row of logits [M, V] but for the mask token, and its log-probability."""
-        token = unmasked_argmax(logits, mask_id)
-        return token, log_confidence(logits, token)
+        found, masks = self.unmasked_argmax(logits, mask_id), logits[:, mask_id]
+        above = masks > found.value  # so the greatest of all is known without another pass over them
+        top = Greatest(torch.where(above, mask_id, found.token), torch.where(above, masks, found.value))
+        return found.token, self.log_confidence(logits, found.token, top)
 
-    def log_confidence(self, logits: Tensor, token: Tensor) -> Tensor:
-        """Log-probability [M] of token [M] under softmax of logits [M, V]."""
-        return log_confidence(logits, token)
+    def log_confidence(self, logits: Tensor, token: Tensor, top: Greatest | None = None) -> Tensor:
+        """Log-probability [M] of token [M] under softmax of logits [M, V]; top: as `log_confidence` takes it."""
+        return log_confidence(logits, token, self.greatest(logits) if top is None else top)
 
 
 PLAIN_LOGIT_OPS = LogitOps()
