@@ -1,4 +1,4 @@
-"""The passes over the rows between products: norms, rotation, the choice of rows to recompute."""
+"""RMS norm, in the form that suits the device."""
 
 from __future__ import annotations
 
@@ -6,30 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dkv.core.layer_rules import RotaryPhase
-from dkv.core.packing import PackedRows
-
-__all__ = ["COMPOSED", "Passes", "rms_norm"]
-
-
-class Passes:
-    """Each for rows [N, ...] on any device."""
-
-    def norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """RMS norm of x [N, C]."""
-        return rms_norm(x, weight, eps)
-
-    def turn(self, x: Tensor, turn: RotaryPhase) -> Tensor:
-        """x [N, heads, D] rotated; x itself may be written over."""
-        return turn(x)
-
-    def pick(self, at: PackedRows, score: Tensor) -> PackedRows:
-        """The rows of the highest score [N], as many as `at.narrow` says. Raises RuntimeError where there is none."""
-        return at.required_selection.pick(at, score)
-
-
-COMPOSED = Passes()
-"""What a model has unless others are built."""
+__all__ = ["rms_norm"]
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

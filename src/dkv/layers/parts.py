@@ -22,7 +22,7 @@ from dkv.core.model import ModelConfig
 from dkv.core.packing import PackedRows
 from dkv.distributed.group import Team
 from dkv.layers.cpu_linear import Gates, gated, laid_out, laid_out_gates, linear
-from dkv.layers.ops import COMPOSED, Passes
+from dkv.layers.ops import rms_norm
 from dkv.layers.parameters import Parameter
 from dkv.layers.tensor_parallel import lengths_summed
 
@@ -101,8 +101,6 @@ class SelfAttention:
     """The ranks that share the heads; None = all are here."""
     guarded: bool = True
     """Whether queries and keys could be NaN or infinite, and are checked for it."""
-    passes: Passes = COMPOSED
-    """What is done between products."""
 
     def qk(self, h: Tensor, turn: RotaryPhase) -> tuple[Tensor, Tensor]:
         """Rotated queries [N, H, D] and keys [N, G, D] of h [N, C]; NaN throughout a row that is not finite."""
@@ -113,12 +111,12 @@ class SelfAttention:
         if self.q_norm is not None and self.k_norm is not None:
             q, k = torch.split(heads, [c.heads, c.kv_heads], dim=1)
             heads = torch.cat((self._normed(q, self.q_norm), self._normed(k, self.k_norm)), dim=1)
-        q, k = torch.split(self.passes.turn(heads, turn), [c.heads, c.kv_heads], dim=1)
+        q, k = torch.split(turn(heads), [c.heads, c.kv_heads], dim=1)
         return q, k
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm of each head of x [N, heads, D]."""
-        return self.passes.norm(x.reshape(-1, x.shape[2]), weight, self.config.norm_eps).view(x.shape)
+        return rms_norm(x.reshape(-1, x.shape[2]), weight, self.config.norm_eps).view(x.shape)
 
     def value(self, h: Tensor) -> Tensor:
         """Values [N, G, D] of h [N, C]."""

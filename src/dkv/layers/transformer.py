@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from dkv.core.packing import Bucket, PackedRows, Visibility, exact
 from dkv.core.sampling import PLAIN_LOGIT_OPS, LogitOps
 from dkv.distributed.group import Team
 from dkv.layers.cpu_linear import linear
-from dkv.layers.ops import Passes
+from dkv.layers.ops import rms_norm
 from dkv.layers.parts import FeedForward, SelfAttention
 from dkv.layers.tensor_parallel import embedding_summed, logits_gathered
 
@@ -59,14 +58,9 @@ class TransformerBlock:
         """Its sizes; heads are those held here."""
         return self.attention.config
 
-    @property
-    def passes(self) -> Passes:
-        """What is done between products."""
-        return self.attention.passes
-
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm of x [N, C]."""
-        return self.attention.passes.norm(x, weight, self.attention.config.norm_eps)
+        return rms_norm(x, weight, self.config.norm_eps)
 
     def _added(self, x: Tensor, weight: Tensor | None) -> Tensor:
         return x if weight is None else self.norm(x, weight)
@@ -78,9 +72,10 @@ class TransformerBlock:
         RuntimeError where the plan did not say how many."""
         h = self.norm(x, self.attn_norm)
         if similarity is None:
-            return h, self.passes.pick(at, torch.zeros(len(x), device=x.device))
-        value, frozen = self.attention.value(h), at.required_selection.frozen
-        return h, self.passes.pick(at, memory.renew("v", at, value, similarity, frozen, self.attention.lengths))
+            return h, at.required_selection.pick(at, torch.zeros(len(x), device=x.device))
+        value, selection = self.attention.value(h), at.required_selection
+        moved = memory.renew("v", at, value, similarity, selection.frozen, self.attention.lengths)
+        return h, selection.pick(at, moved)
 
     def attend_and_write(
         self, h: Tensor, at: PackedRows, turn: RotaryPhase, memory: LayerCache, values: bool = True
@@ -238,17 +233,6 @@ class Transformer:
         kind = dtype or self.dtype
         return KVCache(c.layers, batch, c.kv_heads, width, c.head_dim, kind, self.device, self.cache_ops)
 
-    @property
-    def passes(self) -> Passes:
-        """What is done between products."""
-        return self.blocks[0].passes
-
-    def passing(self, passes: Passes) -> Self:
-        """The same network with other passes."""
-        return replace(
-            self, blocks=tuple(replace(b, attention=replace(b.attention, passes=passes)) for b in self.blocks)
-        )
-
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [N, C] of tokens [N]."""
         if self.team is not None:
@@ -268,7 +252,7 @@ class Transformer:
 
     def logits(self, x: Tensor) -> Tensor:
         """Final norm and head of x [M, C]: [M, V]. Run it only on the rows that are read."""
-        logits = linear(self.passes.norm(x, self.final_norm, self.config.norm_eps), self.head_weight)
+        logits = linear(rms_norm(x, self.final_norm, self.config.norm_eps), self.head_weight)
         return logits if self.team is None else logits_gathered(logits, self.config.vocab, self.team)
 
 
