@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from dkv import DiffusionLM, load
+from dkv import load
 from dkv.lab.bench.grid import Cell
 from dkv.lab.bench.measure import interleave
 from dkv.lab.bench.runners import runner_of
@@ -24,7 +24,7 @@ from dkv.lab.eval.questions import Setting
 from dkv.lab.eval.statistics import Difference, Share
 from dkv.lab.eval.suites import Suite, embedded
 from dkv.layers.quantized import KINDS
-from dkv.loading import find_dtype
+from dkv.loading import find_dtype, loaded_as
 from dkv.models import llada
 from dkv.storage.jsonl import Store
 
@@ -62,10 +62,7 @@ def times(spec: str, kinds: list[str], rows: int, repeats: int) -> list[str]:
     """Rows of the table of processor time: random weights of a shape, a prompt and a response of `rows` tokens."""
     config, dtype = named_shape(spec), find_dtype("auto", DEVICE)
     quantize = {"plain": None, **{kind: kind for kind in kinds}}
-    lms = {
-        name: DiffusionLM(random_model(config, dtype, quantize=kind), None, name=spec)
-        for name, kind in quantize.items()
-    }
+    lms = {name: loaded_as(random_model(config, dtype, quantize=kind), DEVICE, spec) for name, kind in quantize.items()}
     lines = []
     for batch in (1, 8):
         for cache in ("none", "dkv-decode"):

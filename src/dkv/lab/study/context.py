@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 
@@ -15,7 +15,7 @@ from dkv.lab.bench.shapes import named_shape, random_model
 from dkv.lab.eval.answers import Asker
 from dkv.layers.transformer import Transformer
 from dkv.lm import DiffusionLM
-from dkv.loading import compiled_as, find_device, find_dtype, find_model, load
+from dkv.loading import compiled_as, find_device, find_dtype, find_model, load, loaded_as
 from dkv.storage.jsonl import Store, StoreFormat
 from dkv.version import VERSION
 
@@ -56,7 +56,9 @@ class Kit:
     def random_weights(self, shape: str) -> Transformer:
         """A model of a shape in float32, of which one is kept. Raises SpecError, and SettingError for the device."""
         if shape not in self._drawn:
-            self._drawn = {shape: random_model(named_shape(shape), torch.float32, device=find_device(self.device))}
+            place = find_device(self.device)
+            drawn = loaded_as(random_model(named_shape(shape), torch.float32, device=place), place, shape)
+            self._drawn = {shape: cast("Transformer", drawn.network)}
         return self._drawn[shape]
 
     def asker(self, name: str | None = None) -> Asker:
