@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from dkv.core.logits_processors import EndOfTextControl, QueriedPositions
 from dkv.core.sampling import PLAIN_LOGIT_OPS, LogitOps, Predictions
 from dkv.models import Transformer
 from tests.support.checkpoints import EOS, EOT, MASK, VOCAB
-from tests.support.engine_runs import alone, finished, same
+from tests.support.engine_runs import alone, finished, mixed_request, same
 from tests.support.runs import POLICIES, Scripted, play, start
 
 ENDS = (EOS, EOT)
@@ -179,21 +179,7 @@ def test_nothing_asked_is_nothing_changed(cache: str, lm: dkv.DiffusionLM) -> No
 def test_company_changes_nothing(lm: dkv.DiffusionLM) -> None:
     rng = random.Random(0)
     requests = [
-        replace(
-            lm.request(
-                [rng.randrange(200) for _ in range(rng.randint(1, 9))],
-                gen_length=8,
-                block_length=rng.choice([4, 8]),
-                temperature=rng.choice([0.0, 0.9]),
-                seed=n,
-                cache=rng.choice(POLICIES),
-                decoder=rng.choice(["confidence", "random", "threshold:tau=0.2", "maskgit-plus"]),
-                cfg_scale=rng.choice([0.0, 0.0, 0.7]),
-                eos_penalty=rng.choice([0.0, 3.0]),
-                min_tokens=rng.choice([0, 5, 8]),
-            ),
-            number=n,
-        )
+        mixed_request(lm, rng, n, eos_penalty=rng.choice([0.0, 3.0]), min_tokens=rng.choice([0, 5, 8]))
         for n in range(24)
     ]
     engine = dkv.Engine(lm, active=7)

@@ -17,8 +17,8 @@ from dkv.core.canvas import GIVEN, NEVER, Canvas, lay_out
 from dkv.core.logits_processors import EndOfTextControl, QueriedPositions, RepetitionPenalty
 from dkv.models import Transformer
 from tests.support.checkpoints import EOS, MASK, VOCAB
-from tests.support.engine_runs import alone, finished, same
-from tests.support.runs import POLICIES, Scripted, play, start
+from tests.support.engine_runs import alone, finished, mixed_request, same
+from tests.support.runs import Scripted, play, start
 
 MASK_ID = 15
 """Of the small canvases here, whose vocabulary is 16 tokens."""
@@ -119,21 +119,11 @@ def test_values_that_are_refused(value: Any, bare_lm: dkv.DiffusionLM) -> None:
 def test_requests_with_different_penalties_share_a_batch(lm: dkv.DiffusionLM) -> None:
     """Each has the result that it has alone; those without a penalty are as if there were none."""
     rng = random.Random(0)
-    requests = list[dkv.Request]()
-    for number in range(18):
-        request = lm.request(
-            [rng.randrange(200) for _ in range(rng.randint(1, 9))],
-            gen_length=8,
-            block_length=rng.choice([4, 8]),
-            temperature=rng.choice([0.0, 0.9]),
-            seed=number,
-            cache=rng.choice(POLICIES),
-            decoder=rng.choice(["confidence", "random", "threshold:tau=0.2", "maskgit-plus"]),
-            cfg_scale=rng.choice([0.0, 0.0, 0.7]),
-            min_tokens=rng.choice([0, 8]),
-        )
-        settings = replace(request.settings, repetition_penalty=rng.choice([1.0, 1.0, 1.4, 5.0, 0.5]))
-        requests.append(replace(request, number=number, settings=settings))
+    penalties = [rng.choice([1.0, 1.0, 1.4, 5.0, 0.5]) for _ in range(18)]
+    requests = [
+        mixed_request(lm, rng, number, repetition_penalty=penalty, min_tokens=rng.choice([0, 8]))
+        for number, penalty in enumerate(penalties)
+    ]
     engine = dkv.Engine(lm, active=7)
     added = {engine.add(request): request for request in requests}
     changed = 0

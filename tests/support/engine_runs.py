@@ -1,6 +1,10 @@
-"""What a request gets alone, by a run that knows no engine."""
+"""Requests of many kinds, and what each gets alone, by a run that knows no engine."""
 
 from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -13,8 +17,9 @@ from dkv.core.loop import Schedule, State, StepOutput, advance, finish
 from dkv.core.sampling import Sampling
 from dkv.engine.sequence import Sequence
 from dkv.outputs import Generation
+from tests.support.runs import POLICIES
 
-__all__ = ["alone", "ended", "finished", "same"]
+__all__ = ["alone", "ended", "finished", "mixed_request", "same"]
 
 
 def alone(lm: dkv.DiffusionLM, request: dkv.Request) -> Generation:
@@ -120,3 +125,19 @@ def ended(engine: dkv.Engine) -> tuple[dict[int, Exception], dict[int, Generatio
     assert status.requests_failed == len(errors)
     assert status.requests_finished == len(results)
     return errors, results
+
+
+def mixed_request(lm: dkv.DiffusionLM, rng: random.Random, number: int, **options: Any) -> dkv.Request:
+    """A request of 8 positions with some prompt, cache, decoder, temperature and guidance, and these options."""
+    request = lm.request(
+        [rng.randrange(200) for _ in range(rng.randint(1, 9))],
+        gen_length=8,
+        block_length=rng.choice([4, 8]),
+        temperature=rng.choice([0.0, 0.9]),
+        seed=number,
+        cache=rng.choice(POLICIES),
+        decoder=rng.choice(["confidence", "random", "threshold:tau=0.2", "maskgit-plus"]),
+        cfg_scale=rng.choice([0.0, 0.0, 0.7]),
+        **options,
+    )
+    return replace(request, number=number)
